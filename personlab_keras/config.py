@@ -1,0 +1,340 @@
+"""Every setting of the project, each at one place with its default and its reason.
+
+A configuration is a tree of frozen dataclasses. `load_config` starts from the defaults, lays a YAML file over them and then single
+overrides `section.key=value`; it names the nearest known key when one is unknown.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from personlab_keras.coordinates import map_side
+from personlab_keras.errors import InputError
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Views baked by `personlab prepare` and how the pipeline reads them."""
+
+    view_size: int = 401
+    """Side in pixels of the square views; targets.stride * n + 1."""
+    views_per_image: int = 1
+    """View 0 is the whole image, undistorted; every further one is drawn at random by the settings below."""
+    scale: tuple[float, float] = (0.5, 1.5)
+    """Range of the random scale, relative to the whole image fitting the view (METHOD.md: U[0.5, 1.5])."""
+    rotation: float = 15.0
+    """Largest random rotation in degrees."""
+    flip: float = 0.5
+    """Probability of mirroring, both of a baked random view and of a view read for training."""
+    negatives: bool = True
+    """Keep images that show nobody: they teach the heads what is no person."""
+    image_quality: int = 95
+    """JPEG quality of the stored views."""
+    shard_records: int = 512
+    """Records in one TFRecord file."""
+    workers: int = 0
+    """Processes that bake views; 0 for one per CPU core."""
+    seed: int = 0
+    """Seed of the random views."""
+    pad_colour: tuple[int, int, int] = (127, 127, 127)
+    """RGB laid where a view or a network input reaches beyond the image: grey is near zero after every preprocessing."""
+    shuffle_records: int = 2048
+    """Records held for shuffling."""
+    brightness: float = 0.2
+    """Largest random change of brightness, as a share of the full range."""
+    contrast: float = 0.3
+    """Largest random change of contrast, as a share."""
+    saturation: float = 0.3
+    """Largest random change of saturation, as a share."""
+
+
+@dataclass(frozen=True)
+class TargetsConfig:
+    """Geometry of the targets; baked into the records."""
+
+    radius: float = 32.0
+    """R, the radius in view pixels of the disc around a keypoint (paper: 32, whatever the size of the person)."""
+    stride: int = 8
+    """View pixels per target cell. The network's maps are brought to this stride."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network."""
+
+    backbone: str = "resnet101"
+    """A name of `personlab_keras.backbones.BACKBONES`."""
+    alpha: float = 1.0
+    """Width multiplier, for backbones that have one."""
+    output_stride: int = 16
+    """Input pixels per cell of the backbone's features: 8, 16 or 32 (paper: 16 in training, 8 in evaluation)."""
+    weights: str | None = "imagenet"
+    """'imagenet', the path of a Keras weights file of the backbone, or null for random ones."""
+    target_stride: int | None = None
+    """Stride of the maps, upsampled bilinearly from output_stride where finer; null for output_stride. `personlab train`
+    sets it to the stride of the records."""
+    middle_layer: str | None = None
+    """Name of a backbone layer that gets a second set of heads for training (intermediate supervision)."""
+    mid_refinements: int = 0
+    """Steps of mid-range refinement inside the network; what the network refines, the decoder need not."""
+    long_refinements: int = 0
+    """Steps of long-range refinement inside the network: this many by the field itself, then as many by the short offsets."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Optimisation."""
+
+    steps: int = 1_000_000
+    """Optimiser steps in all (paper: one million)."""
+    batch_size: int = 8
+    """Views in a step, over all devices (paper: 8)."""
+    optimizer: str = "sgd"
+    """'sgd' with momentum (paper) or 'adam'."""
+    learning_rate: float = 1e-3
+    """Highest learning rate; sources of the paper's setting disagree between 1e-3 and 1e-4."""
+    momentum: float = 0.9
+    """Momentum of sgd."""
+    schedule: str = "constant"
+    """'constant', 'cosine' to zero, or 'polynomial' to zero with power 0.9."""
+    warmup_steps: int = 0
+    """Steps over which the learning rate rises from zero."""
+    ema: float = 0.0
+    """Momentum of the Polyak average of the weights, 0 for none; where there is one, it is what is validated and exported."""
+    clip_norm: float | None = None
+    """Largest global norm of the gradient."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay (AdamW, SGDW)."""
+    freeze_batch_norm: bool = True
+    """Keep the backbone's batch-norm statistics and scales as loaded (paper)."""
+    mixed_precision: str | None = None
+    """Compute type of the backbone, 'bfloat16' or 'float16'; null for float32. Heads and losses are float32 always."""
+    strategy: str = "auto"
+    """'auto' (TPU if found, else all GPUs, else CPU), 'single', 'mirrored' or 'tpu'."""
+    jit_compile: bool = False
+    """Compile the step with XLA. Pays on GPU and TPU; TensorFlow's own kernels are faster on CPU."""
+    seed: int = 0
+    """Seed of initial weights, order of records and augmentation."""
+    checkpoint_every: int = 5_000
+    """Steps between checkpoints."""
+    keep_checkpoints: int = 3
+    """Latest checkpoints to keep."""
+    validate_every: int = 5_000
+    """Steps between validations, where validation records are given."""
+    log_every: int = 100
+    """Steps between log lines."""
+    heatmap_weight: float = 4.0
+    """Weight of the heatmap loss (paper: heatmap 4, segmentation 2, short 1, mid 1/4, long 1/8)."""
+    segmentation_weight: float = 2.0
+    """Weight of the segmentation loss."""
+    short_weight: float = 1.0
+    """Weight of the short-range offset loss."""
+    mid_weight: float = 0.25
+    """Weight of the mid-range offset loss."""
+    long_weight: float = 0.125
+    """Weight of the long-range offset loss."""
+    middle_weight: float = 1.0
+    """Weight of the losses at the middle layer's heads, relative to those of the last layer."""
+
+
+@dataclass(frozen=True)
+class DecodeConfig:
+    """From maps to people (METHOD.md, Poses and Masks)."""
+
+    peak_threshold: float = 0.01
+    """Least Hough score of a local maximum that may start a person (paper)."""
+    nms_radius: float = 10.0
+    """r in input pixels: a seed this close to the same keypoint of an earlier person starts no other; keypoints this
+    close to a better person's add nothing to the score (paper)."""
+    mid_refinements: int = 2
+    """Steps of short-range refinement of every mid-range step (paper)."""
+    long_refinements: int = 2
+    """Steps of refinement of the embedding by long offsets, then as many by short offsets (released code)."""
+    keypoint_threshold: float = 0.01
+    """Least heatmap probability at a keypoint's position for it to count as found."""
+    score_threshold: float = 0.0
+    """Least score of a person that is returned."""
+    max_people: int = 100
+    """Most people returned, best first."""
+    masks: bool = True
+    """Whether to find instance masks."""
+    segmentation_threshold: float = 0.5
+    """Least person probability of a mask pixel (likely the paper's)."""
+    embedding_threshold: float = 0.25
+    """t: largest embedding distance, in sqrt(box area), of a pixel to the person that owns it (likely the paper's)."""
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """How an image is fitted to the network."""
+
+    longer_side: int = 801
+    """Longer side in pixels to which an image is resized before it is padded to stride * n + 1."""
+    upscale: bool = True
+    """Whether smaller images are enlarged to it."""
+    batch_size: int = 4
+    """Images of one shape that go through the network together."""
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """The embedded data set of `personlab demo`."""
+
+    train_scenes: int = 4000
+    """Synthetic scenes to learn from."""
+    val_scenes: int = 200
+    """Held-out synthetic scenes to evaluate on."""
+    scene_size: int = 257
+    """Side of a scene in pixels."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole configuration.
+
+    Raises:
+        InputError: a view side that is no stride * n + 1, or a target stride that the network cannot produce.
+    """
+
+    data: DataConfig = field(default_factory=DataConfig)
+    targets: TargetsConfig = field(default_factory=TargetsConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    predict: PredictConfig = field(default_factory=PredictConfig)
+    demo: DemoConfig = field(default_factory=DemoConfig)
+
+    def __post_init__(self) -> None:
+        map_side(self.data.view_size, self.targets.stride)
+
+
+def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
+    """The defaults, then a YAML file, then overrides.
+
+    Args:
+        path: a YAML file of sections; or the name of a file in `personlab_keras/configs`, with or without `.yaml`.
+        overrides: texts `section.key=value`, the value in YAML.
+
+    Raises:
+        InputError: the file is missing or no YAML mapping; a section or key is unknown; a value is of another type.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        values = _read_yaml(path)
+    config = _build(Config, values, base=Config(), where="", source=str(path))
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        section, dot, key = name.strip().partition(".")
+        if not (equals and dot and key):
+            raise InputError(f"--set takes section.key=value. Received: {override}")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise InputError(f"--set {name}: the value must be YAML. Received: {text}") from None
+        config = _build(Config, {section: {key: value}}, base=config, where="", source="--set")
+    return config
+
+
+def config_from_dict(values: Mapping[str, Any], source: str) -> Config:
+    """A configuration from plain values as `config_to_dict` gives them; `source` is named in errors.
+
+    Raises:
+        InputError: as `load_config`.
+    """
+    return _build(Config, values, base=Config(), where="", source=source)
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """Plain values of a configuration or one of its sections, for YAML and JSON (tuples become lists)."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, (tuple, list)) else value
+
+    return plain(dataclasses.asdict(config))
+
+
+def config_to_yaml(config: Config) -> str:
+    """The configuration as a YAML file that `load_config` reads back to an equal one."""
+    return yaml.safe_dump(config_to_dict(config), sort_keys=False)
+
+
+def _read_yaml(path: str | Path) -> dict[str, Any]:
+    file = Path(path)
+    if not file.is_file():
+        shipped = Path(__file__).parent / "configs" / f"{file.name.removesuffix('.yaml')}.yaml"
+        if file.parent != Path(".") or not shipped.is_file():
+            names = ", ".join(sorted(known.stem for known in shipped.parent.glob("*.yaml")))
+            raise InputError(f"{path}: no such configuration file, and none shipped of that name. Shipped: {names}")
+        file = shipped
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: must be a mapping of sections. Received: {type(values).__name__}")
+    return values
+
+
+def _build(kind: Any, values: Any, base: Any, where: str, source: str) -> Any:
+    """`base` with `values` laid over it, recursively, every key and type checked."""
+    if not isinstance(values, Mapping):
+        raise InputError(f"{source}: {where or 'the configuration'} must be a mapping. Received: {values!r}")
+    hints = typing.get_type_hints(kind)
+    changes = {}
+    for key, value in values.items():
+        name = f"{where}.{key}" if where else str(key)
+        if key not in hints:
+            raise InputError(f"{source}: unknown key {name}.{_suggestion(name)}")
+        if dataclasses.is_dataclass(hints[key]):
+            changes[key] = _build(hints[key], value, base=getattr(base, key), where=name, source=source)
+        else:
+            changes[key] = _convert(hints[key], value, name=name, source=source)
+    return dataclasses.replace(base, **changes)
+
+
+def _suggestion(name: str) -> str:
+    sections = typing.get_type_hints(Config)
+    known = [f"{section}.{key}" for section, kind in sections.items() for key in typing.get_type_hints(kind)]
+    # A key given without or with the wrong section is as common as a misspelt one.
+    tails = {full.partition(".")[2]: full for full in known}
+    near = difflib.get_close_matches(name, [*known, *sections], n=1) or [
+        tails[tail] for tail in difflib.get_close_matches(name.rpartition(".")[2], tails, n=1)
+    ]
+    return f" Nearest: {near[0]}" if near else f" Sections: {', '.join(sections)}"
+
+
+def _convert(kind: Any, value: Any, name: str, source: str) -> Any:
+    """The value as `kind`, one of: bool, int, float, str, a tuple of them, or one of them or None."""
+    options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if value is None and type(None) in options:
+        return None
+    wanted = next(option for option in options if option is not type(None))
+    if typing.get_origin(wanted) is tuple:
+        items = typing.get_args(wanted)
+        if isinstance(value, (list, tuple)) and len(value) == len(items):
+            return tuple(_convert(item, each, name, source) for item, each in zip(items, value, strict=True))
+    elif wanted is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    elif wanted is float and isinstance(value, str):
+        # YAML 1.1 reads 1e-3 as a text because it has no point.
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    elif type(value) is wanted:
+        return value
+    wanted_name = str(kind) if typing.get_origin(wanted) is tuple or len(options) > 1 else wanted.__name__
+    raise InputError(f"{source}: {name} must be {wanted_name}. Received: {value!r}")

@@ -1,0 +1,103 @@
+"""One detected person: what the decoder returns and everybody else reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as rle
+
+from personlab_keras.coordinates import box_to_coco, transform_points
+
+
+@dataclass(frozen=True)
+class Person:
+    """A person in the frame of some image.
+
+    Attributes:
+        keypoints: (K, 2) float (x, y) in pixels; NaN where the keypoint was not found.
+        keypoint_scores: (K,) float in [0, 1]; 0 where not found.
+        score: confidence in the whole person, in [0, 1].
+        mask: (H, W) bool over that image, or None where masks were not asked for.
+
+    Raises:
+        ValueError: shapes disagree.
+    """
+
+    keypoints: np.ndarray
+    keypoint_scores: np.ndarray
+    score: float
+    mask: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.keypoints.ndim != 2 or self.keypoints.shape[1] != 2:
+            raise ValueError(f"`keypoints` must be (K, 2). Received: {self.keypoints.shape}")
+        if self.keypoint_scores.shape != self.keypoints.shape[:1]:
+            raise ValueError(f"`keypoint_scores` must be ({len(self.keypoints)},). Received: {self.keypoint_scores.shape}")
+        if self.mask is not None and (self.mask.ndim != 2 or self.mask.dtype != bool):
+            raise ValueError(f"`mask` must be (H, W) bool. Received: {self.mask.shape} {self.mask.dtype}")
+
+    @property
+    def found(self) -> np.ndarray:
+        """(K,) bool: which keypoints have a position."""
+        return np.isfinite(self.keypoints).all(axis=-1)
+
+    @property
+    def box(self) -> np.ndarray:
+        """(4,) float [x, y, width, height] in pixel-centre coordinates: around the mask's pixels where there are any, else
+        around the keypoints found; zeros where there is nothing."""
+        if self.mask is not None and self.mask.any():
+            rows, columns = np.flatnonzero(self.mask.any(axis=1)), np.flatnonzero(self.mask.any(axis=0))
+            # A pixel reaches half a pixel beyond its centre.
+            low, high = np.array([columns[0], rows[0]]) - 0.5, np.array([columns[-1], rows[-1]]) + 0.5
+            return np.concatenate([low, high - low])
+        points = self.keypoints[self.found]
+        if not len(points):
+            return np.zeros(4)
+        low, high = points.min(axis=0), points.max(axis=0)
+        return np.concatenate([low, high - low])
+
+    def transformed(self, affine: np.ndarray) -> Person:
+        """The same person with keypoints under an affine map (2, 3) and without the mask, which belongs to one frame."""
+        return replace(self, keypoints=transform_points(self.keypoints, affine), mask=None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: score, box [x, y, w, h], keypoints [[x, y, score] * K] (null where not found), mask as COCO RLE."""
+        points = [
+            [round(float(x), 2), round(float(y), 2), round(float(s), 4)] if ok else [None, None, 0.0]
+            for (x, y), s, ok in zip(self.keypoints, self.keypoint_scores, self.found, strict=True)
+        ]
+        values: dict[str, Any] = {
+            "score": round(float(self.score), 6),
+            "box": [round(float(value), 2) for value in self.box],
+            "keypoints": points,
+        }
+        if self.mask is not None:
+            values["mask"] = encode_mask(self.mask)
+        return values
+
+    def to_coco(self, image_id: int, category_id: int = 1) -> list[dict[str, Any]]:
+        """Entries of COCO's result format: one with keypoints and, where there is a mask, one with its segmentation.
+
+        A keypoint that was not found is written as (0, 0, 0), as COCO's format has it.
+        """
+        visible = np.where(self.found, self.keypoint_scores, 0.0)
+        points = np.concatenate([np.where(self.found[:, None], self.keypoints, 0.0), visible[:, None]], axis=1)
+        common = {"image_id": image_id, "category_id": category_id, "score": float(self.score)}
+        entries: list[dict[str, Any]] = [{**common, "keypoints": np.round(points, 3).reshape(-1).tolist()}]
+        if self.mask is not None:
+            box = np.round(box_to_coco(self.box), 2)
+            entries.append({**common, "segmentation": encode_mask(self.mask), "bbox": box.tolist()})
+        return entries
+
+
+def encode_mask(mask: np.ndarray) -> dict[str, Any]:
+    """COCO's compressed run-length form of a (H, W) bool mask, with its counts as text for JSON. Inverse: `decode_mask`."""
+    encoded = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
+
+
+def decode_mask(encoded: dict[str, Any]) -> np.ndarray:
+    """The (H, W) bool mask of COCO's compressed run-length form."""
+    return rle.decode(encoded).astype(bool)

@@ -1,0 +1,33 @@
+"""The package. Ranges are what is meant to work; requirements.txt holds the exact set that the tests passed with."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+TEST = ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11", "types-PyYAML", "jax>=0.4.30"]
+
+setup(
+    name="personlab-keras",
+    version="0.1.0",
+    description="PersonLab for Keras 3: every person in a photo, keypoints and instance mask, in one pass of one network",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["personlab_keras", "personlab_keras.*", "data_prep", "data_prep.*"]),
+    package_data={"personlab_keras": ["configs/*.yaml"]},
+    install_requires=[
+        "tensorflow>=2.18,<3",
+        "keras>=3.8,<4",
+        "numpy>=1.26,<3",
+        "scipy>=1.11,<2",
+        "h5py>=3.10,<4",
+        "opencv-python>=4.9,<6",
+        "pycocotools>=2.0.8,<3",
+        "PyYAML>=6,<7",
+        "rich>=13,<16",
+        "tensorboard>=2.18,<3",
+    ],
+    extras_require={"test": TEST, "jax": ["jax>=0.4.30"]},
+    entry_points={"console_scripts": ["personlab = personlab_keras.cli:main"]},
+)
