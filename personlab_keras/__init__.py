@@ -1,0 +1,39 @@
+"""PersonLab for Keras: every person in a photo, keypoints and instance mask, in one pass of one network.
+
+Public names are loaded when first used, so that importing this package loads neither TensorFlow nor Keras.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "COCO_PERSON": "skeleton",
+    "Config": "config",
+    "InputError": "errors",
+    "Maps": "maps",
+    "Person": "person",
+    "Predictor": "predict",
+    "Skeleton": "skeleton",
+    "build_model": "model",
+    "decode": "decoder",
+    "draw": "drawing",
+    "evaluate": "evaluation",
+    "load": "predict",
+    "load_config": "config",
+    "make_dataset": "data",
+}
+
+__all__ = list(_HOMES)
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'personlab_keras' has no attribute '{name}'")
+    value = getattr(import_module(f"personlab_keras.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

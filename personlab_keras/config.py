@@ -230,7 +230,15 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
     values: dict[str, Any] = {}
     if path is not None:
         values = _read_yaml(path)
-    config = _build(Config, values, base=Config(), where="", source=str(path))
+    return apply_overrides(_build(Config, values, base=Config(), where="", source=str(path)), overrides)
+
+
+def apply_overrides(config: Config, overrides: Iterable[str]) -> Config:
+    """The configuration with texts `section.key=value` laid over it, the value in YAML.
+
+    Raises:
+        InputError: as `load_config`.
+    """
     for override in overrides:
         name, equals, text = override.partition("=")
         section, dot, key = name.strip().partition(".")

@@ -80,10 +80,14 @@ class Person:
     def to_coco(self, image_id: int, category_id: int = 1) -> list[dict[str, Any]]:
         """Entries of COCO's result format: one with keypoints and, where there is a mask, one with its segmentation.
 
-        A keypoint that was not found is written as (0, 0, 0), as COCO's format has it.
+        A keypoint that was not found is written at the middle of those that were, with score 0: the format has no other way to say
+        so, and COCO's evaluator takes the size of a person from all of its points, so that (0, 0) would make it huge.
         """
-        visible = np.where(self.found, self.keypoint_scores, 0.0)
-        points = np.concatenate([np.where(self.found[:, None], self.keypoints, 0.0), visible[:, None]], axis=1)
+        found = self.keypoints[self.found]
+        middle = (found.min(axis=0) + found.max(axis=0)) / 2 if len(found) else np.zeros(2)
+        points = np.where(self.found[:, None], self.keypoints, middle)
+        scores = np.where(self.found, self.keypoint_scores, 0.0)
+        points = np.concatenate([points, scores[:, None]], axis=1)
         common = {"image_id": image_id, "category_id": category_id, "score": float(self.score)}
         entries: list[dict[str, Any]] = [{**common, "keypoints": np.round(points, 3).reshape(-1).tolist()}]
         if self.mask is not None:

@@ -1,0 +1,102 @@
+"""What do compact records save, and what does the input pipeline cost?
+
+    python benchmarks/pipeline.py --records records/train
+
+Prints bytes per view of the compact targets beside dense float16 ones, and images per second on one core of: reading and decoding
+the JPEG alone (the floor), the whole pipeline, and the whole pipeline with the expansion left to the accelerator, where it is timed
+as well. Both ways in one run, interleaved, median of the rounds.
+"""
+
+import argparse
+import os
+import statistics
+import time
+
+import tensorflow as tf
+
+from data_prep.inspection import summary
+from personlab_keras.config import DataConfig
+from personlab_keras.data import expand, make_dataset, training_examples
+from personlab_keras.records import Meta, read_meta
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--records", required=True)
+    parser.add_argument("--images", type=int, default=400, help="images per round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=8)
+    options = parser.parse_args()
+    # One core, set before TensorFlow starts the threads that it computes with.
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    meta = read_meta(options.records)
+    sizes = summary(options.records)
+    compact, dense = sizes["bytes of targets per view"], sizes["bytes of dense float16 targets per view"]
+    print(f"{meta.records} views of {meta.view_size} px at stride {meta.stride}")
+    print(f"targets per view: {compact} bytes compact, {dense} dense float16: {dense / compact:.0f} times as many")
+    ways = {
+        "JPEG decode alone (floor)": jpeg_alone(options.records, meta, options.batch),
+        "whole pipeline": make_dataset(options.records, options.batch, training=True),
+        "pipeline without expansion": unexpanded(options.records, meta, options.batch),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(options.rounds):
+        for name, dataset in ways.items():
+            rates[name].append(images_per_second(dataset, options.images, options.batch))
+    floor = statistics.median(rates["JPEG decode alone (floor)"])
+    for name, values in rates.items():
+        middle = statistics.median(values)
+        print(f"{name}: {middle:.0f} images/s on one core, {middle / floor:.2f} of the floor")
+    print(
+        f"expansion inside the training step: {1e3 * seconds_of_expansion(options.records, meta, options.batch):.2f} ms per image"
+    )
+
+
+def jpeg_alone(records: str, meta: Meta, batch: int) -> tf.data.Dataset:
+    """Images only, nothing else parsed."""
+    files = [f"{records}/{name}" for name in meta.shards]
+
+    def decode(serialized: tf.Tensor) -> tf.Tensor:
+        parsed = tf.io.parse_single_example(serialized, {"image": tf.io.FixedLenFeature([], tf.string)})
+        return tf.ensure_shape(tf.io.decode_jpeg(parsed["image"], channels=3), [meta.view_size, meta.view_size, 3])
+
+    return tf.data.TFRecordDataset(files).repeat().map(decode, tf.data.AUTOTUNE).batch(batch).prefetch(tf.data.AUTOTUNE)
+
+
+def unexpanded(records: str, meta: Meta, batch: int) -> tf.data.Dataset:
+    """Augmented batches in compact form."""
+    return training_examples(records, meta, DataConfig(), seed=0).batch(batch).prefetch(tf.data.AUTOTUNE)
+
+
+def images_per_second(dataset: tf.data.Dataset, images: int, batch: int) -> float:
+    batches = iter(dataset)
+    next(batches)
+    began = time.perf_counter()
+    for _ in range(images // batch):
+        next(batches)
+    return images // batch * batch / (time.perf_counter() - began)
+
+
+def seconds_of_expansion(records: str, meta: Meta, batch: int) -> float:
+    """Seconds per image of the expansion as a compiled function of a whole batch, as a training step would hold it."""
+    compact = next(iter(unexpanded(records, meta, batch)))
+    signature = {
+        key: tf.TensorSpec([*value.shape[1:]], tf.float32)
+        for key, value in expand({k: v[0] for k, v in compact.items()}, meta).items()
+    }
+
+    @tf.function(jit_compile=True)
+    def expanded(examples: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return tf.map_fn(lambda example: expand(example, meta), examples, fn_output_signature=signature)
+
+    expanded(compact)
+    times = []
+    for _ in range(20):
+        began = time.perf_counter()
+        expanded(compact)
+        times.append(time.perf_counter() - began)
+    return statistics.median(times) / batch
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""Views: one affine map that carries an image, its keypoints and its masks together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from personlab_keras.config import DataConfig
+from personlab_keras.coordinates import grid, map_side, transform_points
+from personlab_keras.skeleton import Skeleton
+
+
+@dataclass(frozen=True)
+class View:
+    """A square window onto an image.
+
+    Attributes:
+        affine: (2, 3) float64, image pixel -> view pixel.
+        side: of the view in pixels.
+        mirrored: whether the map mirrors, so that left and right keypoints change places.
+    """
+
+    affine: np.ndarray
+    side: int
+    mirrored: bool = False
+
+    @property
+    def scale(self) -> float:
+        """View pixels per image pixel."""
+        return float(np.sqrt(abs(np.linalg.det(self.affine[:, :2]))))
+
+
+def whole_image(width: int, height: int, side: int) -> View:
+    """The image scaled by the half-pixel rule so that its longer side fills the view, at the upper left corner.
+
+    That is how the predictor fits an image to the network, so a network meets in training what it meets later.
+    """
+    scale = side / max(width, height)
+    shift = (scale - 1.0) / 2.0
+    return View(np.array([[scale, 0.0, shift], [0.0, scale, shift]]), side)
+
+
+def random_view(width: int, height: int, side: int, settings: DataConfig, rng: np.random.Generator) -> View:
+    """A view at random scale, rotation, position and handedness.
+
+    The scale is relative to the whole image fitting the view and uniform in `settings.scale`. The position is uniform over those
+    at which, unrotated, the larger of view and image covers the smaller: a magnified image fills the view, a small one is seen whole.
+    """
+    scale = rng.uniform(*settings.scale) * side / max(width, height)
+    angle = np.deg2rad(rng.uniform(-settings.rotation, settings.rotation))
+    mirrored = bool(rng.random() < settings.flip)
+    slack = side - scale * np.array([width, height])
+    corner = rng.uniform(np.minimum(slack, 0.0), np.maximum(slack, 0.0))
+    # The centre of the unrotated image in the view; the image turns about it.
+    centre = corner + scale * np.array([width, height]) / 2.0 - 0.5
+    turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    if mirrored:
+        turn[:, 0] *= -1.0
+    shift = centre - turn @ np.array([(width - 1) / 2.0, (height - 1) / 2.0])
+    return View(np.concatenate([turn, shift[:, None]], axis=1), side, mirrored)
+
+
+def warp_image(image: np.ndarray, view: View, pad_colour: tuple[int, int, int]) -> np.ndarray:
+    """(side, side, 3) uint8: the view of an image (H, W, 3) uint8, linear interpolation, smoothed first where it shrinks."""
+    affine = view.affine
+    if view.scale < 1.0:
+        # Linear interpolation alone would skip pixels. The image is averaged down to its size in the view first, as the predictor
+        # does it, which leaves turning and shifting to the interpolation.
+        height, width = image.shape[:2]
+        small = (max(1, round(width * view.scale)), max(1, round(height * view.scale)))
+        image = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
+        enlarge = np.diag([width / small[0], height / small[1], 1.0])
+        enlarge[:2, 2] = (np.diag(enlarge)[:2] - 1.0) / 2.0  # by the half-pixel rule, too
+        affine = affine @ enlarge
+    return cv2.warpAffine(
+        image, affine, (view.side, view.side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=pad_colour
+    )
+
+
+def warp_keypoints(keypoints: np.ndarray, view: View, skeleton: Skeleton) -> np.ndarray:
+    """Keypoints (P, K, 3) [x, y, v] of the image in the view, float64; v is kept, also for points outside it."""
+    moved = np.concatenate([transform_points(keypoints[..., :2], view.affine), keypoints[..., 2:]], axis=-1)
+    return moved[:, skeleton.flip_order] if view.mirrored else moved
+
+
+def warp_boxes(boxes: np.ndarray, view: View) -> np.ndarray:
+    """Boxes (P, 4) [x, y, w, h] -> (P, 4) axis-parallel boxes around them in the view; both in pixel-centre coordinates."""
+    x, y, width, height = np.moveaxis(boxes, -1, 0)
+    corners = np.stack([np.stack([x + i * width, y + j * height], axis=-1) for i in (0, 1) for j in (0, 1)], axis=1)
+    moved = transform_points(corners, view.affine)
+    low, high = moved.min(axis=1), moved.max(axis=1)
+    return np.concatenate([low, high - low], axis=-1)
+
+
+def sample_mask(mask: np.ndarray, view: View, stride: int) -> np.ndarray:
+    """(h, w) bool: the image's mask (H, W) bool at the points of the view's map cells, each read at its nearest pixel.
+
+    A cell is a point, so nothing is interpolated: a mask stays a mask and is neither dilated nor smeared.
+    """
+    cells = map_side(view.side, stride)
+    inverse = cv2.invertAffineTransform(view.affine)
+    points = transform_points(grid(cells, cells, stride).astype(np.float64), inverse)
+    columns, rows = np.floor(points + 0.5).astype(np.int64).transpose(2, 0, 1)
+    height, width = mask.shape
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    return inside & mask[np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)]

@@ -1,0 +1,226 @@
+"""The command line. A handler parses, calls one function, prints."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from personlab_keras.config import Config, config_to_yaml, load_config
+from personlab_keras.errors import InputError
+from personlab_keras.startup import import_tensorflow_quietly
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command; returns the exit status: 0 success, 2 bad usage or input, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    try:
+        config = load_config(options.config, options.set)
+        if options.command != "config":
+            import_tensorflow_quietly()
+        return options.handler(options, config)
+    except InputError as error:
+        print(f"personlab {options.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"personlab {options.command}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--config", metavar="FILE", help="YAML file of settings, or the name of a shipped one")
+    common.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="one setting; see `personlab config` for all"
+    )
+    parser = argparse.ArgumentParser(
+        prog="personlab", description="Finds every person in a photo: keypoints and instance masks (PersonLab, ECCV 2018)."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, handler: Callable[[argparse.Namespace, Config], int], about: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, parents=[common], help=about, description=about)
+        made.set_defaults(handler=handler)
+        return made
+
+    demo = command("demo", _demo, "the whole path on embedded synthetic data: records, training, export, evaluation, a page")
+    demo.add_argument("--out", type=Path, default=Path("demo"), help="folder for everything that it makes (default: demo)")
+
+    prepare = command("prepare", _prepare, "COCO keypoint annotations -> TFRecords with precomputed disc targets")
+    prepare.add_argument("--annotations", type=Path, required=True, help="COCO person keypoints JSON")
+    prepare.add_argument("--images", type=Path, required=True, help="folder of its images")
+    prepare.add_argument("--out", type=Path, required=True, help="folder for the records")
+
+    inspect = command("inspect", _inspect, "counts, sizes and drawings of a records folder")
+    inspect.add_argument("records", type=Path)
+    inspect.add_argument("--out", type=Path, help="folder for drawings of targets over their images")
+    inspect.add_argument("--count", type=int, default=12, help="how many views to draw (default: 12)")
+
+    train = command("train", _train, "train a network, or go on with a run")
+    train.add_argument("--records", type=Path, required=True, help="records to learn from")
+    train.add_argument("--workdir", type=Path, required=True, help="checkpoints, logs and the resolved configuration")
+    train.add_argument("--val-records", type=Path, help="records to validate on")
+    train.add_argument("--init", type=Path, metavar="MODEL", help="model directory to start from")
+
+    export = command("export", _export, "a run or model directory -> SavedModel, Keras weights and personlab.json")
+    export.add_argument("source", type=Path, metavar="WORKDIR_OR_MODEL")
+    export.add_argument("--out", type=Path, required=True, help="the model directory to write")
+
+    predict = command("predict", _predict, "images -> people as JSON and overlays")
+    predict.add_argument("sources", nargs="+", metavar="SOURCE", help="images, folders or globs")
+    predict.add_argument("--model", type=Path, required=True, help="model directory")
+    predict.add_argument("--out", type=Path, required=True, help="folder for the results")
+
+    evaluate = command("evaluate", _evaluate, "COCO keypoint and mask metrics of a model")
+    evaluate.add_argument("--model", type=Path, required=True, help="model directory")
+    evaluate.add_argument("--annotations", type=Path, required=True, help="COCO person keypoints JSON")
+    evaluate.add_argument("--images", type=Path, required=True, help="folder of its images")
+    evaluate.add_argument("--out", type=Path, required=True, help="folder for results and metrics.json")
+    evaluate.add_argument("--limit", type=int, help="only the first so many images")
+
+    command("config", _config, "print the resolved configuration")
+    return parser
+
+
+def _demo(options: argparse.Namespace, config: Config) -> int:
+    from personlab_keras.demo import demo
+
+    # The demo's own settings lie between the defaults and what the user says.
+    if options.config is None:
+        config = load_config("demo", options.set)
+    with _progress() as progress:
+        metrics = demo(options.out, config, progress=progress, say=_say)
+    _print_metrics(metrics)
+    print(f"{options.out / 'index.html'}: targets, loss curve, overlays; {options.out / 'metrics.json'}: every figure")
+    return 0
+
+
+def _prepare(options: argparse.Namespace, config: Config) -> int:
+    from data_prep.build import prepare
+
+    with _progress() as progress:
+        meta = prepare(options.annotations, options.images, options.out, config, progress=progress("images"))
+    print(f"{options.out}: {meta.records} views in {len(meta.shards)} shards")
+    for name, count in meta.counts.items():
+        print(f"  {name}: {count}")
+    print(f"  skipped: {sum(meta.skipped.values())}")
+    for reason, count in meta.skipped.items():
+        print(f"    {reason}: {count}")
+    return 0
+
+
+def _inspect(options: argparse.Namespace, config: Config) -> int:
+    from data_prep.inspection import draw_records, summary
+
+    print(json.dumps(summary(options.records), indent=1))
+    if options.out is not None:
+        files = draw_records(options.records, options.out, options.count, seed=config.data.seed)
+        print(f"{options.out}: {len(files)} drawings")
+    return 0
+
+
+def _train(options: argparse.Namespace, config: Config) -> int:
+    from personlab_keras.export import read_model_directory
+    from personlab_keras.train import train
+
+    init = read_model_directory(options.init).network if options.init is not None else None
+    with _progress() as progress:
+        advance = progress("steps")
+
+        def report(log: dict[str, float]) -> None:
+            _say("  ".join(f"{name} {value:.4g}" if name != "step" else f"step {int(value)}" for name, value in log.items()))
+            advance(int(log["step"]), config.train.steps)
+
+        train(options.records, options.workdir, config, val_records=options.val_records, init=init, report=report)
+    print(f"{options.workdir}: trained; next: personlab export {options.workdir} --out exported")
+    return 0
+
+
+def _export(options: argparse.Namespace, config: Config) -> int:
+    from personlab_keras.export import export_source
+
+    export_source(options.source, options.out, options.set)
+    print(f"{options.out}: SavedModel, Keras weights, personlab.json")
+    return 0
+
+
+def _predict(options: argparse.Namespace, config: Config) -> int:
+    from personlab_keras.predict import load, predict_files
+
+    predictor = load(options.model, options.set)
+    with _progress() as progress:
+        summary = predict_files(predictor, options.sources, options.out, progress=progress("images"))
+    print(f"{options.out}: {summary.done} images, {summary.people} people")
+    for reason in summary.failed:
+        print(f"personlab predict: {reason}", file=sys.stderr)
+    return 2 if summary.failed else 0
+
+
+def _evaluate(options: argparse.Namespace, config: Config) -> int:
+    from personlab_keras.evaluation import evaluate
+    from personlab_keras.predict import load
+
+    predictor = load(options.model, options.set)
+    with _progress() as progress:
+        metrics = evaluate(
+            predictor, options.annotations, options.images, options.out, limit=options.limit, progress=progress("images")
+        )
+    _print_metrics(metrics)
+    return 0
+
+
+def _config(options: argparse.Namespace, config: Config) -> int:
+    print(config_to_yaml(config), end="")
+    return 0
+
+
+def _say(line: str) -> None:
+    """A line that is seen at once, above a progress bar where there is one."""
+    _console().print(line, highlight=False, soft_wrap=True)
+
+
+def _console() -> Any:
+    from rich import get_console
+
+    return get_console()
+
+
+def _print_metrics(metrics: dict[str, Any]) -> None:
+    for kind in ("keypoints", "segmentation"):
+        if metrics[kind] is None:  # the model gives no masks, or was asked for none
+            continue
+        values = "  ".join(f"{name} {value:.3f}" for name, value in metrics[kind].items() if isinstance(value, float))
+        print(f"{kind}: {values}")
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
+    """Gives a function: what is counted -> a function (done, in all) that shows it; a line now and then without a terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    console = _console()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+
+        def start(what: str) -> Callable[[int, int], None]:
+            task = bars.add_task(what, total=None)
+            told = 0
+
+            def advance(done: int, total: int) -> None:
+                nonlocal told
+                bars.update(task, completed=done, total=total)
+                if not console.is_terminal and total and (done == total or done * 10 // total > told):
+                    told = done * 10 // total
+                    _say(f"{what}: {done} of {total}")
+
+            return advance
+
+        yield start
+
+
+if __name__ == "__main__":
+    sys.exit(main())

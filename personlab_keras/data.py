@@ -1,0 +1,176 @@
+"""The tf.data pipeline: records -> batches of images and dense training targets.
+
+Flip and colour act on the compact form, before the expansion to 150 channels: mirroring moves 19 small maps and P points instead.
+Everything random is a function of (seed, position in the stream), so the stream can be entered anywhere and is always the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import tensorflow as tf
+
+from personlab_keras.config import DataConfig
+from personlab_keras.coordinates import grid
+from personlab_keras.maps import mask_name
+from personlab_keras.records import Meta, parse_example, read_meta
+from personlab_keras.skeleton import Skeleton
+from personlab_keras.targets import IGNORE_CROWD, OVERLAP
+
+Example = dict[str, tf.Tensor]
+
+
+def make_dataset(
+    records: str | Path,
+    batch_size: int,
+    *,
+    training: bool,
+    settings: DataConfig | None = None,
+    seed: int = 0,
+    first_example: int = 0,
+) -> tf.data.Dataset:
+    """Batches (image, targets) of a records folder.
+
+    Image: (B, side, side, 3) float32 RGB in 0..255. Targets: for each of `maps.OUTPUTS` a dense (B, h, w, channels) float32 array
+    under its name and its mask under `maps.mask_name`.
+
+    Training: endless, shuffled anew in every pass over the records, mirrored and recoloured at random, every batch full. Otherwise:
+    one pass in the order of the shards, untouched, the last batch may be smaller.
+
+    Args:
+        records: folder that `personlab prepare` wrote.
+        settings: flip, colour and shuffle settings for training.
+        seed: of everything random.
+        first_example: position in the training stream to start at; batches from there on equal those of an uninterrupted stream.
+    """
+    meta = read_meta(records)
+    if training:
+        dataset = training_examples(records, meta, settings or DataConfig(), seed, first_example)
+    else:
+        dataset = stored_examples(records, meta)
+    dataset = dataset.map(lambda example: (tf.cast(example["image"], tf.float32), expand(example, meta)), tf.data.AUTOTUNE)
+    # Full batches only in training: a last short batch would be another shape to compile for.
+    return dataset.batch(batch_size, drop_remainder=training, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def stored_examples(records: str | Path, meta: Meta) -> tf.data.Dataset:
+    """Parsed examples with decoded image (side, side, 3) uint8, in the order of the shards, once."""
+    files = [str(Path(records) / name) for name in meta.shards]
+    return tf.data.TFRecordDataset(files).map(lambda serialized: read_example(serialized, meta), tf.data.AUTOTUNE)
+
+
+def training_examples(
+    records: str | Path, meta: Meta, settings: DataConfig, seed: int, first_example: int = 0
+) -> tf.data.Dataset:
+    """Endless augmented examples in compact form, from position `first_example` of the stream of this seed."""
+    files = [str(Path(records) / name) for name in meta.shards]
+    first_epoch, within = divmod(first_example, meta.records)
+
+    def shuffled(values: tf.Tensor, epoch: tf.Tensor, part: tf.Tensor) -> tf.Tensor:
+        # Stateless, not Dataset.shuffle: its order hangs on a seed fixed beforehand and on everything drawn since.
+        key = tf.random.experimental.stateless_fold_in(tf.stack([tf.cast(seed, tf.int64), epoch]), part)
+        return tf.random.experimental.stateless_shuffle(values, seed=key)
+
+    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+        order = shuffled(tf.constant(files), epoch, tf.constant(-1, tf.int64))
+        serialized = tf.data.Dataset.from_tensor_slices(order).interleave(
+            tf.data.TFRecordDataset, cycle_length=4, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        )
+        # Shuffled before decoding: a buffer of JPEGs is small. Within the epoch: one pass ends before the next begins.
+        parts = serialized.batch(settings.shuffle_records).enumerate()
+        return parts.map(lambda part, values: shuffled(values, epoch, part)).unbatch()
+
+    dataset = tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(one_epoch).skip(within)
+    augment = random_augmentation(settings, meta.skeleton, meta.view_size, seed)
+    dataset = dataset.enumerate(start=first_example)
+    return dataset.map(lambda index, serialized: augment(index, read_example(serialized, meta)), tf.data.AUTOTUNE)
+
+
+def read_example(serialized: tf.Tensor, meta: Meta) -> Example:
+    """A parsed record with its image decoded to (side, side, 3) uint8."""
+    example = parse_example(serialized, meta)
+    image = tf.io.decode_jpeg(example["image"], channels=3)
+    return {**example, "image": tf.ensure_shape(image, [meta.view_size, meta.view_size, 3])}
+
+
+def random_augmentation(
+    settings: DataConfig, skeleton: Skeleton, view_size: int, seed: int
+) -> Callable[[tf.Tensor, Example], Example]:
+    """A function (position in the stream, example) -> example, mirrored with the set probability and recoloured."""
+
+    def augment(index: tf.Tensor, example: Example) -> Example:
+        random = tf.random.stateless_uniform([4], seed=tf.stack([tf.cast(seed, tf.int64), index]))
+        example = tf.cond(random[0] < settings.flip, lambda: flip(example, skeleton, view_size), lambda: example)
+        brightness, contrast, saturation = (
+            (2.0 * random[1 + i] - 1.0) * spread
+            for i, spread in enumerate((settings.brightness, settings.contrast, settings.saturation))
+        )
+        return {**example, "image": recolour(example["image"], brightness, contrast, saturation)}
+
+    return augment
+
+
+def flip(example: Example, skeleton: Skeleton, view_size: int) -> Example:
+    """The mirrored example: columns reversed, points mirrored, left and right keypoints exchanged. Twice is the identity.
+
+    Mid-range offsets follow by themselves, since they are expanded from the keypoints afterwards.
+    """
+    order = skeleton.flip_order
+    points = tf.gather(example["keypoints"], order, axis=1)
+    x, y, labelled = tf.unstack(points, axis=-1)
+    # Unlabelled rows stay zero.
+    mirrored = tf.where(labelled > 0, (view_size - 1) - x, x)
+    boxes = example["person_boxes"]
+    return {
+        **example,
+        "image": tf.reverse(example["image"], [1]),
+        "keypoints": tf.stack([mirrored, y, labelled], axis=-1),
+        "disc_owner": tf.gather(tf.reverse(example["disc_owner"], [1]), order, axis=2),
+        "instance": tf.reverse(example["instance"], [1]),
+        "ignore": tf.reverse(example["ignore"], [1]),
+        "person_boxes": tf.stack([(view_size - 1) - boxes[:, 0] - boxes[:, 2], boxes[:, 1], boxes[:, 2], boxes[:, 3]], axis=-1),
+    }
+
+
+def recolour(image: tf.Tensor, brightness: tf.Tensor, contrast: tf.Tensor, saturation: tf.Tensor) -> tf.Tensor:
+    """The image (H, W, 3) in 0..255 with shifted brightness (share of 255), scaled contrast and saturation (shares); same dtype."""
+    pixels = tf.cast(image, tf.float32)
+    grey = tf.reduce_mean(pixels, axis=-1, keepdims=True)
+    pixels = grey + (pixels - grey) * (1.0 + saturation)
+    mean = tf.reduce_mean(pixels)
+    pixels = mean + (pixels - mean) * (1.0 + contrast) + brightness * 255.0
+    return tf.cast(tf.clip_by_value(tf.round(pixels), 0.0, 255.0), image.dtype)
+
+
+def expand(example: Example, meta: Meta) -> Example:
+    """Dense targets of one example: each is a gather from its table of keypoints and a subtraction (METHOD: Maps).
+
+    Returns, float32: for each of `maps.OUTPUTS` (h, w, channels), and its mask (h, w, fields) of where it counts in the loss.
+    """
+    side, keypoints = meta.map_side, meta.skeleton.keypoint_count
+    edges = meta.skeleton.edge_indices
+    cells = tf.constant(grid(side, side, meta.stride))[:, :, None, :]
+    # Row 0 of the table is nobody, so that owners and instance ids index it as they are stored.
+    table = tf.reshape(tf.pad(example["keypoints"], [[1, 0], [0, 0], [0, 0]]), [-1, 3])
+
+    def offsets(owner: tf.Tensor, wanted: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        points = tf.gather(table, owner * keypoints + wanted)
+        counted = points[..., 2:]
+        vectors = (points[..., :2] - cells) * counted
+        return tf.reshape(vectors, [side, side, -1]), tf.squeeze(counted, -1)
+
+    owner = tf.cast(example["disc_owner"], tf.int32)
+    instance = tf.cast(example["instance"], tf.int32)[..., None]
+    crowd = tf.bitwise.bitwise_and(example["ignore"], tf.constant(IGNORE_CROWD, tf.uint8))[..., None] > 0
+    alone = tf.where((instance == OVERLAP) | crowd, 0, instance)
+    every = tf.range(keypoints)
+    fields = {
+        "short_offsets": offsets(owner, every),
+        # Only where both ends are labelled: elsewhere the target is unknown, not zero.
+        "mid_offsets": offsets(tf.gather(owner, edges[:, 0], axis=2), tf.constant(edges[:, 1], tf.int32)),
+        "long_offsets": offsets(alone, every),
+        "heatmaps": (tf.cast(owner > 0, tf.float32), tf.cast(example["ignore"] == 0, tf.float32)[..., None]),
+        "segmentation": (tf.cast(instance > 0, tf.float32), tf.cast(~crowd, tf.float32)),
+    }
+    return {key: tensor for name, (target, mask) in fields.items() for key, tensor in ((name, target), (mask_name(name), mask))}

@@ -1,0 +1,120 @@
+"""From maps to people: PersonLab's bottom-up decoding (Papandreou et al. 2018, arXiv 1803.08225), in NumPy alone."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from personlab_keras.config import DecodeConfig
+from personlab_keras.decoder.grouping import group, heat_at
+from personlab_keras.decoder.instances import expected_oks, order_by_mean, person_scales, soft_nms
+from personlab_keras.decoder.masks import Frame, find_masks
+from personlab_keras.decoder.peaks import find_peaks
+from personlab_keras.decoder.voting import accumulate, cast_votes
+from personlab_keras.maps import Maps
+from personlab_keras.person import Person
+from personlab_keras.skeleton import COCO_PERSON, Skeleton
+
+__all__ = ["Frame", "decode"]
+
+_DEFAULTS = DecodeConfig()
+_CANDIDATES_PER_PERSON = 2
+"""People grouped for each that may be returned: soft-NMS reorders them, so the last to be grouped may be among the best."""
+
+
+def decode(
+    maps: Maps,
+    skeleton: Skeleton = COCO_PERSON,
+    options: DecodeConfig = _DEFAULTS,
+    frame: Frame | None = None,
+    radius: float = 32.0,
+) -> list[Person]:
+    """The people that the maps show, best first.
+
+    Args:
+        maps: of one image, of any float type; not modified. A cell whose probability or offset is not finite says nothing;
+            probabilities are cut to [0, 1].
+        skeleton: the tree that the mid-range offsets follow.
+        options: thresholds and limits.
+        frame: the image that keypoints and masks shall be in; by default the network's input.
+        radius: R in input pixels, with which the network was trained (`targets.radius`).
+
+    Returns:
+        At most `options.max_people` people with a positive score of at least `options.score_threshold`, keypoints in pixels of
+        `frame`. Masks cover `frame`; they are None where `options.masks` is off or the network has no such heads.
+
+    Raises:
+        ValueError: the maps have other keypoints than the skeleton, or the radius is not positive.
+    """
+    if maps.heatmaps.shape[2] != skeleton.keypoint_count:
+        raise ValueError(
+            f"`maps` must have the {skeleton.keypoint_count} keypoints of {skeleton.name}. Received: {maps.heatmaps.shape[2]}"
+        )
+    if not radius > 0:
+        raise ValueError(f"`radius` must be a positive number of pixels. Received: {radius}")
+    maps = _cleaned(maps)
+    frame = frame or Frame(*maps.image_shape)
+
+    votes = cast_votes(maps)
+    hough = accumulate(votes, maps.heatmaps.shape, maps.stride, radius)
+    seeds = find_peaks(hough, maps.stride, options.peak_threshold)
+    keypoints = group(
+        seeds,
+        maps,
+        skeleton,
+        nms_radius=options.nms_radius,
+        refinements=options.mid_refinements,
+        keypoint_threshold=options.keypoint_threshold,
+        radius=radius,
+        limit=_CANDIDATES_PER_PERSON * options.max_people,
+    )
+
+    heat = heat_at(keypoints, maps)
+    scales = person_scales(keypoints, smallest_side=options.nms_radius)
+    keypoint_scores = heat * expected_oks(keypoints, scales, votes, skeleton.kappas, radius)
+    order = order_by_mean(keypoint_scores)
+    keypoints, heat, scales, keypoint_scores = keypoints[order], heat[order], scales[order], keypoint_scores[order]
+    scores = soft_nms(keypoints, keypoint_scores, options.nms_radius)
+    best = np.argsort(-scores, kind="stable")[: options.max_people]
+    best = best[(scores[best] > 0) & (scores[best] >= options.score_threshold)]
+
+    masks: list[np.ndarray] | list[None] = [None] * len(best)
+    if options.masks and maps.long_offsets is not None and maps.segmentation is not None:
+        masks = find_masks(
+            keypoints[best],
+            heat[best],
+            scales[best],
+            maps,
+            frame,
+            refinements=options.long_refinements,
+            segmentation_threshold=options.segmentation_threshold,
+            embedding_threshold=options.embedding_threshold,
+        )
+    return [
+        Person(frame.to_image(keypoints[j]), keypoint_scores[j], float(scores[j]), mask)
+        for j, mask in zip(best, masks, strict=True)
+    ]
+
+
+def _cleaned(maps: Maps) -> Maps:
+    """Contiguous float32 maps: probabilities in [0, 1], 0 where not finite; offsets NaN where not finite."""
+
+    def probabilities(values: np.ndarray) -> np.ndarray:
+        values = single(values)
+        return np.clip(np.where(np.isfinite(values), values, np.float32(0)), 0, 1)
+
+    def offsets(values: np.ndarray) -> np.ndarray:
+        values = single(values)
+        return np.where(np.isfinite(values), values, np.float32(np.nan))
+
+    def single(values: np.ndarray) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            return np.ascontiguousarray(values, np.float32)
+
+    return Maps(
+        heatmaps=probabilities(maps.heatmaps),
+        short_offsets=offsets(maps.short_offsets),
+        mid_offsets=offsets(maps.mid_offsets),
+        long_offsets=None if maps.long_offsets is None else offsets(maps.long_offsets),
+        segmentation=None if maps.segmentation is None else probabilities(maps.segmentation),
+        stride=maps.stride,
+    )

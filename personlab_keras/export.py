@@ -1,0 +1,196 @@
+"""Model directories: a SavedModel for serving, Keras weights to train further from, and `personlab.json` that says what they are."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from personlab_keras.backbones import BACKBONES
+from personlab_keras.config import Config, apply_overrides, config_from_dict, config_to_dict
+from personlab_keras.errors import InputError
+from personlab_keras.files import write_atomically
+from personlab_keras.model import build_model, inference_model
+from personlab_keras.skeleton import COCO_PERSON, Skeleton
+from personlab_keras.train import CONFIG_FILE, copy_weights, load_workdir
+
+DESCRIPTION_FILE = "personlab.json"
+WEIGHTS_FILE = "model.weights.h5"
+SAVED_MODEL_FILE = "saved_model.pb"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ModelDirectory:
+    """What a model directory describes; the network is built and its weights loaded on first use.
+
+    Attributes:
+        folder: where it lies.
+        skeleton: what the channels of the maps mean.
+        config: the settings of model, targets, decode and predict that belong to it, and the pad colour in `data`.
+        provenance: where the weights come from, and their licence.
+    """
+
+    folder: Path
+    skeleton: Skeleton
+    config: Config
+    provenance: Mapping[str, Any]
+
+    @property
+    def stride(self) -> int:
+        """Input pixels per cell of the maps."""
+        return self.config.model.target_stride or self.config.model.output_stride
+
+    @property
+    def radius(self) -> float:
+        """R in input pixels that the network was trained with."""
+        return self.config.targets.radius
+
+    @cached_property
+    def network(self) -> keras.Model:
+        """The network as it trains: logits.
+
+        Raises:
+            InputError: the weights file is missing, damaged or of another network.
+        """
+        path = self.folder / WEIGHTS_FILE
+        if not path.is_file():
+            raise InputError(f"{path}: missing; a model directory holds {DESCRIPTION_FILE} and {WEIGHTS_FILE}")
+        network = build_model(replace(self.config.model, weights=None), self.skeleton)
+        try:
+            network.load_weights(path)
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"{path}: damaged, or of another network: {' '.join(str(error).split())[:200]}") from None
+        return network
+
+    @cached_property
+    def model(self) -> keras.Model:
+        """The network as it predicts: probabilities."""
+        return inference_model(self.network)
+
+
+def export_model(
+    network: keras.Model,
+    config: Config,
+    skeleton: Skeleton,
+    out: str | Path,
+    provenance: Mapping[str, Any],
+) -> Path:
+    """Writes a model directory; it appears complete or not at all, in place of an older one.
+
+    The SavedModel's only signature, `serving_default`, takes `image` (batch, height, width, 3) float32 RGB in 0..255, sides
+    stride * n + 1, and gives the outputs of `maps.OUTPUTS` by name, heatmaps and segmentation as probabilities.
+
+    Raises:
+        InputError: `out` exists and is no model directory, or Keras does not run on TensorFlow.
+    """
+    target = Path(out)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())) and not (target / DESCRIPTION_FILE).is_file():
+        raise InputError(f"{target}: exists and is no model directory; not overwritten")
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        raise InputError(f"a SavedModel is made on Keras' TensorFlow backend: set KERAS_BACKEND=tensorflow. Received: {backend}")
+    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        signature = [keras.InputSpec(shape=(None, None, None, 3), dtype="float32", name="image")]
+        inference_model(network).export(beside, format="tf_saved_model", input_signature=signature, verbose=False)
+        network.save_weights(beside / WEIGHTS_FILE)
+        write_atomically(beside / DESCRIPTION_FILE, _description(config, skeleton, provenance))
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(beside, target)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return target
+
+
+def _description(config: Config, skeleton: Skeleton, provenance: Mapping[str, Any]) -> bytes:
+    values = config_to_dict(config)
+    described = {
+        "format_version": FORMAT_VERSION,
+        "architecture": values["model"],
+        "skeleton": skeleton.to_dict(),
+        "stride": config.model.target_stride or config.model.output_stride,
+        "radius": config.targets.radius,
+        "preprocessing": {
+            "input": "RGB 0..255; the network scales it itself",
+            "scaling": BACKBONES[config.model.backbone].preprocessing,
+            "pad_colour": values["data"]["pad_colour"],
+            "trained_at": values["data"]["view_size"],
+        },
+        "predict": values["predict"],
+        "decode": values["decode"],
+        "provenance": {**provenance, "keras": version("keras"), "tensorflow": version("tensorflow")},
+    }
+    return (json.dumps(described, indent=1) + "\n").encode()
+
+
+def read_model_directory(folder: str | Path) -> ModelDirectory:
+    """Reads `personlab.json`.
+
+    Raises:
+        InputError: there is none, it is damaged, or of another format version.
+    """
+    path = Path(folder) / DESCRIPTION_FILE
+    if not path.is_file():
+        raise InputError(f"{folder}: no {DESCRIPTION_FILE} there; a model directory is what `personlab export --out` wrote")
+    try:
+        described = json.loads(path.read_text(encoding="utf-8"))
+        if described["format_version"] != FORMAT_VERSION:
+            raise InputError(f"{path}: format_version must be {FORMAT_VERSION}. Received: {described['format_version']}")
+        sections = {
+            "model": {**described["architecture"], "target_stride": described["stride"]},
+            "targets": {"radius": described["radius"], "stride": described["stride"]},
+            "data": {
+                "pad_colour": described["preprocessing"]["pad_colour"],
+                "view_size": described["preprocessing"]["trained_at"],
+            },
+            "predict": described["predict"],
+            "decode": described["decode"],
+        }
+        skeleton = Skeleton.from_dict(described["skeleton"])
+        provenance = dict(described["provenance"])
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: damaged: {type(error).__name__}: {error}") from None
+    return ModelDirectory(Path(folder), skeleton, config_from_dict(sections, source=str(path)), provenance)
+
+
+def export_source(source: str | Path, out: str | Path, overrides: Iterable[str] = ()) -> Path:
+    """Exports the latest checkpoint of a training run, or a model directory again, with settings changed by `--set` texts.
+
+    Weights serve any `model.output_stride`: `model.output_stride=8` makes finer maps of a network trained at 16.
+
+    Raises:
+        InputError: the source is neither, or a changed setting asks for other weights.
+    """
+    folder = Path(source)
+    if (folder / DESCRIPTION_FILE).is_file():
+        directory = read_model_directory(folder)
+        network, config, skeleton, provenance = directory.network, directory.config, directory.skeleton, directory.provenance
+    elif (folder / CONFIG_FILE).is_file():
+        network, config, step = load_workdir(folder)
+        skeleton, provenance = COCO_PERSON, {"trained_steps": step, "records_view_size": config.data.view_size}
+    else:
+        raise InputError(
+            f"{folder}: neither a workdir of `personlab train` ({CONFIG_FILE}) nor a model directory ({DESCRIPTION_FILE})"
+        )
+    changed = apply_overrides(config, overrides)
+    if (changed.model.target_stride or 0) > changed.model.output_stride:
+        # Asked for finer features alone: the maps follow.
+        changed = replace(changed, model=replace(changed.model, target_stride=changed.model.output_stride))
+    if changed.model != config.model:
+        rebuilt = build_model(replace(changed.model, weights=None), skeleton)
+        copy_weights(network, rebuilt)
+        network = rebuilt
+    return export_model(network, changed, skeleton, out, provenance)

@@ -1,0 +1,111 @@
+"""The five masked losses of the method, as pure functions of targets and outputs.
+
+Dense targets come flat, as the outputs go (`maps.OUTPUTS`); where each counts is said by a mask of its own (`maps.mask_name`).
+What a mask rules out adds nothing to a loss and nothing to its gradient, whatever the target holds there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from keras import ops
+
+from personlab_keras.config import TrainConfig
+from personlab_keras.errors import InputError
+from personlab_keras.maps import OUTPUTS, PROBABILITIES, mask_name
+
+MIDDLE_PREFIX = "middle_"
+"""What the names of outputs at a middle layer begin with; their targets are those of the output named after the prefix."""
+
+
+def logistic_loss(target: Any, logits: Any, mask: Any) -> Any:
+    """Average logistic loss over the counted positions of all channels (METHOD: heatmaps, person segmentation).
+
+    Args:
+        target: (B, h, w, C) float, 0 to 1.
+        logits: (B, h, w, C) float.
+        mask: (B, h, w, 1) float, 0 or 1.
+
+    Returns:
+        A float scalar; 0 where nothing is counted.
+    """
+    counted = ops.broadcast_to(ops.greater(mask, 0.0), ops.shape(logits))
+    # Chosen before the loss is taken: zero times the slope of a target that is no number would be none either.
+    target = ops.where(counted, target, 0.0)
+    # This form neither overflows nor loses the gradient at logit 0, and is exactly 0 at a saturated right answer.
+    losses = target * ops.softplus(-logits) + (1.0 - target) * ops.softplus(logits)
+    return _average(ops.where(counted, losses, 0.0), counted)
+
+
+def offset_loss(target: Any, offsets: Any, mask: Any, radius: float) -> Any:
+    """Average over the counted fields of (|error in x| + |error in y|) / radius.
+
+    Args:
+        target: (B, h, w, 2F) float, (dx, dy) of F fields in input pixels.
+        offsets: (B, h, w, 2F) float.
+        mask: (B, h, w, F) float, 0 or 1: both components of a field count together.
+        radius: R in input pixels.
+
+    Returns:
+        A float scalar, in radii; 0 where nothing is counted.
+    """
+    counted = ops.greater(mask, 0.0)
+    errors = ops.where(ops.repeat(counted, 2, axis=-1), offsets - target, 0.0)
+    return _average(ops.abs(errors), counted) / radius
+
+
+def personlab_losses(targets: Mapping[str, Any], outputs: Mapping[str, Any], radius: float) -> dict[str, Any]:
+    """The loss of every output, unweighted.
+
+    Args:
+        targets: for each name of `maps.OUTPUTS` a dense target (B, h, w, channels) and under `mask_name` its mask
+            (B, h, w, fields), where fields is 1 for heatmaps and segmentation.
+        outputs: flat outputs of the network in training, heatmaps and segmentation as logits. Names with the prefix "middle_"
+            are compared with the targets of the name after it.
+        radius: R in input pixels, by which offset errors are divided.
+
+    Returns:
+        Output name -> scalar.
+
+    Raises:
+        InputError: the map sides of an output and of its target differ.
+    """
+    return {name: _output_loss(name, targets, output, radius) for name, output in outputs.items()}
+
+
+def total_loss(losses: Mapping[str, Any], train: TrainConfig) -> Any:
+    """The weighted sum of `personlab_losses`: a float scalar."""
+    weights = {
+        "heatmaps": train.heatmap_weight,
+        "segmentation": train.segmentation_weight,
+        "short_offsets": train.short_weight,
+        "mid_offsets": train.mid_weight,
+        "long_offsets": train.long_weight,
+    }
+    total = 0.0
+    for name, loss in losses.items():
+        output = name.removeprefix(MIDDLE_PREFIX)
+        total = total + loss * weights[output] * (1.0 if output == name else train.middle_weight)
+    return total
+
+
+def _output_loss(name: str, targets: Mapping[str, Any], output: Any, radius: float) -> Any:
+    target_name = name.removeprefix(MIDDLE_PREFIX)
+    if target_name not in OUTPUTS:
+        raise InputError(f"an output of the network must be one of {', '.join(OUTPUTS)}. Received: {name}")
+    target, mask = targets[target_name], targets[mask_name(target_name)]
+    if None not in (*output.shape[1:3], *target.shape[1:3]) and tuple(output.shape[1:3]) != tuple(target.shape[1:3]):
+        raise InputError(
+            f"output {name} must have the cells of its target, {tuple(target.shape[1:3])}: "
+            f"model.target_stride must be the stride of the targets. Received: {tuple(output.shape[1:3])}"
+        )
+    if target_name in PROBABILITIES:
+        return logistic_loss(target, output, mask)
+    return offset_loss(target, output, mask, radius)
+
+
+def _average(values: Any, counted: Any) -> Any:
+    """Sum of the values over the number of counted places, 0 where there is none."""
+    count = ops.sum(ops.cast(counted, values.dtype))
+    return ops.sum(values) / ops.maximum(count, 1.0)

@@ -1,0 +1,279 @@
+"""From an image to people: fit it to the network, run the network, decode."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from personlab_keras.config import DecodeConfig, PredictConfig, apply_overrides
+from personlab_keras.decoder import decode
+from personlab_keras.drawing import draw
+from personlab_keras.errors import InputError
+from personlab_keras.files import write_atomically
+from personlab_keras.fitting import InputFit, fit_for
+from personlab_keras.images import BACKGROUND, list_images, read_image
+from personlab_keras.maps import OUTPUTS, Maps, unpack
+from personlab_keras.person import Person
+from personlab_keras.skeleton import COCO_PERSON, Skeleton
+
+if TYPE_CHECKING:
+    import keras
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Finds the people in images: `predictor(image)`.
+
+    Attributes:
+        model: inference network, (B, H, W, 3) RGB in 0..255 -> dict of flat outputs, named as `maps.OUTPUTS`, probabilities.
+        skeleton: that it was trained with.
+        stride: input pixels per cell of its maps.
+        input_stride: the network takes sides input_stride * n + 1: its coarsest features, where its maps are finer; by default
+            the stride.
+        radius: R in input pixels that it was trained with.
+        pad_colour: RGB of the padding.
+        decode_options: from maps to people.
+        options: from image to network input.
+
+    Raises:
+        InputError: a stride, `predict.batch_size` or `predict.longer_side` is not positive.
+    """
+
+    model: keras.Model
+    skeleton: Skeleton = COCO_PERSON
+    stride: int = 16
+    input_stride: int | None = None
+    radius: float = 32.0
+    pad_colour: tuple[int, int, int] = BACKGROUND
+    decode_options: DecodeConfig = field(default_factory=DecodeConfig)
+    options: PredictConfig = field(default_factory=PredictConfig)
+
+    def __post_init__(self) -> None:
+        sizes = {
+            "stride": self.stride,
+            "input_stride": self._side_step,
+            "predict.batch_size": self.options.batch_size,
+            "predict.longer_side": self.options.longer_side,
+        }
+        for name, value in sizes.items():
+            if value < 1:
+                raise InputError(f"{name} must be at least 1. Received: {value}")
+
+    def __call__(self, image: np.ndarray) -> list[Person]:
+        """The people in an image (H, W, 3) uint8 RGB, best first, keypoints and masks in its frame.
+
+        Raises:
+            InputError: the image is of another shape or type.
+        """
+        return self.timed(image)[0]
+
+    def timed(self, image: np.ndarray) -> tuple[list[Person], dict[str, float]]:
+        """As calling the predictor, and the seconds that its stages "fit", "network" and "decode" took."""
+        start = time.perf_counter()
+        fit = self.fit(image)
+        fitted = fit.apply(image)
+        after_fit = time.perf_counter()
+        maps = self._run(fitted[None])[0]
+        after_network = time.perf_counter()
+        people = self._decode(maps, fit)
+        after_decode = time.perf_counter()
+        seconds = {"fit": after_fit - start, "network": after_network - after_fit, "decode": after_decode - after_network}
+        return people, seconds
+
+    def maps(self, image: np.ndarray) -> Maps:
+        """The network's maps of an image (H, W, 3) uint8 RGB, in the frame of its input (see `fit`)."""
+        return self._run(self.fit(image).apply(image)[None])[0]
+
+    def batch(self, images: Sequence[np.ndarray]) -> list[list[Person]]:
+        """The people of each of several images. Those that fit to one input shape share the network's batches."""
+        fits = [self.fit(image) for image in images]
+        same_shape: dict[tuple[int, int], list[int]] = {}
+        for i, fit in enumerate(fits):
+            same_shape.setdefault((fit.input_height, fit.input_width), []).append(i)
+        people: list[list[Person]] = [[] for _ in images]
+        for members in same_shape.values():
+            for first in range(0, len(members), self.options.batch_size):
+                chosen = members[first : first + self.options.batch_size]
+                maps = self._run(np.stack([fits[i].apply(images[i]) for i in chosen]))
+                for i, each in zip(chosen, maps, strict=True):
+                    people[i] = self._decode(each, fits[i])
+        return people
+
+    def fit(self, image: np.ndarray) -> InputFit:
+        """How an image (H, W, 3) uint8 is fitted to the network.
+
+        Raises:
+            InputError: the image is of another shape or type.
+        """
+        if not isinstance(image, np.ndarray):
+            raise InputError(f"`image` must be a (H, W, 3) uint8 RGB array. Received: {type(image).__name__}")
+        if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape or image.dtype != np.uint8:
+            raise InputError(f"`image` must be (H, W, 3) uint8 RGB. Received: {image.shape} {image.dtype}")
+        height, width = image.shape[:2]
+        return fit_for(width, height, self.options.longer_side, self._side_step, self.options.upscale, self.pad_colour)
+
+    @property
+    def _side_step(self) -> int:
+        return math.lcm(self.stride, self.stride if self.input_stride is None else self.input_stride)
+
+    def _run(self, inputs: np.ndarray) -> list[Maps]:
+        """Maps of inputs (B, H, W, 3) uint8.
+
+        Raises:
+            ValueError: the network's maps are not of the stride that it is said to have.
+        """
+        outputs = self.model.predict_on_batch(inputs.astype(np.float32))
+        known = {name: np.asarray(outputs[name], np.float32) for name in OUTPUTS if name in outputs}
+        maps = [unpack({name: array[i] for name, array in known.items()}, self.stride, self.skeleton) for i in range(len(inputs))]
+        if maps[0].image_shape != inputs.shape[1:3]:
+            raise ValueError(
+                f"the network's maps must have stride {self.stride} for inputs {inputs.shape[1:3]}. Received: {maps[0].shape} cells"
+            )
+        return maps
+
+    def _decode(self, maps: Maps, fit: InputFit) -> list[Person]:
+        return decode(maps, self.skeleton, self.decode_options, frame=fit.frame, radius=self.radius)
+
+
+def load(folder: str | Path, overrides: Iterable[str] = ()) -> Predictor:
+    """The predictor of a model directory.
+
+    Args:
+        folder: a model directory, as `personlab export` and `personlab import-weights` write them.
+        overrides: texts `section.key=value` laid over the directory's own settings, for example "decode.masks=false".
+
+    Raises:
+        InputError: the folder is no model directory; a setting is unknown or of another type.
+    """
+    from personlab_keras.export import read_model_directory
+
+    directory = read_model_directory(folder)
+    directory = replace(directory, config=apply_overrides(directory.config, overrides))
+    return Predictor(
+        model=directory.model,
+        skeleton=directory.skeleton,
+        stride=directory.stride,
+        input_stride=directory.config.model.output_stride,
+        radius=directory.radius,
+        pad_colour=directory.config.data.pad_colour,
+        decode_options=directory.config.decode,
+        options=directory.config.predict,
+    )
+
+
+@dataclass(frozen=True)
+class PredictSummary:
+    """What became of a set of image files.
+
+    Attributes:
+        done: images predicted.
+        people: found in them.
+        failed: one line for each image that could not be read, naming it and the reason.
+    """
+
+    done: int
+    people: int
+    failed: tuple[str, ...]
+
+
+def predict_files(
+    predictor: Predictor,
+    sources: str | Path | Iterable[str | Path],
+    out: str | Path,
+    overlays: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> PredictSummary:
+    """Writes `x.json` and `x.overlay.jpg` for every image `x.jpg`, each whole or not at all.
+
+    An image that cannot be read is counted and the others go on.
+
+    Args:
+        sources: as for `images.list_images`.
+        out: folder for the results, made if missing; results of an earlier run are replaced. See `output_names`.
+        overlays: whether to draw the people found over their images.
+        progress: called with (images handled, images in all).
+
+    Raises:
+        InputError: a source matches nothing, `out` is no folder, or a result would overwrite one of the images.
+    """
+    paths = list_images(sources)
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: must be a folder for the results. Received: a file")
+    stems = [out / name for name in output_names(paths)]
+    _check_sources_survive(paths, stems)
+    done = people_found = 0
+    failed: list[str] = []
+    size = predictor.options.batch_size
+    for first in range(0, len(paths), size):
+        images: dict[int, np.ndarray] = {}
+        for i in range(first, min(first + size, len(paths))):
+            try:
+                images[i] = read_image(paths[i])
+            except InputError as error:
+                failed.append(str(error))
+        for i, people in zip(images, predictor.batch(list(images.values())), strict=True):
+            _write_prediction(stems[i], paths[i], images[i], people, predictor.skeleton, overlays)
+            done += 1
+            people_found += len(people)
+        if progress:
+            progress(min(first + size, len(paths)), len(paths))
+    return PredictSummary(done, people_found, tuple(failed))
+
+
+def output_names(paths: Sequence[Path]) -> list[str]:
+    """A name for the results of each image: the shortest of three forms that tells all of them apart.
+
+    The forms are the name without its ending, the whole name, and the path below the deepest folder common to all. Names that
+    differ in case only count as the same, as they do on some disks.
+
+    >>> output_names([Path("a/x.jpg"), Path("b/y.jpg")])
+    ['x', 'y']
+    >>> output_names([Path("a/x.jpg"), Path("a/x.png")])
+    ['x.jpg', 'x.png']
+    >>> output_names([Path("a/x.jpg"), Path("b/x.jpg")])
+    ['a/x.jpg', 'b/x.jpg']
+    """
+    for names in ([path.stem for path in paths], [path.name for path in paths]):
+        if max(Counter(name.casefold() for name in names).values(), default=1) == 1:
+            return names
+    absolute = [Path(os.path.abspath(path)) for path in paths]
+    common = next(folder for folder in absolute[0].parents if all(path.is_relative_to(folder) for path in absolute))
+    return [path.relative_to(common).as_posix() for path in absolute]
+
+
+def _check_sources_survive(paths: Sequence[Path], stems: Sequence[Path]) -> None:
+    """Results laid beside the images must not replace one of them: an overlay is an image, too."""
+    sources = {path.resolve() for path in paths}
+    for stem in stems:
+        overlay = _overlay_path(stem)
+        if overlay.resolve() in sources:
+            raise InputError(
+                f"{overlay}: must not be both an image to predict and a result. Choose another folder for the results"
+            )
+
+
+def _overlay_path(stem: Path) -> Path:
+    return stem.with_name(f"{stem.name}.overlay.jpg")
+
+
+def _write_prediction(
+    stem: Path, path: Path, image: np.ndarray, people: Sequence[Person], skeleton: Skeleton, overlay: bool
+) -> None:
+    height, width = image.shape[:2]
+    values = {"image": path.name, "width": width, "height": height, "people": [person.to_dict() for person in people]}
+    write_atomically(stem.with_name(f"{stem.name}.json"), json.dumps(values, allow_nan=False).encode())
+    if overlay:
+        drawn = draw(image, people, skeleton)
+        _, encoded = cv2.imencode(".jpg", drawn[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
+        write_atomically(_overlay_path(stem), encoded.tobytes())

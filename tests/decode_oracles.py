@@ -1,0 +1,139 @@
+"""What the decoder's tests compare with: perfect maps of hand-made people, and the formulas as slow loops."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from personlab_keras.coordinates import grid, map_side
+from personlab_keras.maps import Maps
+from personlab_keras.skeleton import COCO_PERSON, Skeleton
+
+RADIUS = 32.0
+
+STANDING = np.array(
+    [
+        (0, -90),  # nose; then left before right, and the left of a person that faces the camera has the larger x
+        (6, -96), (-6, -96),
+        (13, -92), (-13, -92),
+        (28, -62), (-28, -62),
+        (42, -25), (-42, -25),
+        (50, 8), (-50, 8),
+        (18, 10), (-18, 10),
+        (20, 58), (-20, 58),
+        (21, 105), (-21, 105),
+    ],
+    dtype=float,
+)  # fmt: skip
+"""(17, 2) a person about 200 px tall around (0, 0)."""
+
+
+def standing(x: float, y: float, size: float = 1.0) -> np.ndarray:
+    """(17, 2) a standing person around (x, y)."""
+    return STANDING * size + (x, y)
+
+
+def inside_body(person: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """(...) bool: which points (..., 2) lie in the ellipse around a person's keypoints."""
+    low, high = np.nanmin(person, axis=0), np.nanmax(person, axis=0)
+    return (((points - (low + high) / 2) / ((high - low) * 0.6 + 1)) ** 2).sum(axis=-1) <= 1
+
+
+def paint(
+    people: list[np.ndarray], height: int, width: int, stride: int, radius: float = RADIUS, skeleton: Skeleton = COCO_PERSON
+) -> Maps:
+    """Perfect maps of people (K, 2), NaN where not labelled: discs belong to the nearest, bodies to the last painted."""
+    cells = grid(map_side(height, stride), map_side(width, stride), stride).astype(float)
+    shape, count = cells.shape[:2], skeleton.keypoint_count
+    heatmaps, short, long = np.zeros((*shape, count)), np.zeros((*shape, count, 2)), np.zeros((*shape, count, 2))
+    mid = np.zeros((*shape, skeleton.directed_edge_count, 2))
+    nearest = np.full((*shape, count), np.inf)
+    segmentation = np.zeros(shape)
+    for person in people:
+        away = np.linalg.norm(person - cells[:, :, None], axis=-1)
+        mine = (away <= radius) & (away < nearest)
+        nearest[mine] = away[mine]
+        heatmaps[mine] = 1
+        short[mine] = (person - cells[:, :, None])[mine]
+        for edge, (source, target) in enumerate(skeleton.edge_indices):
+            known = np.nan_to_num(person[target] - cells)
+            mid[:, :, edge] = np.where(mine[:, :, source, None], known, mid[:, :, edge])
+        body = inside_body(person, cells)
+        segmentation[body] = 1
+        long[body] = np.nan_to_num(person - cells[:, :, None])[body]
+    arrays = (array.astype(np.float32) for array in (heatmaps, short, mid, long, segmentation))
+    return Maps(*arrays, stride=stride)
+
+
+def mirrored(maps: Maps, skeleton: Skeleton = COCO_PERSON) -> Maps:
+    """The maps of the mirrored image."""
+    negate = np.array([-1, 1])
+    assert maps.long_offsets is not None
+    assert maps.segmentation is not None
+    return Maps(
+        heatmaps=maps.heatmaps[:, ::-1, skeleton.flip_order],
+        short_offsets=maps.short_offsets[:, ::-1, skeleton.flip_order] * negate,
+        mid_offsets=maps.mid_offsets[:, ::-1, skeleton.edge_flip_order] * negate,
+        long_offsets=maps.long_offsets[:, ::-1, skeleton.flip_order] * negate,
+        segmentation=maps.segmentation[:, ::-1],
+        stride=maps.stride,
+    )
+
+
+def bilinear_loop(field: np.ndarray, x: float, y: float) -> np.ndarray:
+    """A map (h, w, ...) at column x, row y, both within it: the tent of every cell."""
+    value = np.zeros(field.shape[2:])
+    for i in range(field.shape[0]):
+        for j in range(field.shape[1]):
+            weight = max(0.0, 1 - abs(x - j)) * max(0.0, 1 - abs(y - i))
+            if weight:
+                value = value + weight * field[i, j]
+    return value
+
+
+def hough_loop(maps: Maps, radius: float) -> np.ndarray:
+    """(h, w, K): the Hough sum, cell by cell and voter by voter."""
+    height, width, count = maps.heatmaps.shape
+    scores = np.zeros((height, width, count))
+    for i, j, k in np.ndindex(height, width, count):
+        dx, dy = maps.short_offsets[i, j, k].astype(float)
+        x, y = j + dx / maps.stride, i + dy / maps.stride
+        for row, column in np.ndindex(height, width):
+            tent = max(0.0, 1 - abs(x - column)) * max(0.0, 1 - abs(y - row))
+            scores[row, column, k] += maps.heatmaps[i, j, k] * tent
+    return scores / (math.pi * radius**2 / maps.stride**2)
+
+
+def expected_oks_loop(maps: Maps, point: np.ndarray, keypoint: int, scale: float, kappa: float, radius: float) -> float:
+    """E[exp(-d^2 / (2 scale^2 kappa^2))] over the votes that land within the radius of the point."""
+    agreement = mass = 0.0
+    height, width, _ = maps.heatmaps.shape
+    for i, j in np.ndindex(height, width):
+        landed = np.array([j, i]) * maps.stride + maps.short_offsets[i, j, keypoint].astype(float)
+        away = math.dist(landed, point)
+        if away <= radius:
+            p = float(maps.heatmaps[i, j, keypoint])
+            mass += p
+            agreement += p * math.exp(-(away**2) / (2 * scale**2 * kappa**2))
+    return agreement / mass if mass else 0.0
+
+
+def embedding_loop(maps: Maps, row: int, column: int, keypoint: int, refinements: int) -> np.ndarray:
+    """(2,) where one cell believes its person's keypoint is."""
+    point = np.array([column, row], float) * maps.stride
+    assert maps.long_offsets is not None
+    for field in [maps.long_offsets] * (1 + refinements) + [maps.short_offsets] * refinements:
+        cell = np.clip(point / maps.stride, 0, np.array(field.shape[1::-1]) - 1)
+        point = cell * maps.stride + bilinear_loop(field[:, :, keypoint], *cell)
+    return point
+
+
+def distance_loop(embedding: np.ndarray, keypoints: np.ndarray, weights: np.ndarray, scale: float) -> float:
+    """D_ij of one cell with guesses (K, 2) to one person."""
+    total = weight = 0.0
+    for guess, point, p in zip(embedding, keypoints, weights, strict=True):
+        if np.isfinite(point).all():
+            total += p * math.dist(guess, point) / scale
+            weight += p
+    return total / weight

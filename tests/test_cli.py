@@ -1,0 +1,142 @@
+"""The commands as a user types them: in a process of their own where that matters, else through `main`."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import TINY
+
+from personlab_keras.cli import main
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = ("demo", "prepare", "inspect", "train", "export", "predict", "evaluate", "config")
+SETTINGS = [argument for setting in TINY for argument in ("--set", setting)]
+
+
+def personlab(*arguments):
+    """Exit status, standard output and standard error of a command."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    done = subprocess.run(
+        [sys.executable, "-m", "personlab_keras.cli", *map(str, arguments)], capture_output=True, text=True, env=environment
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_help_names_every_command_and_each_explains_itself(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    for command in COMMANDS:
+        assert f"    {command} " in text
+        with pytest.raises(SystemExit) as caught:
+            main([command, "--help"])
+        assert caught.value.code == 0
+        assert "--set SECTION.KEY=VALUE" in capsys.readouterr().out
+
+
+def test_config_prints_what_was_set(capsys):
+    assert main(["config", "--set", "train.steps=12"]) == 0
+    assert "  steps: 12\n" in capsys.readouterr().out
+
+
+def test_the_main_path(scenes, tmp_path, capsys):
+    annotations, images = scenes / "annotations.json", scenes / "images"
+    records, run, model = tmp_path / "records", tmp_path / "run", tmp_path / "model"
+    steps = [
+        ["prepare", "--annotations", annotations, "--images", images, "--out", records, *SETTINGS],
+        ["inspect", records, "--out", tmp_path / "drawings", "--count", 2],
+        ["train", "--records", records, "--val-records", records, "--workdir", run, *SETTINGS],
+        ["export", run, "--out", model],
+        ["evaluate", "--model", model, "--annotations", annotations, "--images", images, "--out", tmp_path / "eval"],
+        ["predict", images, "--model", model, "--out", tmp_path / "people"],
+        ["train", "--records", records, "--workdir", tmp_path / "finetuned", "--init", model, *SETTINGS],
+    ]
+    for step in steps:
+        assert main([str(argument) for argument in step]) == 0, step
+    printed = capsys.readouterr().out
+    assert f"{records}: 10 views" in printed
+    assert "skipped: 0" in printed
+    assert "validation/keypoint_AP" in printed
+    assert "keypoints: AP" in printed
+    metrics = json.loads((tmp_path / "eval" / "metrics.json").read_text())
+    assert metrics["images"] == 10
+    results = sorted(path.name for path in (tmp_path / "people").iterdir())
+    assert len(results) == 20
+    values = json.loads((tmp_path / "people" / results[0]).read_text())
+    assert (values["width"], values["height"]) == (97, 97)
+    assert cv2.imread(str(tmp_path / "people" / results[1])).shape == (97, 97, 3)
+    assert len(list((tmp_path / "drawings").iterdir())) == 2
+
+
+def test_the_demo_in_small(tmp_path, capsys):
+    settings = [*SETTINGS, "--set", "demo.train_scenes=6", "--set", "demo.val_scenes=3", "--set", "demo.scene_size=97"]
+    out = tmp_path / "demo"
+    for _ in range(2):  # a second run replaces the first
+        assert main(["demo", "--out", str(out), *settings]) == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert {"keypoints", "segmentation", "seconds", "weights"} <= metrics.keys()
+    page = (out / "index.html").read_text()
+    assert page.count(".overlay.jpg") == 2 * 3
+    assert page.count("targets/") == 2 * 3
+    assert "<polyline" in page
+    for link in page.split('src="')[1:]:
+        assert (out / link.split('"')[0]).is_file()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("x")
+    assert main(["demo", "--out", str(tmp_path / "mine"), *settings]) == 2
+    assert (tmp_path / "mine" / "letter.txt").is_file()
+    assert "holds no earlier demo" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["prepare", "--annotations", "none.json", "--images", ".", "--out", "r"], "none.json: no such file"),
+        (["inspect", "."], "no meta.json there"),
+        (["train", "--records", ".", "--workdir", "w"], "no meta.json there"),
+        (["train", "--records", ".", "--workdir", "w", "--init", "."], "no personlab.json there"),
+        (["export", ".", "--out", "m"], "neither a workdir"),
+        (["predict", "x.jpg", "--model", ".", "--out", "o"], "no personlab.json there"),
+        (["evaluate", "--model", ".", "--annotations", "a", "--images", "i", "--out", "o"], "no personlab.json there"),
+        (["config", "--set", "train.setps=1"], "unknown key train.setps. Nearest: train.steps"),
+        (["config", "--config", "none.yaml"], "no such configuration file"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_two(tmp_path, monkeypatch, capsys, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"personlab {arguments[0]}: ")
+    assert words in captured.err
+    assert captured.err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_predict_reports_what_it_could_not_read_and_goes_on(model_directory, tmp_path):
+    cv2.imwrite(str(tmp_path / "good.png"), np.zeros((40, 60, 3), np.uint8))
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
+    status, out, err = personlab("predict", tmp_path, "--model", model_directory, "--out", tmp_path / "out")
+    assert status == 2
+    assert "1 images" in out
+    assert "bad.jpg" in err
+    assert err.count("\n") == 1, err  # TensorFlow's chatter is kept out, too
+    assert (tmp_path / "out" / "good.json").is_file()
+
+
+def test_the_script_is_the_command(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "train.py", "--records", tmp_path, "--workdir", tmp_path / "w"],
+        capture_output=True, text=True, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert (
+        done.stderr
+        == f"personlab train: {tmp_path}: no meta.json there; a records folder is what `personlab prepare --out` wrote\n"
+    )

@@ -1,0 +1,70 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from personlab_keras import config as config_module
+from personlab_keras.config import Config, config_to_dict, config_to_yaml, load_config
+from personlab_keras.errors import InputError
+
+SHIPPED = sorted((Path(config_module.__file__).parent / "configs").glob("*.yaml"))
+
+
+def test_file_then_overrides(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("train: {steps: 7, learning_rate: 1e-4}\ndata: {scale: [0.8, 1]}\n")
+    config = load_config(file, ["train.steps=9", "model.weights=null"])
+    assert (config.train.steps, config.train.learning_rate, config.data.scale) == (9, 1e-4, (0.8, 1.0))
+    assert config.model.weights is None
+    assert config.decode == Config().decode
+
+
+def test_yaml_round_trip(tmp_path):
+    config = load_config(None, ["data.view_size=257", "train.clip_norm=2", "model.middle_layer=conv4"])
+    (tmp_path / "c.yaml").write_text(config_to_yaml(config))
+    assert load_config(tmp_path / "c.yaml") == config
+    assert yaml.safe_load(config_to_yaml(config)) == config_to_dict(config)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_configurations_load_by_name_and_by_path(path):
+    assert load_config(path.stem) == load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.learing_rate=1", "unknown key train.learing_rate. Nearest: train.learning_rate"),
+        ("target.radius=3", "unknown key target. Nearest: targets"),
+        ("train.radius=3", "unknown key train.radius. Nearest: targets.radius"),
+        ("train.steps=many", "train.steps must be int. Received: 'many'"),
+        ("train.steps=1.5", "train.steps must be int. Received: 1.5"),
+        ("decode.masks=1", "decode.masks must be bool. Received: 1"),
+        ("data.scale=[1]", "data.scale must be tuple"),
+        ("data.view_size=400", "Nearest: 401"),
+        ("steps=3", "--set takes section.key=value"),
+        ("train.steps=[", "must be YAML"),
+    ],
+)
+def test_bad_overrides_get_one_line_that_helps(override, words):
+    with pytest.raises(InputError) as caught:
+        load_config(None, [override])
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("- 1", "mapping of sections"), ("a: [", "no valid YAML"), ("train: 3", "train must be a mapping")]
+)
+def test_bad_files_are_named(tmp_path, text, words):
+    file = tmp_path / "bad.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError, match=words) as caught:
+        load_config(file)
+    assert "bad.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_lists_the_shipped_ones():
+    with pytest.raises(InputError, match="Shipped: .*demo"):
+        load_config("nowhere.yaml")
