@@ -21,6 +21,7 @@ _HOMES = {
     "load": "predict",
     "load_config": "config",
     "make_dataset": "data",
+    "read_image": "images",
 }
 
 __all__ = list(_HOMES)

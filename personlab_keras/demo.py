@@ -60,8 +60,8 @@ def demo(out: str | Path, config: Config, progress: Progress, say: Callable[[str
     sets = {"train": config.demo.train_scenes, "val": config.demo.val_scenes}
     with stage("scenes"):
         for seed, (name, count) in enumerate(sets.items()):
-            tick = partial(_advance, progress(f"{name} scenes"), count)
-            write_dataset(folder / "scenes" / name, count, config.demo.scene_size, seed=seed, progress=tick)
+            drawn = partial(_advance, progress(f"{name} scenes"), count)
+            write_dataset(folder / "scenes" / name, count, config.demo.scene_size, seed=seed, progress=drawn)
     with stage("records"):
         for name in sets:
             scenes = folder / "scenes" / name

@@ -1,0 +1,101 @@
+"""Every command and every Python block of README.md runs, on small data in place of COCO."""
+
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import TINY
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+
+# What the real commands run on or do that a test cannot: the network, a package installation, hours.
+SMALL = {
+    "prepare": [setting for setting in TINY if setting.startswith(("data.", "targets."))],
+    "train": TINY,
+    "demo": [*TINY, "demo.train_scenes=4", "demo.val_scenes=2", "demo.scene_size=97"],
+    "export": [],
+    "evaluate": ["predict.longer_side=97"],
+    "predict": ["predict.longer_side=97"],
+}
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def executable(path, text):
+    path.write_text(f"#!/usr/bin/env bash\n{text}\n")
+    path.chmod(path.stat().st_mode | stat.S_IEXEC)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, scenes):
+    """A folder that looks like a clone beside a downloaded COCO, with small stand-ins on the path."""
+    folder = tmp_path_factory.mktemp("readme")
+    tools = folder / "tools"
+    tools.mkdir()
+    cases = "\n".join(
+        f"{command}) extra=({' '.join(f'--set {setting}' for setting in settings)}) ;;" for command, settings in SMALL.items()
+    )
+    executable(
+        tools / "personlab",
+        f'extra=()\ncase "$1" in\n{cases}\nesac\nexec {sys.executable} -m personlab_keras.cli "$@" "${{extra[@]}}"',
+    )
+    executable(tools / "python", f'exec {sys.executable} "$@" {" ".join(f"--set {setting}" for setting in TINY)}')
+    for skipped in ("pip", "pytest"):
+        executable(tools / skipped, "exit 0")
+    shutil.copytree(ROOT / "scripts", folder / "scripts")
+    executable(folder / "scripts" / "download_coco.sh", "exit 0")
+    for split in ("train2017", "val2017"):
+        shutil.copytree(scenes / "images", folder / "coco" / split)
+        (folder / "coco" / "annotations").mkdir(exist_ok=True)
+        shutil.copy(scenes / "annotations.json", folder / "coco" / "annotations" / f"person_keypoints_{split}.json")
+    shutil.copytree(scenes / "images", folder / "photos")
+    shutil.copy(next((scenes / "images").iterdir()), folder / "photo.jpg")
+    return folder
+
+
+def run_in(place, command):
+    environment = {**os.environ, "PATH": f"{place / 'tools'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+
+def test_the_readme_runs_from_top_to_bottom(place):
+    commands = blocks("bash")
+    assert len(commands) >= 4
+    for block in commands:
+        run_in(place, ["bash", "-euo", "pipefail", "-c", block])
+    for block in blocks("python"):
+        run_in(place, [sys.executable, "-c", block])
+
+
+def test_the_two_commands_come_first():
+    first, second, *_ = blocks("bash")
+    assert first.strip() == "pip install . && personlab demo"
+    assert second.strip() == "pip install '.[test]' && pytest -n 2"
+    assert "pytest -n 2" in (ROOT / ".ci" / "run").read_text() or "pytest -q -n 2" in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *DOCS], ids=lambda path: path.name)
+def test_links_and_named_tests_exist(path):
+    text = path.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (path.parent / target).exists(), target
+    for module, names in re.findall(r"`(test_\w+): ([^`]+)`", text):
+        source = (ROOT / "tests" / f"{module}.py").read_text(encoding="utf-8")
+        for name in names.split(", "):
+            assert f"def {name}(" in source, name
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "scripts").glob("*.sh")), ids=lambda path: path.name)
+def test_shell_scripts_are_sound(script):
+    subprocess.run(["bash", "-n", script], check=True)
+    assert os.access(script, os.X_OK)
