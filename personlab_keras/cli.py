@@ -164,7 +164,8 @@ def _evaluate(options: argparse.Namespace, config: Config) -> int:
     from personlab_keras.evaluation import evaluate
     from personlab_keras.predict import load
 
-    predictor = load(options.model, options.set)
+    # Average precision is taken over all thresholds, so none is set but the user's own.
+    predictor = load(options.model, ["decode.score_threshold=0", *options.set])
     with _progress() as progress:
         metrics = evaluate(
             predictor, options.annotations, options.images, options.out, limit=options.limit, progress=progress("images")

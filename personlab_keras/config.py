@@ -161,8 +161,9 @@ class DecodeConfig:
     """Steps of refinement of the embedding by long offsets, then as many by short offsets (released code)."""
     keypoint_threshold: float = 0.01
     """Least heatmap probability at a keypoint's position for it to count as found."""
-    score_threshold: float = 0.0
-    """Least score of a person that is returned."""
+    score_threshold: float = 0.15
+    """Least score of a person that is returned. What lies below is mostly a second reading of somebody better. `evaluate` and
+    validation keep everybody, since average precision is taken over all thresholds."""
     max_people: int = 100
     """Most people returned, best first."""
     masks: bool = True

@@ -97,7 +97,7 @@ def demo(out: str | Path, config: Config, progress: Progress, say: Callable[[str
         )
     with stage("overlays"):
         chosen = list_images([scenes / "images"])[:SHOWN]
-        predict_files(predictor, chosen, folder / "predictions")
+        predict_files(load(folder / "exported"), chosen, folder / "predictions")
     metrics = {**metrics, "seconds": seconds, "weights": weights}
     write_atomically(folder / "metrics.json", (json.dumps(metrics, indent=1) + "\n").encode())
     write_atomically(folder / "index.html", page(folder, metrics, read_log(folder / "run"), config).encode())

@@ -28,7 +28,7 @@ def validate(network: keras.Model, records: str, config: Config) -> dict[str, fl
     """
     meta = read_meta(records)
     examples = stored_examples(records, meta).map(lambda example: (example, expand(example, meta)), tf.data.AUTOTUNE)
-    options = replace(config.decode, masks=False)
+    options = replace(config.decode, masks=False, score_threshold=0.0)
     sums: dict[str, float] = {}
     truth: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []

@@ -36,6 +36,9 @@ NOSE, LEFT_EYE = COCO_PERSON.index("nose"), COCO_PERSON.index("left_eye")
 LEFT_ELBOW, LEFT_WRIST = COCO_PERSON.index("left_elbow"), COCO_PERSON.index("left_wrist")
 LEFT_SHOULDER, LEFT_HIP = COCO_PERSON.index("left_shoulder"), COCO_PERSON.index("left_hip")
 
+EVERYBODY = DecodeConfig(score_threshold=0.0)
+"""People of a single keypoint, too: their score is one of seventeen."""
+
 PAIR = Skeleton(
     name="pair", keypoints=("left", "right"), edges=(("left", "right"),), sigmas=(0.05, 0.1), flip_pairs=(("left", "right"),)
 )
@@ -273,7 +276,7 @@ def test_seed_near_another_keypoint_type_of_an_earlier_person_starts_a_person():
     hand[LEFT_WRIST] = person[LEFT_HIP]
     person = person.copy()
     person[LEFT_WRIST] = np.nan
-    found = decode(paint([person, hand], 305, 305, 8), options=DecodeConfig(masks=False))
+    found = decode(paint([person, hand], 305, 305, 8), options=replace(EVERYBODY, masks=False))
     assert len(found) == 2
     np.testing.assert_allclose(found[1].keypoints[LEFT_WRIST], hand[LEFT_WRIST], atol=0.01)
 
@@ -281,8 +284,8 @@ def test_seed_near_another_keypoint_type_of_an_earlier_person_starts_a_person():
 def test_two_seeds_of_one_keypoint_closer_than_the_radius_start_one_person():
     maps = blank_maps(11, 11, stride=4)
     maps.heatmaps[5, [4, 6], NOSE] = 1
-    assert len(decode(maps, options=DecodeConfig(peak_threshold=1e-4, nms_radius=10.0))) == 1
-    assert len(decode(maps, options=DecodeConfig(peak_threshold=1e-4, nms_radius=7.0))) == 2
+    assert len(decode(maps, options=replace(EVERYBODY, peak_threshold=1e-4, nms_radius=10.0))) == 1
+    assert len(decode(maps, options=replace(EVERYBODY, peak_threshold=1e-4, nms_radius=7.0))) == 2
 
 
 def test_walk_goes_on_through_a_keypoint_that_is_not_found():
@@ -620,7 +623,7 @@ def test_maps_of_one_cell_or_one_line(shape):
     maps = blank_maps(*shape)
     maps.heatmaps[...] = 1
     maps.segmentation[...] = 1
-    people = decode(maps)
+    people = decode(maps, options=EVERYBODY)
     assert people
     assert people[0].mask.shape == maps.image_shape
 
@@ -628,7 +631,7 @@ def test_maps_of_one_cell_or_one_line(shape):
 def test_constant_maps_show_one_person():
     maps = blank_maps(9, 9)
     maps.heatmaps[...] = 0.9
-    assert len(decode(maps)) == 1
+    assert len(decode(maps, options=EVERYBODY)) == 1
 
 
 def test_maps_are_not_modified_and_may_be_read_only_views():
