@@ -22,7 +22,7 @@ from personlab_keras.errors import InputError
 from personlab_keras.images import read_image
 from personlab_keras.records import META_FILE, Meta, Record, write_example, write_meta
 from personlab_keras.skeleton import COCO_PERSON, Skeleton
-from personlab_keras.startup import import_tensorflow_quietly
+from personlab_keras.startup import import_tensorflow_quietly, workers_ignore_interrupts
 from personlab_keras.targets import MAX_PERSONS, encode
 
 MIN_SHARDS = 16
@@ -92,15 +92,19 @@ def prepare(
     counts: Counter[str] = Counter()
     written: list[str] = []
     most_persons, done = 1, 0
-    for shard, shard_counts, shard_skipped, persons in _run(shards, config.data.workers):
-        counts += shard_counts
-        skipped += shard_skipped
-        most_persons = max(most_persons, persons)
-        done += len(shard.images)
-        if shard_counts["views"]:
-            written.append(shard.path.name)
-        if progress is not None:
-            progress(done, len(chosen))
+    try:
+        for shard, shard_counts, shard_skipped, persons in _run(shards, config.data.workers):
+            counts += shard_counts
+            skipped += shard_skipped
+            most_persons = max(most_persons, persons)
+            done += len(shard.images)
+            if shard_counts["views"]:
+                written.append(shard.path.name)
+            if progress is not None:
+                progress(done, len(chosen))
+    finally:
+        for unfinished in target.glob(".*.part"):
+            unfinished.unlink()
     if not counts["views"]:
         raise InputError(f"{folder}: none of {len(chosen)} images could be used: {_reasons(skipped)}")
     meta = Meta(
@@ -140,12 +144,15 @@ def _run(shards: list[_Shard], workers: int) -> Iterable[tuple[_Shard, Counter[s
     # Spawned, not forked: TensorFlow's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=import_tensorflow_quietly) as pool:
-        futures = [pool.submit(_write_shard, shard) for shard in shards]
+        with workers_ignore_interrupts():  # all workers start with the first submission
+            futures = [pool.submit(_write_shard, shard) for shard in shards]
         try:
             for future in as_completed(futures):
                 yield future.result()
         except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            for worker in multiprocessing.active_children():
+                worker.terminate()
             raise
 
 

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -140,3 +142,21 @@ def test_the_script_is_the_command(tmp_path):
         done.stderr
         == f"personlab train: {tmp_path}: no meta.json there; a records folder is what `personlab prepare --out` wrote\n"
     )
+
+
+def test_an_interrupted_preparation_leaves_nothing_half_done(scenes, tmp_path):
+    arguments = ["--annotations", scenes / "annotations.json", "--images", scenes / "images", "--out", tmp_path / "records"]
+    many = [argument for setting in ("data.views_per_image=2000", "data.view_size=401") for argument in ("--set", setting)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "personlab_keras.cli", "prepare", *map(str, arguments), *many],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("records/.*.part")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the command
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors == "personlab prepare: interrupted\n"
+    assert not list((tmp_path / "records").glob(".*"))
+    assert not (tmp_path / "records" / "meta.json").exists()

@@ -17,6 +17,7 @@ import numpy as np
 from personlab_keras.errors import InputError
 from personlab_keras.files import write_atomically
 from personlab_keras.skeleton import COCO_PERSON, Skeleton
+from personlab_keras.startup import workers_ignore_interrupts
 from personlab_keras.synthetic.scenes import CATEGORY_ID, SceneOptions, draw_scene
 
 IMAGE_QUALITY = 95
@@ -92,7 +93,9 @@ def _map_in_order(write: Callable[[int], _Written], scenes: int, workers: int) -
         yield from map(write, indices)
         return
     # Spawned, not forked: the caller may run threads, as TensorFlow does.
-    with multiprocessing.get_context("spawn").Pool(min(workers, scenes), initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+    with workers_ignore_interrupts():
+        pool = multiprocessing.get_context("spawn").Pool(min(workers, scenes), initializer=cv2.setNumThreads, initargs=(1,))
+    with pool:
         yield from pool.imap(write, indices, chunksize=max(1, min(16, scenes // workers)))
 
 
