@@ -159,6 +159,8 @@ class DecodeConfig:
     """Steps of short-range refinement of every mid-range step (paper)."""
     long_refinements: int = 2
     """Steps of refinement of the embedding by long offsets, then as many by short offsets (released code)."""
+    bridge: bool = True
+    """Whether keypoints that the tree cannot reach are found by the long-range offsets of the others (beyond the paper)."""
     keypoint_threshold: float = 0.01
     """Least heatmap probability at a keypoint's position for it to count as found."""
     score_threshold: float = 0.15

@@ -137,3 +137,29 @@ def distance_loop(embedding: np.ndarray, keypoints: np.ndarray, weights: np.ndar
             total += p * math.dist(guess, point) / scale
             weight += p
     return total / weight
+
+
+def bridge_loop(people: np.ndarray, maps: Maps, refinements: int, threshold: float, agreement: float) -> np.ndarray:
+    """The people with every gap filled by the best supported of the proposals of the found keypoints."""
+
+    def reached(field: np.ndarray, point: np.ndarray) -> np.ndarray:
+        height, width = maps.image_shape
+        inside = np.clip(point, 0, (width - 1, height - 1))
+        return inside + bilinear_loop(field, *(inside / maps.stride))
+
+    bridged = people.copy()
+    for person, keypoints in enumerate(people):
+        found = [k for k in range(len(keypoints)) if np.isfinite(keypoints[k, 0])]
+        for missing in set(range(len(keypoints))) - set(found):
+            proposals = []
+            for k in found:
+                point = reached(maps.long_offsets[:, :, missing], keypoints[k])
+                for _ in range(refinements):
+                    point = reached(maps.short_offsets[:, :, missing], point)
+                inside = np.clip(point, 0, (maps.image_shape[1] - 1, maps.image_shape[0] - 1))
+                if bilinear_loop(maps.heatmaps[:, :, missing], *(inside / maps.stride)) >= threshold:
+                    proposals.append((point, bilinear_loop(maps.heatmaps[:, :, k], *(keypoints[k] / maps.stride))))
+            if proposals:
+                support = [sum(w for q, w in proposals if np.linalg.norm(p - q) <= agreement) for p, _ in proposals]
+                bridged[person, missing] = proposals[int(np.argmax(support))][0]
+    return bridged

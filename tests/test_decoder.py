@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from decode_oracles import (
     RADIUS,
+    bridge_loop,
     distance_loop,
     embedding_loop,
     expected_oks_loop,
@@ -22,6 +23,7 @@ from hypothesis import strategies as st
 from personlab_keras.config import DecodeConfig
 from personlab_keras.coordinates import flip_points
 from personlab_keras.decoder import Frame, decode
+from personlab_keras.decoder.bridging import bridge_gaps
 from personlab_keras.decoder.grouping import follow_tree
 from personlab_keras.decoder.instances import expected_oks, person_scales, soft_nms
 from personlab_keras.decoder.masks import embed, embedding_distances, find_masks, upsample
@@ -276,7 +278,7 @@ def test_seed_near_another_keypoint_type_of_an_earlier_person_starts_a_person():
     hand[LEFT_WRIST] = person[LEFT_HIP]
     person = person.copy()
     person[LEFT_WRIST] = np.nan
-    found = decode(paint([person, hand], 305, 305, 8), options=replace(EVERYBODY, masks=False))
+    found = decode(paint([person, hand], 305, 305, 8), options=replace(EVERYBODY, masks=False, bridge=False))
     assert len(found) == 2
     np.testing.assert_allclose(found[1].keypoints[LEFT_WRIST], hand[LEFT_WRIST], atol=0.01)
 
@@ -296,6 +298,48 @@ def test_walk_goes_on_through_a_keypoint_that_is_not_found():
     assert np.isnan(found.keypoints[LEFT_ELBOW]).all()
     assert found.keypoint_scores[LEFT_ELBOW] == 0
     np.testing.assert_allclose(found.keypoints[LEFT_WRIST], person[LEFT_WRIST], atol=0.01)
+
+
+def without(person: np.ndarray, *missing: str) -> np.ndarray:
+    """The person with keypoints that nobody labelled."""
+    partly = person.copy()
+    partly[[COCO_PERSON.index(name) for name in missing]] = np.nan
+    return partly
+
+
+def test_keypoints_behind_unlabelled_ones_are_bridged():
+    person = without(standing(150, 150), "left_elbow", "right_hip", "right_knee", "nose")
+    maps = paint([person], 305, 305, 8)
+    (found, *_) = decode(maps)
+    np.testing.assert_allclose(found.keypoints, person, atol=0.5)
+    tree_alone = decode(maps, options=replace(EVERYBODY, bridge=False))
+    assert max(other.found.sum() for other in tree_alone) < found.found.sum()
+
+
+def test_a_person_in_two_pieces_is_one_person():
+    person = without(standing(150, 150), "left_shoulder", "right_shoulder")
+    maps = paint([person], 305, 305, 8)
+    assert len(decode(maps, options=EVERYBODY)) == 1
+    assert len(decode(maps, options=replace(EVERYBODY, bridge=False))) > 1
+
+
+def test_bridges_equal_the_slow_ones():
+    rng = np.random.default_rng(4)
+    maps = random_maps(rng, 7, 9, skeleton=COCO_PERSON)
+    people = rng.uniform(0, 48, (5, 17, 2))
+    people[rng.random((5, 17)) < 0.6] = np.nan
+    people[4] = np.nan
+    bridged = bridge_gaps(people, maps, refinements=1, threshold=0.3, agreement=12.0)
+    np.testing.assert_allclose(bridged, bridge_loop(people, maps, refinements=1, threshold=0.3, agreement=12.0))
+    assert np.isfinite(bridged[:4]).sum() > np.isfinite(people[:4]).sum()
+
+
+def test_no_bridges_without_long_offsets_or_where_they_are_unknown():
+    person = without(standing(150, 150), "left_elbow")
+    maps = paint([person], 305, 305, 8)
+    for unknown in (None, np.full_like(maps.long_offsets, np.nan)):
+        found = decode(replace(maps, long_offsets=unknown), options=replace(EVERYBODY, masks=False))[0]
+        assert np.isnan(found.keypoints[LEFT_WRIST]).all() or np.isnan(found.keypoints[LEFT_SHOULDER]).all()
 
 
 @pytest.mark.parametrize("point", [(324, 150), (-20, 150), (150, -25), (150, 330)])
@@ -672,7 +716,7 @@ def test_unknown_values_hide_what_they_touch_and_no_more():
     maps.long_offsets[:5] = -np.inf
     # No way leads to the left wrist or away from it.
     maps.mid_offsets[:, :, (COCO_PERSON.edge_indices == LEFT_WRIST).any(axis=1)] = np.nan
-    found = decode(maps)[0]
+    found = decode(maps, options=replace(EVERYBODY, bridge=False))[0]
     others = [k for k in range(17) if k != LEFT_WRIST]
     np.testing.assert_allclose(found.keypoints[others], person[others], atol=0.01)
     assert np.isnan(found.keypoints[LEFT_WRIST]).all()

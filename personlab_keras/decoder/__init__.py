@@ -65,6 +65,7 @@ def decode(
         refinements=options.mid_refinements,
         keypoint_threshold=options.keypoint_threshold,
         radius=radius,
+        bridge=options.bridge,
         limit=_CANDIDATES_PER_PERSON * options.max_people,
     )
 

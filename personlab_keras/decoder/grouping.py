@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from personlab_keras.decoder.bridging import bridge_gaps
 from personlab_keras.decoder.peaks import Seeds
 from personlab_keras.decoder.sampling import follow, sample
 from personlab_keras.maps import Maps
@@ -27,6 +28,7 @@ def group(
     refinements: int,
     keypoint_threshold: float,
     radius: float,
+    bridge: bool,
     limit: int,
 ) -> np.ndarray:
     """People in the order of their seeds.
@@ -42,6 +44,7 @@ def group(
         refinements: how often each mid-range step is refined by the short-range field.
         keypoint_threshold: least heatmap probability at a keypoint that counts as found.
         radius: R in input pixels; a keypoint farther than this from the frame is not found.
+        bridge: whether keypoints that the tree does not reach are looked for by the long offsets of those that it does.
         limit: most people.
 
     Returns:
@@ -55,6 +58,9 @@ def group(
         points, keypoints = points[unexplained], keypoints[unexplained]
         walked = follow_tree(points, keypoints, maps, skeleton, refinements)
         walked = drop_unfound(walked, maps, keypoint_threshold, radius)
+        if bridge and maps.long_offsets is not None:
+            walked = bridge_gaps(walked, maps, refinements, keypoint_threshold, agreement=nms_radius)
+            walked = drop_unfound(walked, maps, keypoint_threshold, radius)
         explained = _distances(points, keypoints, walked) <= nms_radius
         accepted = _accept_in_order(explained, np.isfinite(walked[..., 0]).any(axis=1))
         people = np.concatenate([people, walked[accepted]])
