@@ -106,7 +106,8 @@ def random_augmentation(
             (2.0 * random[1 + i] - 1.0) * spread
             for i, spread in enumerate((settings.brightness, settings.contrast, settings.saturation))
         )
-        return {**example, "image": recolour(example["image"], brightness, contrast, saturation)}
+        image = recolour(example["image"], brightness, contrast, saturation)
+        return {**example, "image": tf.ensure_shape(image, [view_size, view_size, 3])}
 
     return augment
 
@@ -134,13 +135,15 @@ def flip(example: Example, skeleton: Skeleton, view_size: int) -> Example:
 
 
 def recolour(image: tf.Tensor, brightness: tf.Tensor, contrast: tf.Tensor, saturation: tf.Tensor) -> tf.Tensor:
-    """The image (H, W, 3) in 0..255 with shifted brightness (share of 255), scaled contrast and saturation (shares); same dtype."""
-    pixels = tf.cast(image, tf.float32)
-    grey = tf.reduce_mean(pixels, axis=-1, keepdims=True)
-    pixels = grey + (pixels - grey) * (1.0 + saturation)
-    mean = tf.reduce_mean(pixels)
-    pixels = mean + (pixels - mean) * (1.0 + contrast) + brightness * 255.0
-    return tf.cast(tf.clip_by_value(tf.round(pixels), 0.0, 255.0), image.dtype)
+    """The image (H, W, 3) in 0..255 with shifted brightness (share of 255), scaled contrast and saturation (shares); float32.
+
+    Saturation pulls the channels from their mean, contrast the pixels from the mean of all: both are linear, so one product with a
+    3 x 3 matrix does them together.
+    """
+    pixels = tf.reshape(tf.cast(image, tf.float32), [-1, 3])
+    matrix = (1.0 + contrast) * ((1.0 + saturation) * tf.eye(3) - saturation / 3.0)
+    shift = brightness * 255.0 - contrast * tf.reduce_mean(pixels)
+    return tf.clip_by_value(tf.reshape(tf.matmul(pixels, matrix) + shift, tf.shape(image)), 0.0, 255.0)
 
 
 def expand(example: Example, meta: Meta) -> Example:
