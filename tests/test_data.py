@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from personlab_keras.config import DataConfig
 from personlab_keras.coordinates import grid
-from personlab_keras.data import expand, flip, make_dataset, random_augmentation, recolour, stored_examples
+from personlab_keras.data import compiled_expansion, expand, flip, make_dataset, random_augmentation, recolour, stored_examples
 from personlab_keras.errors import InputError
 from personlab_keras.maps import OUTPUTS, mask_name
 from personlab_keras.records import Meta, Record, check_meta, parse_example, read_meta, write_example, write_meta
@@ -106,6 +106,13 @@ def test_expansion_equals_the_definitions(example, meta):
     # The example has what the definitions tell apart.
     assert (mask["mid_offsets"].sum(axis=-1) < 2 * mask["short_offsets"].sum(axis=-1)).any()
     assert (example["instance"].numpy() == OVERLAP).any()
+
+
+def test_the_compiled_expansion_is_the_expansion(example, meta):
+    compiled, plain = compiled_expansion(meta)(example), expand(example, meta)
+    assert compiled.keys() == plain.keys()
+    for name, value in plain.items():
+        np.testing.assert_allclose(compiled[name], value, atol=1e-5, err_msg=name)
 
 
 def test_mid_and_long_targets_of_unlabelled_keypoints_do_not_count(example, meta):
