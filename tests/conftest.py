@@ -12,6 +12,7 @@ TINY = [
     "data.workers=1",
     "data.shuffle_records=16",
     "targets.radius=8",
+    "targets.stride=8",
     "model.backbone=small",
     "model.alpha=0.25",
     "model.output_stride=8",
