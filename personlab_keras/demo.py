@@ -87,9 +87,9 @@ def demo(out: str | Path, config: Config, progress: Progress, say: Callable[[str
         export_model(network, config, COCO_PERSON, folder / "exported", provenance)
     scenes = folder / "scenes" / "val"
     with stage("evaluation"):
-        predictor = load(folder / "exported")
+        # Average precision is taken over all thresholds, so none is set.
         metrics = evaluate(
-            predictor,
+            load(folder / "exported", ["decode.score_threshold=0"]),
             scenes / "annotations.json",
             scenes / "images",
             folder / "evaluation",
