@@ -59,7 +59,9 @@ def main() -> None:
         prepare(annotations, options.images, options.out / "records", config)
     train(options.out / "records", options.out / "run", config, report=lambda log: print(log, flush=True))
     export_source(options.out / "run", options.out / "exported")
-    metrics = evaluate(load(options.out / "exported", ["decode.score_threshold=0"]), annotations, options.images, options.out / "evaluation")
+    metrics = evaluate(
+        load(options.out / "exported", ["decode.score_threshold=0"]), annotations, options.images, options.out / "evaluation"
+    )
     print(json.dumps(metrics, indent=1))
 
 

@@ -21,7 +21,7 @@ def bridge_gaps(people: np.ndarray, maps: Maps, refinements: int, threshold: flo
 
     Args:
         people: (P, K, 2) (x, y) in input pixels, NaN where not found.
-        maps: with long offsets, NaN where unknown.
+        maps: long offsets NaN where unknown; without any there are no bridges.
         refinements: steps of short-range refinement.
         threshold: least heatmap probability at a proposal.
         agreement: proposals within this many pixels of each other support each other.
@@ -29,6 +29,8 @@ def bridge_gaps(people: np.ndarray, maps: Maps, refinements: int, threshold: flo
     Returns:
         (P, K, 2) float64; what was found before is unchanged.
     """
+    if maps.long_offsets is None:
+        return people
     found = np.isfinite(people[..., 0])
     person, missing = np.nonzero(~found & found.any(axis=1, keepdims=True))
     gap, source = np.nonzero(found[person])  # one proposal for each gap and each found keypoint of its person

@@ -58,7 +58,7 @@ def group(
         points, keypoints = points[unexplained], keypoints[unexplained]
         walked = follow_tree(points, keypoints, maps, skeleton, refinements)
         walked = drop_unfound(walked, maps, keypoint_threshold, radius)
-        if bridge and maps.long_offsets is not None:
+        if bridge:
             walked = bridge_gaps(walked, maps, refinements, keypoint_threshold, agreement=nms_radius)
             walked = drop_unfound(walked, maps, keypoint_threshold, radius)
         explained = _distances(points, keypoints, walked) <= nms_radius
