@@ -151,12 +151,13 @@ def test_an_interrupted_preparation_leaves_nothing_half_done(scenes, tmp_path):
         [sys.executable, "-m", "personlab_keras.cli", "prepare", *map(str, arguments), *many],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not list(tmp_path.glob("records/.*.part")) and time.monotonic() < deadline:
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the command
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
-    assert errors == "personlab prepare: interrupted\n"
+    assert errors.endswith("personlab prepare: interrupted\n")
+    assert "Traceback" not in errors
     assert not list((tmp_path / "records").glob(".*"))
     assert not (tmp_path / "records" / "meta.json").exists()
