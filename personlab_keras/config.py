@@ -79,6 +79,9 @@ class ModelConfig:
     """Input pixels per cell of the backbone's features: 8, 16 or 32 (paper: 16 in training, 8 in evaluation)."""
     weights: str | None = "imagenet"
     """'imagenet', the path of a Keras weights file of the backbone, or null for random ones."""
+    outputs: tuple[str, ...] = ("heatmaps", "short_offsets", "mid_offsets", "long_offsets", "segmentation")
+    """The heads, names of `maps.ALL_OUTPUTS`. Networks without the last two find people but no masks; "part_heatmaps" comes with
+    imported networks and is kept untrained."""
     target_stride: int | None = None
     """Stride of the maps, upsampled bilinearly from output_stride where finer; null for output_stride. `personlab train`
     sets it to the stride of the records."""
@@ -155,15 +158,20 @@ class DecodeConfig:
     nms_radius: float = 10.0
     """r in input pixels: a seed this close to the same keypoint of an earlier person starts no other; keypoints this
     close to a better person's add nothing to the score (paper)."""
-    mid_refinements: int = 2
-    """Steps of short-range refinement of every mid-range step (paper)."""
+    mid_refinements: int = 4
+    """Steps of short-range refinement of every mid-range step. The paper has 2; after 4 the released networks find more."""
     long_refinements: int = 2
     """Steps of refinement of the embedding by long offsets, then as many by short offsets (released code)."""
     bridge: bool = True
     """Whether keypoints that the tree cannot reach are found by the long-range offsets of the others (beyond the paper)."""
+    vote_refinements: int = 1
+    """Steps in which every keypoint moves to where the votes within `nms_radius` agree (beyond the paper)."""
     keypoint_threshold: float = 0.01
     """Least heatmap probability at a keypoint's position for it to count as found."""
-    score_threshold: float = 0.15
+    score_power: float = 3.0
+    """q: a person's score is the mean of its keypoint scores to this power, and the root of that. The paper has the plain mean, 1,
+    by which many doubtful keypoints outweigh a few sure ones."""
+    score_threshold: float = 0.3
     """Least score of a person that is returned. What lies below is mostly a second reading of somebody better. `evaluate` and
     validation keep everybody, since average precision is taken over all thresholds."""
     max_people: int = 100
@@ -184,8 +192,12 @@ class PredictConfig:
     """Longer side in pixels to which an image is resized before it is padded to stride * n + 1."""
     upscale: bool = True
     """Whether smaller images are enlarged to it."""
+    scales: tuple[float, ...] = (1.0,)
+    """Sizes at which every image is seen, relative to the one above. The votes of all are pooled."""
+    flip: bool = False
+    """Whether every image is also seen mirrored: as many votes again, at twice the cost of the network."""
     batch_size: int = 4
-    """Images of one shape that go through the network together."""
+    """Inputs of one shape that go through the network together."""
 
 
 @dataclass(frozen=True)
@@ -220,12 +232,13 @@ class Config:
         map_side(self.data.view_size, self.targets.stride)
 
 
-def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
+def load_config(path: str | Path | None = None, overrides: Iterable[str] = (), base: Config | None = None) -> Config:
     """The defaults, then a YAML file, then overrides.
 
     Args:
         path: a YAML file of sections; or the name of a file in `personlab_keras/configs`, with or without `.yaml`.
         overrides: texts `section.key=value`, the value in YAML.
+        base: what to start from instead of the defaults.
 
     Raises:
         InputError: the file is missing or no YAML mapping; a section or key is unknown; a value is of another type.
@@ -233,7 +246,7 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
     values: dict[str, Any] = {}
     if path is not None:
         values = _read_yaml(path)
-    return apply_overrides(_build(Config, values, base=Config(), where="", source=str(path)), overrides)
+    return apply_overrides(_build(Config, values, base=base or Config(), where="", source=str(path)), overrides)
 
 
 def apply_overrides(config: Config, overrides: Iterable[str]) -> Config:
@@ -328,13 +341,15 @@ def _suggestion(name: str) -> str:
 
 
 def _convert(kind: Any, value: Any, name: str, source: str) -> Any:
-    """The value as `kind`, one of: bool, int, float, str, a tuple of them, or one of them or None."""
+    """The value as `kind`, one of: bool, int, float, str, a tuple of them (of any length if so declared), or one of them or None."""
     options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     if value is None and type(None) in options:
         return None
     wanted = next(option for option in options if option is not type(None))
     if typing.get_origin(wanted) is tuple:
         items = typing.get_args(wanted)
+        if items[-1] is Ellipsis and isinstance(value, (list, tuple)):
+            items = items[:1] * len(value)
         if isinstance(value, (list, tuple)) and len(value) == len(items):
             return tuple(_convert(item, each, name, source) for item, each in zip(items, value, strict=True))
     elif wanted is float and isinstance(value, (int, float)) and not isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""The five maps that the network predicts: their names, channels, and the two forms in which they travel.
+"""The maps that the network predicts: their names, channels, and the two forms in which they travel.
 
 The data side, the model side and the decoder meet at `OUTPUTS`: none of them imports another, all of them import this.
 """
@@ -19,10 +19,32 @@ OUTPUTS: dict[str, Callable[[Skeleton], int]] = {
     "long_offsets": lambda skeleton: 2 * skeleton.keypoint_count,
     "segmentation": lambda skeleton: 1,
 }
-"""Name of each output of the network -> how many channels it has. A flat output is (batch, h, w, channels); of an offset
+"""Name of each of the method's five outputs -> how many channels it has. A flat output is (batch, h, w, channels); of an offset
 output, channel 2k is dx and channel 2k + 1 is dy of field k."""
 
-PROBABILITIES = ("heatmaps", "segmentation")
+PARTS = (
+    "left_face", "right_face",
+    "left_upper_arm_front", "left_upper_arm_back", "right_upper_arm_front", "right_upper_arm_back",
+    "left_lower_arm_front", "left_lower_arm_back", "right_lower_arm_front", "right_lower_arm_back",
+    "left_hand", "right_hand", "torso_front", "torso_back",
+    "left_upper_leg_front", "left_upper_leg_back", "right_upper_leg_front", "right_upper_leg_back",
+    "left_lower_leg_front", "left_lower_leg_back", "right_lower_leg_front", "right_lower_leg_back",
+    "left_foot", "right_foot",
+)  # fmt: skip
+"""The 24 body parts of BodyPix 2.0, in channel order, as its documentation lists them."""
+
+EXTRA_OUTPUTS: dict[str, Callable[[Skeleton], int]] = {"part_heatmaps": lambda skeleton: len(PARTS)}
+"""What imported networks may have beyond the five. No record holds targets for it: it is kept, but not trained."""
+
+ALL_OUTPUTS = OUTPUTS | EXTRA_OUTPUTS
+
+REQUIRED_OUTPUTS = ("heatmaps", "short_offsets", "mid_offsets")
+"""Without these there are no people."""
+
+MASK_OUTPUTS = ("long_offsets", "segmentation")
+"""Without these there are people, but no instance masks."""
+
+PROBABILITIES = ("heatmaps", "segmentation", "part_heatmaps")
 """The outputs that the trained network gives as logits and the exported one as probabilities."""
 
 
@@ -49,6 +71,8 @@ class Maps:
         long_offsets: (h, w, K, 2) from a cell of a person to each of its keypoints; None where the network has no such head.
         segmentation: (h, w) probability that the cell shows a person; None where the network has no such head.
         stride: input pixels per cell.
+        part_heatmaps: (h, w, len(PARTS)) probability that a cell of a person shows that part; None where the network has no such
+            head.
 
     Offsets are (dx, dy) in input pixels, as the network gave them: refinement is a step of the decoder.
 
@@ -62,6 +86,7 @@ class Maps:
     long_offsets: np.ndarray | None
     segmentation: np.ndarray | None
     stride: int
+    part_heatmaps: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.heatmaps.ndim != 3:
@@ -72,6 +97,7 @@ class Maps:
             "mid_offsets": (height, width, 2 * (keypoints - 1), 2),
             "long_offsets": (height, width, keypoints, 2),
             "segmentation": (height, width),
+            "part_heatmaps": (height, width, len(PARTS)),
         }
         for name, shape in expected.items():
             array = getattr(self, name)
@@ -95,20 +121,20 @@ class Maps:
 def pack(maps: Maps) -> dict[str, np.ndarray]:
     """Flat outputs (h, w, channels) by name, as the network gives them for one image. Inverse: `unpack`."""
     height, width = maps.shape
-    arrays = {name: getattr(maps, name) for name in OUTPUTS}
+    arrays = {name: getattr(maps, name) for name in ALL_OUTPUTS}
     return {name: array.reshape(height, width, -1) for name, array in arrays.items() if array is not None}
 
 
 def unpack(outputs: Mapping[str, np.ndarray], stride: int, skeleton: Skeleton = COCO_PERSON) -> Maps:
-    """Maps from flat outputs (h, w, channels) of one image, heatmaps and segmentation as probabilities.
+    """Maps from flat outputs (h, w, channels) of one image, those of `PROBABILITIES` as such.
 
-    `long_offsets` and `segmentation` may be missing.
+    All but `REQUIRED_OUTPUTS` may be missing.
 
     Raises:
-        ValueError: an output has another number of channels than `OUTPUTS` says.
+        ValueError: an output has another number of channels than `ALL_OUTPUTS` says.
     """
-    shaped: dict[str, np.ndarray | None] = dict.fromkeys(OUTPUTS)
-    for name, channels in OUTPUTS.items():
+    shaped: dict[str, np.ndarray | None] = dict.fromkeys(ALL_OUTPUTS)
+    for name, channels in ALL_OUTPUTS.items():
         if name not in outputs:
             continue
         array = outputs[name]
@@ -117,11 +143,11 @@ def unpack(outputs: Mapping[str, np.ndarray], stride: int, skeleton: Skeleton = 
         height, width = array.shape[:2]
         if name == "segmentation":
             shaped[name] = array[..., 0]
-        elif name == "heatmaps":
+        elif name in PROBABILITIES:
             shaped[name] = array
         else:
             shaped[name] = array.reshape(height, width, -1, 2)
-    missing = [name for name in ("heatmaps", "short_offsets", "mid_offsets") if shaped[name] is None]
+    missing = [name for name in REQUIRED_OUTPUTS if shaped[name] is None]
     if missing:
-        raise ValueError(f"outputs must hold heatmaps, short_offsets and mid_offsets. Missing: {missing}")
+        raise ValueError(f"outputs must hold {', '.join(REQUIRED_OUTPUTS)}. Missing: {missing}")
     return Maps(**shaped, stride=stride)  # type: ignore[arg-type]

@@ -19,8 +19,17 @@ def test_file_then_overrides(tmp_path):
     assert config.decode == Config().decode
 
 
+def test_a_base_lies_below_file_and_overrides(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("train: {steps: 7}\n")
+    base = load_config(None, ["model.backbone=small", "train.steps=3", "train.batch_size=5"])
+    config = load_config(file, ["train.batch_size=2"], base=base)
+    assert (config.model.backbone, config.train.steps, config.train.batch_size) == ("small", 7, 2)
+
+
 def test_yaml_round_trip(tmp_path):
-    config = load_config(None, ["data.view_size=257", "train.clip_norm=2", "model.middle_layer=conv4"])
+    outputs = "model.outputs=[heatmaps, short_offsets, mid_offsets]"
+    config = load_config(None, ["data.view_size=257", "train.clip_norm=2", "model.middle_layer=conv4", outputs])
     (tmp_path / "c.yaml").write_text(config_to_yaml(config))
     assert load_config(tmp_path / "c.yaml") == config
     assert yaml.safe_load(config_to_yaml(config)) == config_to_dict(config)
@@ -37,6 +46,8 @@ def test_shipped_configurations_load_by_name_and_by_path(path):
         ("train.learing_rate=1", "unknown key train.learing_rate. Nearest: train.learning_rate"),
         ("target.radius=3", "unknown key target. Nearest: targets"),
         ("train.radius=3", "unknown key train.radius. Nearest: targets.radius"),
+        ("model.outputs=heatmaps", "model.outputs must be tuple[str, ...]. Received: 'heatmaps'"),
+        ("model.outputs=[1]", r"model.outputs must be str. Received: 1"),
         ("train.steps=many", "train.steps must be int. Received: 'many'"),
         ("train.steps=1.5", "train.steps must be int. Received: 1.5"),
         ("decode.masks=1", "decode.masks must be bool. Received: 1"),

@@ -25,10 +25,10 @@ from personlab_keras.coordinates import flip_points
 from personlab_keras.decoder import Frame, decode
 from personlab_keras.decoder.bridging import bridge_gaps
 from personlab_keras.decoder.grouping import follow_tree
-from personlab_keras.decoder.instances import expected_oks, person_scales, soft_nms
-from personlab_keras.decoder.masks import embed, embedding_distances, find_masks, upsample
+from personlab_keras.decoder.instances import expected_oks, person_scales, settle, soft_nms
+from personlab_keras.decoder.masks import embed, embedding_distances, find_masks
 from personlab_keras.decoder.peaks import find_peaks
-from personlab_keras.decoder.sampling import follow, sample
+from personlab_keras.decoder.sampling import follow, sample, upsample
 from personlab_keras.decoder.voting import accumulate, cast_votes
 from personlab_keras.maps import Maps
 from personlab_keras.person import Person
@@ -437,9 +437,37 @@ def test_soft_nms_counts_what_no_better_person_shows():
     people = np.array([[(0, 0), (100, 0)], [(6, 8), (0, 0)], [(6, 9), (3, 4)]], float)
     scores = np.array([[0.9, 0.7], [0.8, 0.6], [0.4, 0.2]])
     # The second person's first keypoint is exactly r away from the first's; the third's are both near the second's.
-    np.testing.assert_allclose(soft_nms(people, scores, radius=10), [0.8, 0.3, 0.0])
+    np.testing.assert_allclose(soft_nms(people, scores, radius=10, power=1), [0.8, 0.3, 0.0])
+    np.testing.assert_allclose(soft_nms(people, scores, radius=10, power=2), [math.sqrt(0.65), math.sqrt(0.18), 0.0])
     people[0, 0] = np.nan
-    np.testing.assert_allclose(soft_nms(people, scores, radius=10)[1:], [0.7, 0.0])
+    np.testing.assert_allclose(soft_nms(people, scores, radius=10, power=1)[1:], [0.7, 0.0])
+
+
+def test_keypoints_settle_among_the_votes_around_them():
+    # Two votes of mass 1 and 3 at 2 px and 6 px, weighted by a Gaussian of 5 px; one beyond the reach; one for another keypoint.
+    maps = blank_maps(9, 9, skeleton=PAIR)
+    maps.heatmaps[4, [4, 5, 7], 0] = 0.3, 0.9, 0.9
+    maps.short_offsets[4, [4, 5, 7], 0] = (2, 0), (-8, 6), (-13, 0)
+    maps.heatmaps[3, 3, 1] = 0.9
+    maps.short_offsets[3, 3, 1] = (6, 6)
+    people = np.array([[(32.0, 32.0), (np.nan, np.nan)], [(32.0, 32.0), (60.0, 60.0)]])
+    settled = settle(people, cast_votes(maps), steps=1, reach=10.0)
+    near, far = 0.3 * math.exp(-4 / 50), 0.9 * math.exp(-36 / 50)
+    expected = np.array([32 + 2 * near / (near + far), 32 + 6 * far / (near + far)])
+    np.testing.assert_allclose(settled[0], [expected, (np.nan, np.nan)], atol=1e-5)
+    np.testing.assert_allclose(settled[1], [expected, (60, 60)], atol=1e-5)
+    np.testing.assert_array_equal(settle(people, cast_votes(maps), steps=0, reach=10.0), people)
+
+
+def test_many_votes_know_better_than_the_place_where_the_walk_ends():
+    person = standing(150, 150)
+    maps = paint([person], 305, 305, 8)
+    noise = np.random.default_rng(12).normal(0, 4, maps.short_offsets.shape).astype(np.float32)
+    maps = replace(maps, short_offsets=maps.short_offsets + noise)
+    errors = [
+        np.abs(decode(maps, options=DecodeConfig(vote_refinements=steps))[0].keypoints - person).mean() for steps in (0, 1, 3)
+    ]
+    assert errors[0] > 1.5 * errors[1] > 1.5 * errors[2]
 
 
 def test_scores_grow_with_agreement():
@@ -619,7 +647,8 @@ def test_mirrored_maps_give_mirrored_people():
         back = flip_points(other.keypoints, 321)[COCO_PERSON.flip_order]
         np.testing.assert_allclose(back, one.keypoints, atol=0.01)
         np.testing.assert_allclose(other.keypoint_scores[COCO_PERSON.flip_order], one.keypoint_scores, atol=1e-4)
-        assert (other.mask[:, ::-1] != one.mask).sum() < 20
+        # Half-way between two cells a pixel may fall to either side.
+        assert overlap(other.mask[:, ::-1], one.mask) > 0.98
 
 
 def test_everything_scales_together():
@@ -772,6 +801,7 @@ def test_any_maps_decode(seed, height, width, stride, dtype, bad, magnitude, hea
         assert (person.keypoint_scores[~person.found] == 0).all()
         assert np.isnan(person.keypoints[~person.found]).all()
         low, high = person.keypoints[person.found].min(axis=0), person.keypoints[person.found].max(axis=0)
-        assert (low >= -RADIUS).all()
-        assert (high <= np.array(maps.image_shape[::-1]) - 1 + RADIUS).all()
+        reach = RADIUS + DecodeConfig().nms_radius  # a keypoint may settle so much farther out
+        assert (low >= -reach).all()
+        assert (high <= np.array(maps.image_shape[::-1]) - 1 + reach).all()
         assert (person.mask is None) == (not heads)

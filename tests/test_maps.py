@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from personlab_keras.maps import OUTPUTS, Maps, pack, unpack
+from personlab_keras.config import ModelConfig
+from personlab_keras.maps import ALL_OUTPUTS, MASK_OUTPUTS, OUTPUTS, PARTS, REQUIRED_OUTPUTS, Maps, pack, unpack
 from personlab_keras.skeleton import COCO_PERSON
 
 
@@ -13,6 +14,20 @@ def random_outputs(height=3, width=4):
 def test_the_paper_has_150_channels():
     # 17 heatmaps, 34 short, 64 mid, 34 long, 1 segmentation
     assert sum(channels(COCO_PERSON) for channels in OUTPUTS.values()) == 150
+
+
+def test_the_network_has_the_five_outputs_unless_told_otherwise():
+    assert ModelConfig().outputs == tuple(OUTPUTS)
+    assert set(REQUIRED_OUTPUTS) | set(MASK_OUTPUTS) == set(OUTPUTS)
+
+
+def test_part_heatmaps_come_along():
+    assert len(set(PARTS)) == ALL_OUTPUTS["part_heatmaps"](COCO_PERSON) == 24
+    outputs = {**random_outputs(), "part_heatmaps": np.random.default_rng(1).random((3, 4, 24), np.float32)}
+    maps = unpack(outputs, stride=8)
+    np.testing.assert_array_equal(pack(maps)["part_heatmaps"], outputs["part_heatmaps"])
+    with pytest.raises(ValueError, match=r"output `part_heatmaps` must be \(h, w, 24\)"):
+        unpack({**outputs, "part_heatmaps": outputs["heatmaps"]}, stride=8)
 
 
 def test_pack_inverts_unpack():

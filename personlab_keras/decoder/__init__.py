@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 
 from personlab_keras.config import DecodeConfig
+from personlab_keras.decoder.fusion import View, finest_first, fuse, mirror, pool_votes
 from personlab_keras.decoder.grouping import group, heat_at
-from personlab_keras.decoder.instances import expected_oks, order_by_mean, person_scales, soft_nms
+from personlab_keras.decoder.instances import expected_oks, order_by_mean, person_scales, settle, soft_nms
 from personlab_keras.decoder.masks import Frame, find_masks
 from personlab_keras.decoder.peaks import find_peaks
-from personlab_keras.decoder.voting import accumulate, cast_votes
+from personlab_keras.decoder.voting import accumulate
 from personlab_keras.maps import Maps
 from personlab_keras.person import Person
 from personlab_keras.skeleton import COCO_PERSON, Skeleton
 
-__all__ = ["Frame", "decode"]
+__all__ = ["Frame", "View", "decode", "mirror"]
 
 _DEFAULTS = DecodeConfig()
 _CANDIDATES_PER_PERSON = 2
@@ -22,7 +26,7 @@ _CANDIDATES_PER_PERSON = 2
 
 
 def decode(
-    maps: Maps,
+    maps: Maps | Sequence[View],
     skeleton: Skeleton = COCO_PERSON,
     options: DecodeConfig = _DEFAULTS,
     frame: Frame | None = None,
@@ -32,10 +36,11 @@ def decode(
 
     Args:
         maps: of one image, of any float type; not modified. A cell whose probability or offset is not finite says nothing;
-            probabilities are cut to [0, 1].
+            probabilities are cut to [0, 1]. Or several views of the image, whose votes are pooled and whose fields are averaged; pixels
+            in `options` and `radius` are then those of the input of the one with the finest cells.
         skeleton: the tree that the mid-range offsets follow.
         options: thresholds and limits.
-        frame: the image that keypoints and masks shall be in; by default the network's input.
+        frame: the image that keypoints and masks shall be in; by default the network's input. Views have their own.
         radius: R in input pixels, with which the network was trained (`targets.radius`).
 
     Returns:
@@ -43,18 +48,14 @@ def decode(
         `frame`. Masks cover `frame`; they are None where `options.masks` is off or the network has no such heads.
 
     Raises:
-        ValueError: the maps have other keypoints than the skeleton, or the radius is not positive.
+        ValueError: the maps have other keypoints than the skeleton, the radius is not positive, or there is no view.
     """
-    if maps.heatmaps.shape[2] != skeleton.keypoint_count:
-        raise ValueError(
-            f"`maps` must have the {skeleton.keypoint_count} keypoints of {skeleton.name}. Received: {maps.heatmaps.shape[2]}"
-        )
     if not radius > 0:
         raise ValueError(f"`radius` must be a positive number of pixels. Received: {radius}")
-    maps = _cleaned(maps)
-    frame = frame or Frame(*maps.image_shape)
+    views = _checked_views(maps, skeleton, frame)
+    maps, frame = fuse(views, skeleton), views[0].frame
 
-    votes = cast_votes(maps)
+    votes = pool_votes(views)
     hough = accumulate(votes, maps.heatmaps.shape, maps.stride, radius)
     seeds = find_peaks(hough, maps.stride, options.peak_threshold)
     keypoints = group(
@@ -68,13 +69,14 @@ def decode(
         bridge=options.bridge,
         limit=_CANDIDATES_PER_PERSON * options.max_people,
     )
+    keypoints = settle(keypoints, votes, options.vote_refinements, reach=options.nms_radius)
 
     heat = heat_at(keypoints, maps)
     scales = person_scales(keypoints, smallest_side=options.nms_radius)
     keypoint_scores = heat * expected_oks(keypoints, scales, votes, skeleton.kappas, radius)
     order = order_by_mean(keypoint_scores)
     keypoints, heat, scales, keypoint_scores = keypoints[order], heat[order], scales[order], keypoint_scores[order]
-    scores = soft_nms(keypoints, keypoint_scores, options.nms_radius)
+    scores = soft_nms(keypoints, keypoint_scores, options.nms_radius, options.score_power)
     best = np.argsort(-scores, kind="stable")[: options.max_people]
     best = best[(scores[best] > 0) & (scores[best] >= options.score_threshold)]
 
@@ -94,6 +96,25 @@ def decode(
         Person(frame.to_image(keypoints[j]), keypoint_scores[j], float(scores[j]), mask)
         for j, mask in zip(best, masks, strict=True)
     ]
+
+
+def _checked_views(maps: Maps | Sequence[View], skeleton: Skeleton, frame: Frame | None) -> list[View]:
+    """One view or several, the one with the finest cells first, their maps cleaned."""
+    if isinstance(maps, Maps):
+        views = [View(maps, frame or Frame(*maps.image_shape))]
+    elif frame is not None:
+        raise ValueError("`frame` must be left out where `maps` are views, which have their own")
+    elif not maps:
+        raise ValueError("`maps` must be maps or at least one view. Received: none")
+    else:
+        views = finest_first(maps)
+    for view in views:
+        if view.maps.heatmaps.shape[2] != skeleton.keypoint_count:
+            raise ValueError(
+                f"`maps` must have the {skeleton.keypoint_count} keypoints of {skeleton.name}. "
+                f"Received: {view.maps.heatmaps.shape[2]}"
+            )
+    return [replace(view, maps=_cleaned(view.maps)) for view in views]
 
 
 def _cleaned(maps: Maps) -> Maps:

@@ -1,10 +1,11 @@
 """How good a person is: keypoint scores by Expected-OKS, instance scores by soft non-maximum suppression.
 
-Papandreou et al. 2018, section 3.1, keypoint- and instance-level scoring.
+Papandreou et al. 2018, section 3.1, keypoint- and instance-level scoring. Beyond the paper: keypoints first settle among the votes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -51,21 +52,33 @@ def expected_oks(people: np.ndarray, scales: np.ndarray, votes: Votes, kappas: n
     person, keypoint = np.nonzero(np.isfinite(people).all(axis=-1))
     points = people[person, keypoint]
     spreads = 2.0 * (scales[person] * kappas[keypoint]) ** 2
-    votes, starts, ends = _nearby_ranges(votes, points, keypoint, radius)
     agreement, mass = np.zeros(len(points)), np.zeros(len(points))
-    for first, last in _batches((ends - starts).sum(axis=1)):
-        query, vote = _expand(starts[first:last], ends[first:last])
-        x, y = (points[first + query] - votes.points[vote]).T
-        squared = x**2 + y**2
-        inside = squared <= radius**2
-        query, vote, squared = query[inside], vote[inside], squared[inside]
-        weights = votes.mass[vote].astype(np.float64)
-        similarity = np.exp(-squared / spreads[first + query])
-        mass[first:last] = np.bincount(query, weights, minlength=last - first)
-        agreement[first:last] = np.bincount(query, weights * similarity, minlength=last - first)
+    for query, weights, _, squared in _nearby_votes(votes, points, keypoint, radius):
+        mass += np.bincount(query, weights, minlength=len(points))
+        agreement += np.bincount(query, weights * np.exp(-squared / spreads[query]), minlength=len(points))
     scores = np.zeros(people.shape[:2])
     scores[person, keypoint] = np.divide(agreement, mass, out=np.zeros_like(mass), where=mass > 0)
     return scores
+
+
+def settle(people: np.ndarray, votes: Votes, steps: int, reach: float) -> np.ndarray:
+    """The same people (P, K, 2), each keypoint moved to where the votes around it agree (mean shift).
+
+    The walk ends where the field at one place points to. Many cells know better together: a step moves a keypoint to the mean of
+    the votes within `reach`, each weighted by its probability and a Gaussian of half the reach. Where no vote lands, it stays.
+    """
+    person, keypoint = np.nonzero(np.isfinite(people).all(axis=-1))
+    settled = people.copy()
+    for _ in range(steps):
+        points = settled[person, keypoint]
+        pull, mass = np.zeros_like(points), np.zeros((len(points), 1))
+        for query, weights, away, squared in _nearby_votes(votes, points, keypoint, reach):
+            weights = weights * np.exp(-2.0 * squared / reach**2)
+            mass[:, 0] += np.bincount(query, weights, minlength=len(points))
+            for axis in (0, 1):
+                pull[:, axis] += np.bincount(query, weights * away[:, axis], minlength=len(points))
+        settled[person, keypoint] = points + np.divide(pull, mass, out=np.zeros_like(pull), where=mass > 0)
+    return settled
 
 
 def order_by_mean(keypoint_scores: np.ndarray) -> np.ndarray:
@@ -73,15 +86,16 @@ def order_by_mean(keypoint_scores: np.ndarray) -> np.ndarray:
     return np.argsort(-keypoint_scores.mean(axis=1), kind="stable")
 
 
-def soft_nms(people: np.ndarray, keypoint_scores: np.ndarray, radius: float) -> np.ndarray:
+def soft_nms(people: np.ndarray, keypoint_scores: np.ndarray, radius: float, power: float) -> np.ndarray:
     """Score of each person: what its keypoints add that no better person shows yet.
 
-    s_j = 1/K * sum_k s_jk [|y_jk - y_j'k| > r for every better j'].
+    s_j = (1/K * sum_k s_jk^q [|y_jk - y_j'k| > r for every better j'])^(1/q).
 
     Args:
         people: (P, K, 2) in input pixels, best first, NaN where not found.
         keypoint_scores: (P, K), 0 where not found.
         radius: r in input pixels.
+        power: q; 1 is the paper's mean. Above it, a few sure keypoints count for more than many doubtful ones.
 
     Returns:
         (P,) float64.
@@ -90,7 +104,25 @@ def soft_nms(people: np.ndarray, keypoint_scores: np.ndarray, radius: float) -> 
     x, y = np.moveaxis(people, -1, 0)
     for j in range(len(people)):
         shown[j] = ((x[:j] - x[j]) ** 2 + (y[:j] - y[j]) ** 2 <= radius**2).any(axis=0)
-    return np.where(shown, 0.0, keypoint_scores).mean(axis=1)
+    return (np.where(shown, 0.0, keypoint_scores) ** power).mean(axis=1) ** (1.0 / power)
+
+
+def _nearby_votes(
+    votes: Votes, points: np.ndarray, keypoints: np.ndarray, radius: float
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    """All pairs of a point and a vote for its keypoint within the radius of it, some at a time.
+
+    Yields:
+        (M,) int which point; (M,) float64 the mass of the vote; (M, 2) from the point to the vote; (M,) the square of that length.
+    """
+    votes, starts, ends = _nearby_ranges(votes, points, keypoints, radius)
+    for first, last in _batches((ends - starts).sum(axis=1)):
+        query, vote = _expand(starts[first:last], ends[first:last])
+        query += first
+        away = votes.points[vote] - points[query]
+        squared = away[:, 0] ** 2 + away[:, 1] ** 2
+        inside = squared <= radius**2
+        yield query[inside], votes.mass[vote[inside]].astype(np.float64), away[inside], squared[inside]
 
 
 def _nearby_ranges(

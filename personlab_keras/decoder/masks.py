@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from personlab_keras.decoder.sampling import follow
+from personlab_keras.decoder.sampling import follow, upsample
 from personlab_keras.maps import Maps
 
 ROWS_AT_ONCE = 256
@@ -162,21 +162,6 @@ def find_masks(
             own = upsample(near, rows[down], columns[across]) <= embedding_threshold
             mask[down, across] = own & foreground[down, across]
     return masks
-
-
-def upsample(values: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """(len(rows), len(columns)) float32: a map (h, w) read bilinearly at every pair of fractional row and column in it."""
-
-    def along(values: np.ndarray, places: np.ndarray) -> np.ndarray:
-        low, high = np.floor(places).astype(np.intp), np.ceil(places).astype(np.intp)
-        first, result = values[low], values[high]
-        result -= first
-        result *= (places - low)[:, None].astype(np.float32)
-        result += first
-        return result
-
-    across = along(np.ascontiguousarray(values.T, np.float32), columns)
-    return along(np.ascontiguousarray(across.T), rows)
 
 
 def _box_around(inside: np.ndarray) -> tuple[tuple[int, int], tuple[int, int]] | None:

@@ -47,3 +47,18 @@ def clamp(points: np.ndarray, shape: tuple[int, ...], stride: int) -> np.ndarray
     """(N, 2) float64: the nearest points of the frame that a map of shape (h, w) covers."""
     height, width = shape
     return np.clip(np.asarray(points, np.float64), 0.0, ((width - 1) * stride, (height - 1) * stride))
+
+
+def upsample(values: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """(len(rows), len(columns), ...) float32: a map (h, w, ...) read bilinearly at every pair of a fractional row and column in it."""
+
+    def along(values: np.ndarray, places: np.ndarray) -> np.ndarray:
+        low, high = np.floor(places).astype(np.intp), np.ceil(places).astype(np.intp)
+        first, result = values[low], values[high]
+        result -= first
+        result *= (places - low).astype(np.float32).reshape(-1, *(1,) * (values.ndim - 1))
+        result += first
+        return result
+
+    across = along(np.ascontiguousarray(values.swapaxes(0, 1), np.float32), columns)
+    return along(np.ascontiguousarray(across.swapaxes(0, 1)), rows)
