@@ -14,6 +14,7 @@ TEST = [
     "jax>=0.4.30",
     "pillow>=10",
 ]
+ONNX = ["onnx>=1.16"]
 
 setup(
     name="personlab-keras",
@@ -37,6 +38,6 @@ setup(
         "rich>=13,<16",
         "tensorboard>=2.18,<3",
     ],
-    extras_require={"test": TEST, "jax": ["jax>=0.4.30"]},
+    extras_require={"test": [*TEST, *ONNX, "onnxruntime>=1.18"], "onnx": ONNX, "jax": ["jax>=0.4.30"]},
     entry_points={"console_scripts": ["personlab = personlab_keras.cli:main"]},
 )

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         config = load_config(options.config, options.set)
-        if options.command != "config":
+        if options.command != "config" and not getattr(options, "list", False):
             import_tensorflow_quietly()
         return options.handler(options, config)
     except InputError as error:
@@ -70,6 +71,11 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("source", type=Path, metavar="WORKDIR_OR_MODEL")
     export.add_argument("--out", type=Path, required=True, help="the model directory to write")
 
+    imports = command("import-weights", _import_weights, "Google's released PoseNet and BodyPix networks -> a model directory")
+    imports.add_argument("source", nargs="?", metavar="SOURCE", help="published name, address, file or folder; see --list")
+    imports.add_argument("--out", type=Path, help="the model directory to write")
+    imports.add_argument("--list", action="store_true", help="print names, sizes and licence of what is published")
+
     predict = command("predict", _predict, "images -> people as JSON and overlays")
     predict.add_argument("sources", nargs="+", metavar="SOURCE", help="images, folders or globs")
     predict.add_argument("--model", type=Path, required=True, help="model directory")
@@ -81,6 +87,12 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--images", type=Path, required=True, help="folder of its images")
     evaluate.add_argument("--out", type=Path, required=True, help="folder for results and metrics.json")
     evaluate.add_argument("--limit", type=int, help="only the first so many images")
+
+    for command_with_views in (predict, evaluate):
+        command_with_views.add_argument(
+            "--scales", type=float, nargs="+", metavar="FACTOR", help="see every image at these sizes and pool what is seen"
+        )
+        command_with_views.add_argument("--flip", action="store_true", help="see every image mirrored as well")
 
     command("config", _config, "print the resolved configuration")
     return parser
@@ -127,7 +139,12 @@ def _train(options: argparse.Namespace, config: Config) -> int:
     from personlab_keras.export import read_model_directory
     from personlab_keras.train import train
 
-    init = read_model_directory(options.init).network if options.init is not None else None
+    init = None
+    if options.init is not None:
+        directory = read_model_directory(options.init)
+        # What the user leaves unsaid about the network is as it is in the weights to start from.
+        config = load_config(options.config, options.set, base=directory.starting_config)
+        init = directory.network
     with _progress() as progress:
         advance = progress("steps")
 
@@ -148,10 +165,30 @@ def _export(options: argparse.Namespace, config: Config) -> int:
     return 0
 
 
+def _import_weights(options: argparse.Namespace, config: Config) -> int:
+    if options.list:
+        from personlab_keras.pretrained.catalogue import listing
+
+        print("\n".join(listing()))
+        return 0
+    from personlab_keras.export import import_weights
+
+    if options.source is None or options.out is None:
+        raise InputError("takes SOURCE and --out DIR, or --list")
+    with _progress() as progress:
+        start = cache(progress)  # no bar where nothing is downloaded
+        directory = import_weights(options.source, options.out, options.set, progress=lambda *counts: start("bytes")(*counts))
+    model = directory.config.model
+    print(f"{options.out}: {model.backbone} x{model.alpha:g}, maps at stride {directory.stride}: {', '.join(model.outputs)}")
+    if not directory.config.decode.masks:
+        print("  poses without masks: this network has no segmentation and no long-range offsets")
+    return 0
+
+
 def _predict(options: argparse.Namespace, config: Config) -> int:
     from personlab_keras.predict import load, predict_files
 
-    predictor = load(options.model, options.set)
+    predictor = load(options.model, [*_view_settings(options), *options.set])
     with _progress() as progress:
         summary = predict_files(predictor, options.sources, options.out, progress=progress("images"))
     print(f"{options.out}: {summary.done} images, {summary.people} people")
@@ -165,13 +202,19 @@ def _evaluate(options: argparse.Namespace, config: Config) -> int:
     from personlab_keras.predict import load
 
     # Average precision is taken over all thresholds, so none is set but the user's own.
-    predictor = load(options.model, ["decode.score_threshold=0", *options.set])
+    predictor = load(options.model, ["decode.score_threshold=0", *_view_settings(options), *options.set])
     with _progress() as progress:
         metrics = evaluate(
             predictor, options.annotations, options.images, options.out, limit=options.limit, progress=progress("images")
         )
     _print_metrics(metrics)
     return 0
+
+
+def _view_settings(options: argparse.Namespace) -> list[str]:
+    """What --scales and --flip stand for."""
+    scales = [f"predict.scales={options.scales}"] if options.scales else []
+    return [*scales, "predict.flip=true"] if options.flip else scales
 
 
 def _config(options: argparse.Namespace, config: Config) -> int:

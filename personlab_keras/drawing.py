@@ -72,6 +72,45 @@ def person_colour(index: int) -> Colour:
     return _rgb(hue, lightness, 0.85)
 
 
+def draw_parts(image: np.ndarray, maps: Maps, min_probability: float = 0.5) -> np.ndarray:
+    """The likeliest body part of every pixel that shows a person, each in a colour of its own (`person_colour` of its channel).
+
+    Args:
+        image: (H, W, 3) uint8 RGB, the network input that the maps belong to; not modified.
+        maps: of a network with part heatmaps and segmentation.
+        min_probability: of a person, for a pixel to be coloured.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        ValueError: the image is of another shape or type, or not of the size that the maps are for; the maps lack what is drawn.
+    """
+    _check_image(image)
+    if image.shape[:2] != maps.image_shape:
+        raise ValueError(f"`image` must be {maps.image_shape} for these maps. Received: {image.shape[:2]}")
+    if maps.part_heatmaps is None or maps.segmentation is None:
+        raise ValueError("`maps` must have part heatmaps and segmentation. Received: maps of a network without")
+    best = np.full(image.shape[:2], -1.0, np.float32)
+    parts = np.zeros(image.shape[:2], np.uint8)
+    for part in range(maps.part_heatmaps.shape[2]):  # one at a time: all 24 at image resolution would take a gigabyte of a photo
+        probability = _at_pixels(maps.part_heatmaps[..., part], maps.stride)
+        better = probability > best
+        best[better], parts[better] = probability[better], part
+    person = _at_pixels(maps.segmentation, maps.stride) >= min_probability
+    colours = np.array([person_colour(part) for part in range(maps.part_heatmaps.shape[2])], np.float32)
+    drawn = np.ascontiguousarray(image).copy()
+    drawn[person] = np.rint(drawn[person] * 0.35 + colours[parts[person]] * 0.65).astype(np.uint8)
+    return drawn
+
+
+def _at_pixels(cells: np.ndarray, stride: int) -> np.ndarray:
+    """(h, w) values of cells, bilinearly at every pixel of the network input; cell [i, j] is the pixel (stride * j, stride * i)."""
+    height, width = ((side - 1) * stride + 1 for side in cells.shape)
+    columns, rows = np.meshgrid(np.arange(width, dtype=np.float32) / stride, np.arange(height, dtype=np.float32) / stride)
+    return cv2.remap(np.ascontiguousarray(cells, np.float32), columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
 def draw_targets(
     image: np.ndarray,
     targets: Maps,

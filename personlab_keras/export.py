@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -15,10 +15,12 @@ from typing import Any
 import keras
 
 from personlab_keras.backbones import BACKBONES
-from personlab_keras.config import Config, apply_overrides, config_from_dict, config_to_dict
+from personlab_keras.config import Config, TargetsConfig, apply_overrides, config_from_dict, config_to_dict
 from personlab_keras.errors import InputError
 from personlab_keras.files import write_atomically
+from personlab_keras.maps import MASK_OUTPUTS
 from personlab_keras.model import build_model, inference_model
+from personlab_keras.pretrained.network import RELEASED_RADIUS, read_network
 from personlab_keras.skeleton import COCO_PERSON, Skeleton
 from personlab_keras.train import CONFIG_FILE, copy_weights, load_workdir
 
@@ -54,6 +56,19 @@ class ModelDirectory:
         """R in input pixels that the network was trained with."""
         return self.config.targets.radius
 
+    @property
+    def starting_config(self) -> Config:
+        """What a run that starts from these weights is configured by before the user says anything: the network, its radius, its
+        padding and its decoding; the rest are the defaults."""
+        return replace(
+            Config(),
+            data=replace(Config().data, pad_colour=self.config.data.pad_colour),
+            targets=replace(Config().targets, radius=self.radius),
+            model=self.config.model,
+            decode=self.config.decode,
+            predict=self.config.predict,
+        )
+
     @cached_property
     def network(self) -> keras.Model:
         """The network as it trains: logits.
@@ -87,7 +102,7 @@ def export_model(
     """Writes a model directory; it appears complete or not at all, in place of an older one.
 
     The SavedModel's only signature, `serving_default`, takes `image` (batch, height, width, 3) float32 RGB in 0..255, sides
-    stride * n + 1, and gives the outputs of `maps.OUTPUTS` by name, heatmaps and segmentation as probabilities.
+    stride * n + 1, and gives `config.model.outputs` by name, those of `maps.PROBABILITIES` as such.
 
     Raises:
         InputError: `out` exists and is no model directory, or Keras does not run on TensorFlow.
@@ -114,7 +129,7 @@ def export_model(
 
 
 def _description(config: Config, skeleton: Skeleton, provenance: Mapping[str, Any]) -> bytes:
-    values = config_to_dict(config)
+    values = config_to_dict(with_possible_masks(config))
     described = {
         "format_version": FORMAT_VERSION,
         "architecture": values["model"],
@@ -172,7 +187,7 @@ def export_source(source: str | Path, out: str | Path, overrides: Iterable[str] 
     Weights serve any `model.output_stride`: `model.output_stride=8` makes finer maps of a network trained at 16.
 
     Raises:
-        InputError: the source is neither, or a changed setting asks for other weights.
+        InputError: the source is neither, or a changed setting asks for other weights or for masks that the network does not give.
     """
     folder = Path(source)
     if (folder / DESCRIPTION_FILE).is_file():
@@ -185,7 +200,63 @@ def export_source(source: str | Path, out: str | Path, overrides: Iterable[str] 
         raise InputError(
             f"{folder}: neither a workdir of `personlab train` ({CONFIG_FILE}) nor a model directory ({DESCRIPTION_FILE})"
         )
-    changed = apply_overrides(config, overrides)
+    return _export_changed(network, config, skeleton, out, provenance, overrides)
+
+
+def import_weights(
+    source: str | Path,
+    out: str | Path,
+    overrides: Iterable[str] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> ModelDirectory:
+    """Makes a model directory of one of Google's released networks, as `pretrained.network.read_network` reads them.
+
+    Args:
+        source: name, address, file or folder.
+        out: the model directory; as for `export_model`.
+        overrides: texts `section.key=value`; weights serve any `model.output_stride`.
+        progress: called with (bytes received, bytes in all) while something is downloaded.
+
+    Raises:
+        InputError: as `read_network`, `export_model` and `export_source`.
+    """
+    imported = read_network(source, progress)
+    # What the networks were trained at is not published. The paper's 801 pixels suit every stride.
+    data = replace(Config().data, view_size=801)
+    targets = TargetsConfig(radius=RELEASED_RADIUS, stride=imported.config.output_stride)
+    config = replace(Config(), data=data, targets=targets, model=imported.config)
+    provenance = {**imported.provenance, "trained_at": "not published; preprocessing.trained_at is the paper's"}
+    return read_model_directory(_export_changed(imported.network, config, COCO_PERSON, out, provenance, overrides))
+
+
+def with_possible_masks(config: Config) -> Config:
+    """The configuration with `decode.masks` off where the network has no heads for them."""
+    possible = set(MASK_OUTPUTS) <= set(config.model.outputs)
+    return replace(config, decode=replace(config.decode, masks=config.decode.masks and possible))
+
+
+def check_masks(config: Config) -> None:
+    """Refuses a configuration that asks for masks that the network cannot give.
+
+    Raises:
+        InputError: naming the heads that it lacks.
+    """
+    missing = [name for name in MASK_OUTPUTS if name not in config.model.outputs]
+    if config.decode.masks and missing:
+        raise InputError(f"decode.masks: this network gives poses only, it has no {' and no '.join(missing)}")
+
+
+def _export_changed(
+    network: keras.Model,
+    config: Config,
+    skeleton: Skeleton,
+    out: str | Path,
+    provenance: Mapping[str, Any],
+    overrides: Iterable[str],
+) -> Path:
+    """As `export_model`, with settings changed by `--set` texts and the network rebuilt where they ask for another."""
+    changed = apply_overrides(with_possible_masks(config), overrides)
+    check_masks(changed)
     if (changed.model.target_stride or 0) > changed.model.output_stride:
         # Asked for finer features alone: the maps follow.
         changed = replace(changed, model=replace(changed.model, target_stride=changed.model.output_stride))

@@ -73,6 +73,7 @@ def fit_for(
     stride: int,
     upscale: bool = True,
     pad_colour: tuple[int, int, int] = BACKGROUND,
+    scale: float = 1.0,
 ) -> InputFit:
     """The fit of an image of width x height pixels.
 
@@ -80,6 +81,7 @@ def fit_for(
         longer_side: pixels that the longer side is resized to; the other keeps the proportion, rounded, at least 1.
         stride: input sides become stride * n + 1.
         upscale: whether an image smaller than `longer_side` is enlarged.
+        scale: size relative to that.
 
     >>> fit = fit_for(640, 480, longer_side=801, stride=16)
     >>> (fit.resized_width, fit.resized_height), (fit.input_width, fit.input_height)
@@ -92,7 +94,7 @@ def fit_for(
         raise InputError(f"an image must have at least one pixel. Received: {width} x {height}")
     if longer_side < 1:
         raise InputError(f"predict.longer_side must be a positive number of pixels. Received: {longer_side}")
-    target = longer_side if upscale else min(longer_side, max(width, height))
+    target = scale * (longer_side if upscale else min(longer_side, max(width, height)))
     resized_width, resized_height = (max(1, round(side * target / max(width, height))) for side in (width, height))
     return InputFit(
         width,

@@ -13,7 +13,7 @@ from keras import ops
 
 from personlab_keras.config import TrainConfig
 from personlab_keras.errors import InputError
-from personlab_keras.maps import OUTPUTS, PROBABILITIES, mask_name
+from personlab_keras.maps import EXTRA_OUTPUTS, OUTPUTS, PROBABILITIES, mask_name
 
 MIDDLE_PREFIX = "middle_"
 """What the names of outputs at a middle layer begin with; their targets are those of the output named after the prefix."""
@@ -56,22 +56,22 @@ def offset_loss(target: Any, offsets: Any, mask: Any, radius: float) -> Any:
 
 
 def personlab_losses(targets: Mapping[str, Any], outputs: Mapping[str, Any], radius: float) -> dict[str, Any]:
-    """The loss of every output, unweighted.
+    """The loss of every output that is trained, unweighted.
 
     Args:
         targets: for each name of `maps.OUTPUTS` a dense target (B, h, w, channels) and under `mask_name` its mask
             (B, h, w, fields), where fields is 1 for heatmaps and segmentation.
         outputs: flat outputs of the network in training, heatmaps and segmentation as logits. Names with the prefix "middle_"
-            are compared with the targets of the name after it.
+            are compared with the targets of the name after it. Those of `maps.EXTRA_OUTPUTS` are passed over.
         radius: R in input pixels, by which offset errors are divided.
 
     Returns:
         Output name -> scalar.
 
     Raises:
-        InputError: the map sides of an output and of its target differ.
+        InputError: an output is none of the network's, or its map sides and those of its target differ.
     """
-    return {name: _output_loss(name, targets, output, radius) for name, output in outputs.items()}
+    return {name: _output_loss(name, targets, output, radius) for name, output in outputs.items() if name not in EXTRA_OUTPUTS}
 
 
 def total_loss(losses: Mapping[str, Any], train: TrainConfig) -> Any:

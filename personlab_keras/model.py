@@ -1,4 +1,4 @@
-"""The network: a backbone and five heads.
+"""The network: a backbone and its heads, five as in the method, or those that an imported network has.
 
 `build_model` gives the network as it is trained, `inference_model` the one that is exported and served, with the same weights.
 """
@@ -12,11 +12,12 @@ from typing import Any
 import keras
 from keras import layers
 
-from personlab_keras.backbones import AlignedUpsampling, build_backbone
+from personlab_keras.backbones import build_backbone
 from personlab_keras.config import ModelConfig
 from personlab_keras.errors import InputError
+from personlab_keras.layers import AlignedUpsampling
 from personlab_keras.losses import MIDDLE_PREFIX
-from personlab_keras.maps import OUTPUTS, PROBABILITIES
+from personlab_keras.maps import ALL_OUTPUTS, EXTRA_OUTPUTS, OUTPUTS, PROBABILITIES, REQUIRED_OUTPUTS
 from personlab_keras.refinement import LongRefinement, MidRefinement
 from personlab_keras.skeleton import COCO_PERSON, Skeleton
 
@@ -39,11 +40,12 @@ def build_model(config: ModelConfig, skeleton: Skeleton = COCO_PERSON) -> keras.
 
     Returns:
         A functional model from "image" (B, H, W, 3) float32 RGB 0..255, sides output_stride * n + 1, to a dict with the keys of
-        `maps.OUTPUTS`, flat and float32, at `config.target_stride`; heatmaps and segmentation are logits. With a middle layer also
-        "middle_<output>" for each, from that layer's features.
+        `config.outputs`, flat and float32, at `config.target_stride`; those of `maps.PROBABILITIES` are logits. With a middle layer
+        also "middle_<output>" for each that is trained, from that layer's features.
 
     Raises:
-        InputError: as `build_backbone`; a target stride or middle layer that this backbone cannot serve.
+        InputError: as `build_backbone`; outputs that are none or not enough; a target stride or middle layer that this backbone
+            cannot serve.
     """
     backbone = build_backbone(config.backbone, config.output_stride, config.alpha, config.weights)
     return attach_heads(backbone, config, skeleton)
@@ -53,6 +55,7 @@ def attach_heads(backbone: keras.Model, config: ModelConfig, skeleton: Skeleton 
     """As `build_model`, on a backbone of your own: "image" to features at `config.output_stride`, laid out as
     `coordinates` says. `config.backbone`, `alpha` and `weights` are not read.
     """
+    _check_outputs(config)
     target_stride = config.output_stride if config.target_stride is None else config.target_stride
     if target_stride < 1 or config.output_stride % target_stride:
         raise InputError(
@@ -72,13 +75,13 @@ def attach_heads(backbone: keras.Model, config: ModelConfig, skeleton: Skeleton 
 
 
 def inference_model(model: keras.Model) -> keras.Model:
-    """The network as it is served: same weights, the five outputs only, heatmaps and segmentation as probabilities."""
+    """The network as it is served: same weights, without the outputs of a middle layer, logits turned into probabilities."""
     outputs = {
         name: layers.Activation("sigmoid", dtype="float32", name=f"{name}_probability")(output)
         if name in PROBABILITIES
         else output
         for name, output in model.output.items()
-        if name in OUTPUTS
+        if name in ALL_OUTPUTS
     }
     return keras.Model(model.input, outputs, name="personlab_inference")
 
@@ -90,12 +93,40 @@ def freeze_batch_norm(model: keras.Model) -> None:
             layer.trainable = False  # for this layer Keras takes that to mean inference mode as well
 
 
+def freeze_untrained_heads(model: keras.Model) -> None:
+    """Keeps the weights of heads that no record holds targets for."""
+    for name in model.output.keys() & EXTRA_OUTPUTS.keys():
+        model.get_layer(head_name(name)).trainable = False
+
+
+def head_name(output: str) -> str:
+    """Name of the convolution that gives an output.
+
+    >>> head_name("mid_offsets")
+    'mid_offsets_head'
+    """
+    return f"{output}_head"
+
+
+def _check_outputs(config: ModelConfig) -> None:
+    names = config.outputs
+    if not set(names) <= ALL_OUTPUTS.keys() or not set(REQUIRED_OUTPUTS) <= set(names) or len(set(names)) != len(names):
+        raise InputError(
+            f"model.outputs must hold {', '.join(REQUIRED_OUTPUTS)}, may hold others of {', '.join(ALL_OUTPUTS)}, each once. "
+            f"Received: {', '.join(names)}"
+        )
+    if config.long_refinements and "long_offsets" not in names:
+        raise InputError("model.long_refinements must be 0 where model.outputs has no long_offsets")
+
+
 def _apply_heads(
     features: Any, stride: int, target_stride: int, config: ModelConfig, skeleton: Skeleton, prefix: str
 ) -> dict[str, Any]:
-    """Features at `stride` to the five outputs at `target_stride`, all names behind `prefix`."""
+    """Features at `stride` to the outputs at `target_stride`, all names behind `prefix`; behind one, those that are trained."""
     outputs = {}
-    for name, channels in OUTPUTS.items():
+    for name, channels in (OUTPUTS if prefix else ALL_OUTPUTS).items():
+        if name not in config.outputs:
+            continue
         output = _apply_head(features, channels(skeleton), name, prefix)
         outputs[name] = _apply_stride(output, stride, target_stride, f"{prefix}{name}")
     short = outputs["short_offsets"]
@@ -120,7 +151,7 @@ def _apply_head(features: Any, channels: int, name: str, prefix: str) -> Any:
         kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
         bias_initializer=keras.initializers.Constant(bias),
         dtype="float32",
-        name=f"{prefix}{name}_head",
+        name=f"{prefix}{head_name(name)}",
     )(features)
     if name in PROBABILITIES:
         return output

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,13 +16,13 @@ import cv2
 import numpy as np
 
 from personlab_keras.config import DecodeConfig, PredictConfig, apply_overrides
-from personlab_keras.decoder import decode
+from personlab_keras.decoder import View, decode, mirror
 from personlab_keras.drawing import draw
 from personlab_keras.errors import InputError
 from personlab_keras.files import write_atomically
 from personlab_keras.fitting import InputFit, fit_for
 from personlab_keras.images import BACKGROUND, list_images, read_image
-from personlab_keras.maps import OUTPUTS, Maps, unpack
+from personlab_keras.maps import ALL_OUTPUTS, Maps, unpack
 from personlab_keras.person import Person
 from personlab_keras.skeleton import COCO_PERSON, Skeleton
 
@@ -31,11 +31,28 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class _Look:
+    """One of the inputs that the network sees of an image."""
+
+    fit: InputFit
+    mirrored: bool
+
+    def apply(self, image: np.ndarray) -> np.ndarray:
+        """The input (H, W, 3) uint8. Where it is mirrored it is so as a whole, so that cells lie on cells (see `mirror`)."""
+        fitted = self.fit.apply(image)
+        return fitted[:, ::-1] if self.mirrored else fitted
+
+    def view(self, maps: Maps, skeleton: Skeleton) -> View:
+        """The maps of this input as `decode` takes them."""
+        return View(mirror(maps, skeleton) if self.mirrored else maps, self.fit.frame)
+
+
+@dataclass(frozen=True)
 class Predictor:
     """Finds the people in images: `predictor(image)`.
 
     Attributes:
-        model: inference network, (B, H, W, 3) RGB in 0..255 -> dict of flat outputs, named as `maps.OUTPUTS`, probabilities.
+        model: inference network, (B, H, W, 3) RGB in 0..255 -> dict of flat outputs, named as `maps.ALL_OUTPUTS`, probabilities.
         skeleton: that it was trained with.
         stride: input pixels per cell of its maps.
         input_stride: the network takes sides input_stride * n + 1: its coarsest features, where its maps are finer; by default
@@ -46,7 +63,8 @@ class Predictor:
         options: from image to network input.
 
     Raises:
-        InputError: a stride, `predict.batch_size` or `predict.longer_side` is not positive.
+        InputError: a stride, `predict.batch_size`, `predict.longer_side` or one of `predict.scales` is not positive, or there are
+            no scales.
     """
 
     model: keras.Model
@@ -68,6 +86,9 @@ class Predictor:
         for name, value in sizes.items():
             if value < 1:
                 raise InputError(f"{name} must be at least 1. Received: {value}")
+        scales = self.options.scales
+        if not scales or not all(0 < scale < math.inf for scale in scales):
+            raise InputError(f"predict.scales must be positive numbers, at least one. Received: {list(scales)}")
 
     def __call__(self, image: np.ndarray) -> list[Person]:
         """The people in an image (H, W, 3) uint8 RGB, best first, keypoints and masks in its frame.
@@ -80,51 +101,70 @@ class Predictor:
     def timed(self, image: np.ndarray) -> tuple[list[Person], dict[str, float]]:
         """As calling the predictor, and the seconds that its stages "fit", "network" and "decode" took."""
         start = time.perf_counter()
-        fit = self.fit(image)
-        fitted = fit.apply(image)
+        looks = self._looks(image)
+        inputs = [look.apply(image) for look in looks]
         after_fit = time.perf_counter()
-        maps = self._run(fitted[None])[0]
+        maps = self._run_all(inputs)
         after_network = time.perf_counter()
-        people = self._decode(maps, fit)
+        people = self._decode(maps, looks)
         after_decode = time.perf_counter()
         seconds = {"fit": after_fit - start, "network": after_network - after_fit, "decode": after_decode - after_network}
         return people, seconds
 
     def maps(self, image: np.ndarray) -> Maps:
-        """The network's maps of an image (H, W, 3) uint8 RGB, in the frame of its input (see `fit`)."""
+        """The network's maps of an image (H, W, 3) uint8 RGB, in the frame of its input (see `fit`): one view, not mirrored."""
         return self._run(self.fit(image).apply(image)[None])[0]
 
+    def views(self, image: np.ndarray) -> list[View]:
+        """What the network sees of an image (H, W, 3) uint8 RGB at each of `predict.scales`, mirrored as well where
+        `predict.flip` is on. `decode` takes them together.
+        """
+        looks = self._looks(image)
+        maps = self._run_all([look.apply(image) for look in looks])
+        return [look.view(each, self.skeleton) for look, each in zip(looks, maps, strict=True)]
+
     def batch(self, images: Sequence[np.ndarray]) -> list[list[Person]]:
-        """The people of each of several images. Those that fit to one input shape share the network's batches."""
-        fits = [self.fit(image) for image in images]
-        same_shape: dict[tuple[int, int], list[int]] = {}
-        for i, fit in enumerate(fits):
-            same_shape.setdefault((fit.input_height, fit.input_width), []).append(i)
-        people: list[list[Person]] = [[] for _ in images]
-        for members in same_shape.values():
-            for first in range(0, len(members), self.options.batch_size):
-                chosen = members[first : first + self.options.batch_size]
-                maps = self._run(np.stack([fits[i].apply(images[i]) for i in chosen]))
-                for i, each in zip(chosen, maps, strict=True):
-                    people[i] = self._decode(each, fits[i])
-        return people
+        """The people of each of several images. Inputs of one shape share the network's batches."""
+        looks = [self._looks(image) for image in images]
+        maps = iter(self._run_all([look.apply(image) for image, its in zip(images, looks, strict=True) for look in its]))
+        return [self._decode([next(maps) for _ in its], its) for its in looks]
 
     def fit(self, image: np.ndarray) -> InputFit:
-        """How an image (H, W, 3) uint8 is fitted to the network.
+        """How an image (H, W, 3) uint8 is fitted to the network at scale 1.
 
         Raises:
             InputError: the image is of another shape or type.
         """
+        return self._fit(image, 1.0)
+
+    def _fit(self, image: np.ndarray, scale: float) -> InputFit:
         if not isinstance(image, np.ndarray):
             raise InputError(f"`image` must be a (H, W, 3) uint8 RGB array. Received: {type(image).__name__}")
         if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape or image.dtype != np.uint8:
             raise InputError(f"`image` must be (H, W, 3) uint8 RGB. Received: {image.shape} {image.dtype}")
         height, width = image.shape[:2]
-        return fit_for(width, height, self.options.longer_side, self._side_step, self.options.upscale, self.pad_colour)
+        options = self.options
+        return fit_for(width, height, options.longer_side, self._side_step, options.upscale, self.pad_colour, scale)
 
     @property
     def _side_step(self) -> int:
         return math.lcm(self.stride, self.stride if self.input_stride is None else self.input_stride)
+
+    def _looks(self, image: np.ndarray) -> list[_Look]:
+        fits = [self._fit(image, scale) for scale in self.options.scales]
+        return [_Look(fit, mirrored) for fit in fits for mirrored in ((False, True) if self.options.flip else (False,))]
+
+    def _run_all(self, inputs: Sequence[np.ndarray]) -> list[Maps]:
+        """Maps of inputs of any shapes, in their order; those of one shape go through the network in batches."""
+        same_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for i, each in enumerate(inputs):
+            same_shape[each.shape].append(i)
+        maps: dict[int, Maps] = {}
+        for members in same_shape.values():
+            for first in range(0, len(members), self.options.batch_size):
+                chosen = members[first : first + self.options.batch_size]
+                maps.update(zip(chosen, self._run(np.stack([inputs[i] for i in chosen])), strict=True))
+        return [maps[i] for i in range(len(inputs))]
 
     def _run(self, inputs: np.ndarray) -> list[Maps]:
         """Maps of inputs (B, H, W, 3) uint8.
@@ -133,7 +173,7 @@ class Predictor:
             ValueError: the network's maps are not of the stride that it is said to have.
         """
         outputs = self.model.predict_on_batch(inputs.astype(np.float32))
-        known = {name: np.asarray(outputs[name], np.float32) for name in OUTPUTS if name in outputs}
+        known = {name: np.asarray(outputs[name], np.float32) for name in ALL_OUTPUTS if name in outputs}
         maps = [unpack({name: array[i] for name, array in known.items()}, self.stride, self.skeleton) for i in range(len(inputs))]
         if maps[0].image_shape != inputs.shape[1:3]:
             raise ValueError(
@@ -141,8 +181,9 @@ class Predictor:
             )
         return maps
 
-    def _decode(self, maps: Maps, fit: InputFit) -> list[Person]:
-        return decode(maps, self.skeleton, self.decode_options, frame=fit.frame, radius=self.radius)
+    def _decode(self, maps: Sequence[Maps], looks: Sequence[_Look]) -> list[Person]:
+        views = [look.view(each, self.skeleton) for look, each in zip(looks, maps, strict=True)]
+        return decode(views, self.skeleton, self.decode_options, radius=self.radius)
 
 
 def load(folder: str | Path, overrides: Iterable[str] = ()) -> Predictor:
@@ -153,12 +194,14 @@ def load(folder: str | Path, overrides: Iterable[str] = ()) -> Predictor:
         overrides: texts `section.key=value` laid over the directory's own settings, for example "decode.masks=false".
 
     Raises:
-        InputError: the folder is no model directory; a setting is unknown or of another type.
+        InputError: the folder is no model directory; a setting is unknown or of another type; masks are asked for of a network that
+            has no heads for them.
     """
-    from personlab_keras.export import read_model_directory
+    from personlab_keras.export import check_masks, read_model_directory
 
     directory = read_model_directory(folder)
     directory = replace(directory, config=apply_overrides(directory.config, overrides))
+    check_masks(directory.config)
     return Predictor(
         model=directory.model,
         skeleton=directory.skeleton,

@@ -25,7 +25,8 @@ from personlab_keras.data import make_dataset
 from personlab_keras.errors import InputError
 from personlab_keras.files import write_atomically
 from personlab_keras.losses import personlab_losses, total_loss
-from personlab_keras.model import build_model, freeze_batch_norm
+from personlab_keras.maps import EXTRA_OUTPUTS
+from personlab_keras.model import build_model, freeze_batch_norm, freeze_untrained_heads
 from personlab_keras.records import Meta, check_meta, read_meta
 from personlab_keras.skeleton import COCO_PERSON, Skeleton
 from personlab_keras.validation import validate
@@ -52,7 +53,7 @@ class Trainee(keras.Model):
         self._settings = settings
         self._radius = radius
         # Made here, not on first use: variables may not appear inside a compiled step.
-        self._means = {name: keras.metrics.Mean(name=name) for name in network.output}
+        self._means = {name: keras.metrics.Mean(name=name) for name in network.output if name not in EXTRA_OUTPUTS}
 
     def call(self, image: Any, training: bool = False) -> dict[str, Any]:
         return self.network(image, training=training)
@@ -168,6 +169,7 @@ def build_trainee(config: Config, skeleton: Skeleton = COCO_PERSON, pretrained: 
         keras.config.set_dtype_policy(f"mixed_{config.train.mixed_precision}")
     try:
         network = build_model(config.model if pretrained else replace(config.model, weights=None), skeleton)
+        freeze_untrained_heads(network)
         if config.train.freeze_batch_norm:
             freeze_batch_norm(network)
         trainee = Trainee(network, config.train, config.targets.radius)

@@ -53,7 +53,7 @@ def validate(network: keras.Model, records: str, config: Config) -> dict[str, fl
 
 def _probabilities(outputs: Mapping[str, np.ndarray], i: int) -> dict[str, np.ndarray]:
     """The flat outputs of image i of a batch, logits turned into probabilities; those of a middle layer left out."""
-    return {name: expit(outputs[name][i]) if name in PROBABILITIES else outputs[name][i] for name in OUTPUTS}
+    return {name: expit(outputs[name][i]) if name in PROBABILITIES else outputs[name][i] for name in OUTPUTS if name in outputs}
 
 
 def _annotations(example: Mapping[str, np.ndarray], image_id: int, first_id: int) -> list[dict[str, Any]]:

@@ -12,20 +12,17 @@ import pytest
 from keras import layers, ops
 from keras.src.legacy.saving import legacy_h5_format  # the only writer left of the format of keras.applications' files
 
-from personlab_keras.backbones import (
-    BACKBONES,
-    PREPROCESSING,
-    CropToMatch,
-    DilatedMaxPooling,
-    Preprocess,
-    build_backbone,
-    rebuild_at_stride,
-)
+from personlab_keras.backbones import BACKBONES, build_backbone, rebuild_at_stride
 from personlab_keras.errors import InputError
+from personlab_keras.layers import PREPROCESSING, CropToMatch, DilatedMaxPooling, Preprocess
 
 SPATIAL = (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D)
 CASES = [
-    *[(name, stride) for name in ("small", "mobilenet", "resnet50") for stride in (8, 16, 32)],
+    *[
+        (name, stride)
+        for name in ("small", "mobilenet", "resnet50", "mobilenetv1_released", "resnet50_released")
+        for stride in (8, 16, 32)
+    ],
     *[
         (name, 8)
         for name in (
@@ -41,7 +38,8 @@ CASES = [
 def built(name, stride):
     """The backbone in its narrowest width, fixed random weights."""
     keras.utils.set_random_seed(0)
-    return build_backbone(name, stride, {"small": 0.25, "mobilenet": 0.25, "mobilenetv2": 0.35}.get(name, 1.0))
+    widths = {"small": 0.25, "mobilenet": 0.25, "mobilenetv2": 0.35, "mobilenetv1_released": 0.5}
+    return build_backbone(name, stride, widths.get(name, 1.0))
 
 
 def features(model, image):
@@ -160,7 +158,7 @@ def test_the_originals_fail_these_checks(application):
     assert lit_cells(original, 129, 161, [(64, 64)]) != [{(2, 2)}]
 
 
-@pytest.mark.parametrize("name", ["mobilenet", "resnet50"])
+@pytest.mark.parametrize("name", ["mobilenet", "resnet50", "mobilenetv1_released", "resnet50_released"])
 @pytest.mark.parametrize(("fine", "coarse"), [(8, 16), (16, 32)])
 def test_cells_that_two_output_strides_share_have_equal_features(name, fine, coarse):
     # The defining property of a dilated network; a rate forgotten in a later block (METHOD, item 3) breaks it.
@@ -179,6 +177,18 @@ def test_rates_of_resnet_at_stride_8():
     later = {model.get_layer(f"conv5_block{block}_2_conv").dilation_rate for block in (2, 3)}
     assert rates == {"conv3_block1_2": 1, "conv4_block1_2": 2, "conv5_block1_2": 4}
     assert later == {(4, 4)}
+
+
+def test_rates_of_the_released_mobilenets():
+    # The narrow ones have stride 16 of their own: nothing is dilated there, and at stride 8 everything after block 6.
+    def rates(alpha, stride):
+        model = build_backbone("mobilenetv1_released", stride, alpha)
+        return [model.get_layer(f"block{number}_depthwise").dilation_rate[0] for number in range(1, 14)]
+
+    assert rates(0.5, 16) == [1] * 13
+    assert rates(0.75, 8) == [1] * 6 + [2] * 7
+    assert rates(1.0, 16) == [1] * 12 + [2]
+    assert rates(1.0, 8) == [1] * 6 + [2] * 6 + [4]
 
 
 # --------------------------------------------------------------------------------------------------- equal to the originals
@@ -379,9 +389,11 @@ def test_names_that_are_none(name, message):
         build_backbone(name, 16)
 
 
-@pytest.mark.parametrize("arguments", [("resnet50", 16, 0.5), ("small", 16, 0.0), ("small", 16, -1.0)])
+@pytest.mark.parametrize(
+    "arguments", [("resnet50", 16, 0.5), ("small", 16, 0.0), ("small", 16, -1.0), ("mobilenetv1_released", 16, 0.25)]
+)
 def test_widths_that_are_none(arguments):
-    with pytest.raises(InputError, match=r"model.alpha must be .* Received"):
+    with pytest.raises(InputError, match=r"model.alpha.* must be .* Received"):
         build_backbone(*arguments)
 
 
@@ -429,7 +441,8 @@ def test_save_and_load(name, tmp_path):
 
 JAX_CHECK = """
 import jax, keras, numpy as np
-from personlab_keras.backbones import DilatedMaxPooling, build_backbone
+from personlab_keras.backbones import build_backbone
+from personlab_keras.layers import DilatedMaxPooling
 assert keras.backend.backend() == "jax"
 image = np.random.default_rng(0).uniform(0, 255, (1, 33, 49, 3)).astype(np.float32)
 model = build_backbone("mobilenet", 8, 0.25, weights={weights!r})

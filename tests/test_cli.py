@@ -14,9 +14,11 @@ import pytest
 from conftest import TINY
 
 from personlab_keras.cli import main
+from personlab_keras.config import load_config
+from personlab_keras.errors import InputError
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("demo", "prepare", "inspect", "train", "export", "predict", "evaluate", "config")
+COMMANDS = ("demo", "prepare", "inspect", "train", "export", "import-weights", "predict", "evaluate", "config")
 SETTINGS = [argument for setting in TINY for argument in ("--set", setting)]
 
 
@@ -35,7 +37,7 @@ def test_help_names_every_command_and_each_explains_itself(capsys):
     assert caught.value.code == 0
     text = capsys.readouterr().out
     for command in COMMANDS:
-        assert f"    {command} " in text
+        assert any(line.split()[:1] == [command] for line in text.splitlines())
         with pytest.raises(SystemExit) as caught:
             main([command, "--help"])
         assert caught.value.code == 0
@@ -56,7 +58,7 @@ def test_the_main_path(scenes, tmp_path, capsys):
         ["train", "--records", records, "--val-records", records, "--workdir", run, *SETTINGS],
         ["export", run, "--out", model],
         ["evaluate", "--model", model, "--annotations", annotations, "--images", images, "--out", tmp_path / "eval"],
-        ["predict", images, "--model", model, "--out", tmp_path / "people"],
+        ["predict", images, "--model", model, "--out", tmp_path / "people", "--scales", 1, 0.5, "--flip"],
         ["train", "--records", records, "--workdir", tmp_path / "finetuned", "--init", model, *SETTINGS],
     ]
     for step in steps:
@@ -104,6 +106,9 @@ def test_the_demo_in_small(tmp_path, capsys):
         (["train", "--records", ".", "--workdir", "w"], "no meta.json there"),
         (["train", "--records", ".", "--workdir", "w", "--init", "."], "no personlab.json there"),
         (["export", ".", "--out", "m"], "neither a workdir"),
+        (["import-weights", "--out", "m"], "takes SOURCE and --out DIR, or --list"),
+        (["import-weights", "bodypix", "--out", "m"], "nor a published network. Nearest: bodypix-"),
+        (["import-weights", "none.onnx", "--out", "m"], "no such file or folder"),
         (["predict", "x.jpg", "--model", ".", "--out", "o"], "no personlab.json there"),
         (["evaluate", "--model", ".", "--annotations", "a", "--images", "i", "--out", "o"], "no personlab.json there"),
         (["config", "--set", "train.setps=1"], "unknown key train.setps. Nearest: train.steps"),
@@ -142,6 +147,25 @@ def test_the_script_is_the_command(tmp_path):
         done.stderr
         == f"personlab train: {tmp_path}: no meta.json there; a records folder is what `personlab prepare --out` wrote\n"
     )
+
+
+def test_scales_and_flip_are_settings_of_the_predictor(monkeypatch, tmp_path):
+    seen = []
+
+    def load(folder, overrides):
+        seen.append(list(overrides))
+        raise InputError("enough")
+
+    monkeypatch.setattr("personlab_keras.predict.load", load)
+    main(["predict", "x.jpg", "--model", ".", "--out", "o", "--scales", "1", "0.5", "--flip", "--set", "predict.batch_size=2"])
+    main(["evaluate", "--model", ".", "--annotations", "a", "--images", "i", "--out", "o", "--flip"])
+    main(["predict", "x.jpg", "--model", ".", "--out", "o"])
+    assert seen == [
+        ["predict.scales=[1.0, 0.5]", "predict.flip=true", "predict.batch_size=2"],
+        ["decode.score_threshold=0", "predict.flip=true"],
+        [],
+    ]
+    assert load_config(None, seen[0]).predict.scales == (1.0, 0.5)
 
 
 def test_an_interrupted_preparation_leaves_nothing_half_done(scenes, tmp_path):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from personlab_keras.coordinates import grid
-from personlab_keras.drawing import draw, draw_targets, person_colour
-from personlab_keras.maps import Maps
+from personlab_keras.drawing import draw, draw_parts, draw_targets, person_colour
+from personlab_keras.maps import PARTS, Maps
 from personlab_keras.person import Person
 from personlab_keras.skeleton import COCO_PERSON
 
@@ -146,6 +146,43 @@ def test_strange_people_do_no_harm():
     assert changed(image, draw(image, [far, empty])).any()
     tiny = np.zeros((1, 1, 3), np.uint8)
     assert draw(tiny, [person_with({SHOULDER: (0, 0), HIP: (0, 0)}, mask=np.ones((1, 1), bool))]).shape == (1, 1, 3)
+
+
+def maps_with_parts(height: int = 3, width: int = 4, stride: int = 8) -> Maps:
+    """Everybody everywhere in the two left columns: part 2 above, part 13 below."""
+    segmentation = np.zeros((height, width), np.float32)
+    segmentation[:, :2] = 1
+    parts = np.zeros((height, width, len(PARTS)), np.float32)
+    parts[0, :, 2] = 1
+    parts[1:, :, 13] = 1
+    return Maps(
+        np.zeros((height, width, 17)),
+        np.zeros((height, width, 17, 2)),
+        np.zeros((height, width, 32, 2)),
+        None,
+        segmentation,
+        stride,
+        parts,
+    )
+
+
+def test_parts_have_colours_of_their_own_where_somebody_is():
+    maps = maps_with_parts()
+    image = grey_image(*maps.image_shape)
+    drawn = draw_parts(image, maps).astype(int)
+    # Probability falls from 1 to 0 between the cells at x = 8 and 16, and one part gives way to the other between y = 0 and 8.
+    assert (drawn != image).any(axis=2).all(axis=0).tolist() == [x <= 12 for x in range(25)]
+    for rows, part in ((slice(0, 4), 2), (slice(5, 17), 13)):
+        expected = np.rint(image[0, 0] * 0.35 + np.array(person_colour(part)) * 0.65)
+        assert (drawn[rows, :13] == expected).all()
+
+
+def test_parts_ask_for_maps_that_have_them():
+    maps = maps_with_parts()
+    with pytest.raises(ValueError, match=r"`image` must be \(17, 25\)"):
+        draw_parts(grey_image(17, 17), maps)
+    with pytest.raises(ValueError, match="must have part heatmaps"):
+        draw_parts(grey_image(17, 25), replace(maps, part_heatmaps=None))
 
 
 def test_inputs_are_not_modified():

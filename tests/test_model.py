@@ -12,12 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers, ops
 
-from personlab_keras.backbones import AlignedUpsampling
 from personlab_keras.config import ModelConfig, TrainConfig
 from personlab_keras.errors import InputError
+from personlab_keras.layers import AlignedUpsampling
 from personlab_keras.losses import personlab_losses, total_loss
 from personlab_keras.maps import OUTPUTS, mask_name
-from personlab_keras.model import HEATMAP_PRIOR, OFFSET_UNIT, attach_heads, build_model, freeze_batch_norm, inference_model
+from personlab_keras.model import (
+    HEATMAP_PRIOR,
+    OFFSET_UNIT,
+    attach_heads,
+    build_model,
+    freeze_batch_norm,
+    freeze_untrained_heads,
+    inference_model,
+)
 from personlab_keras.refinement import LongRefinement, MidRefinement, refine, sample
 from personlab_keras.skeleton import Skeleton
 
@@ -79,6 +87,39 @@ def test_target_stride(target_stride, cells):
 def test_other_skeletons_have_other_channels():
     outputs = attach_heads(identity_backbone(), ModelConfig(output_stride=8), BODY).output
     assert [output.shape[-1] for output in outputs.values()] == [3, 6, 8, 6, 1]
+
+
+def test_heads_as_configured_in_the_order_of_the_method():
+    names = ("part_heatmaps", "mid_offsets", "short_offsets", "heatmaps")
+    model = attach_heads(identity_backbone(), ModelConfig(output_stride=8, outputs=names, middle_layer="features"), BODY)
+    assert list(model.output) == [
+        "heatmaps", "short_offsets", "mid_offsets", "part_heatmaps", "middle_heatmaps", "middle_short_offsets", "middle_mid_offsets",
+    ]  # fmt: skip
+    served = arrays(inference_model(model)(some_image()))
+    assert list(served) == list(model.output)[:4]
+    assert served["part_heatmaps"].shape[-1] == 24
+    assert 0 <= served["part_heatmaps"].min() <= served["part_heatmaps"].max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"outputs": ("heatmaps", "short_offsets")}, "model.outputs must hold heatmaps, short_offsets, mid_offsets"),
+        ({"outputs": (*OUTPUTS, "depth")}, "Received: .* depth"),
+        ({"outputs": (*OUTPUTS, "heatmaps")}, "each once"),
+        ({"outputs": tuple(OUTPUTS)[:3], "long_refinements": 1}, "long_refinements must be 0"),
+    ],
+)
+def test_outputs_that_are_none(settings, words):
+    with pytest.raises(InputError, match=words):
+        attach_heads(identity_backbone(), ModelConfig(output_stride=8, **settings), BODY)
+
+
+def test_heads_without_targets_are_frozen_and_cost_nothing():
+    model = attach_heads(identity_backbone(), ModelConfig(output_stride=8, outputs=(*OUTPUTS, "part_heatmaps")), BODY)
+    freeze_untrained_heads(model)
+    assert [layer.name for layer in model.layers if not layer.trainable] == ["part_heatmaps_head"]
+    assert personlab_losses({}, {"part_heatmaps": np.zeros((1, 2, 2, 24))}, 8.0) == {}
 
 
 def test_heads_are_one_convolution_with_names_to_rely_on(tiny):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from personlab_keras.config import Config, DataConfig, DecodeConfig, ModelConfig, PredictConfig
 from personlab_keras.coordinates import grid
-from personlab_keras.decoder import Frame
+from personlab_keras.decoder import Frame, decode
 from personlab_keras.errors import InputError
 from personlab_keras.maps import Maps, pack
 from personlab_keras.person import decode_mask
@@ -27,16 +27,15 @@ BODY = np.array([(7.0 * (k % 5), 9.0 * (k // 5)) for k in range(COCO_PERSON.keyp
 """Keypoints of the person that `RedNetwork` sees, relative to its nose, in network pixels."""
 
 
-def person_maps(nose: np.ndarray | None, height: int, width: int) -> Maps:
-    """Perfect maps of one person whose nose is there, or of nobody."""
-    keypoints = COCO_PERSON.keypoint_count
+def person_maps(person: np.ndarray | None, height: int, width: int) -> Maps:
+    """Perfect maps of one person whose keypoints are there, or of nobody."""
     cells = grid(height, width, STRIDE)[:, :, None]
-    points = (BODY + nose) if nose is not None else np.zeros((keypoints, 2))
+    points = person if person is not None else np.zeros((COCO_PERSON.keypoint_count, 2))
     toward = points - cells
-    near = (np.linalg.norm(toward, axis=-1) <= 32) & (nose is not None)
+    near = (np.linalg.norm(toward, axis=-1) <= 32) & (person is not None)
     targets = COCO_PERSON.edge_indices[:, 1]
     low, high = points.min(axis=0), points.max(axis=0)
-    inside = ((cells[:, :, 0] >= low) & (cells[:, :, 0] <= high)).all(axis=-1) & (nose is not None)
+    inside = ((cells[:, :, 0] >= low) & (cells[:, :, 0] <= high)).all(axis=-1) & (person is not None)
     return Maps(near.astype(float), toward, toward[:, :, targets], toward, inside.astype(float), STRIDE)
 
 
@@ -50,9 +49,23 @@ class RedNetwork:
         assert inputs.dtype == np.float32
         self.shapes.append(inputs.shape)
         outputs = [
-            pack(person_maps(red_centre(image), *((side - 1) // STRIDE + 1 for side in image.shape[:2]))) for image in inputs
+            pack(person_maps(self.find(image), *((side - 1) // STRIDE + 1 for side in image.shape[:2]))) for image in inputs
         ]
         return {name: np.stack([each[name] for each in outputs]) for name in outputs[0]}
+
+    def find(self, image):
+        nose = red_centre(image)
+        return None if nose is None else BODY + nose
+
+
+class EquivariantNetwork(RedNetwork):
+    """Sees the person grow and turn with the image: a blue spot lies 40 px beside the red one, on the person's left."""
+
+    def find(self, image):
+        nose, spot = red_centre(image), red_centre(image[..., ::-1])
+        size = (spot[0] - nose[0]) / 40
+        turned = (BODY * (-1, 1))[COCO_PERSON.flip_order] if size < 0 else BODY
+        return turned * abs(size) + nose
 
 
 def red_centre(image: np.ndarray) -> np.ndarray | None:
@@ -69,6 +82,11 @@ def image_with_red(width: int, height: int, nose: tuple[int, int], half: int = 4
     x, y = nose
     image[y - half : y + half + 1, x - half : x + half + 1] = RED
     return image
+
+
+def image_with_red_and_blue(width: int, height: int, nose: tuple[int, int], apart: int = 40) -> np.ndarray:
+    image = image_with_red(width, height, nose)
+    return np.where(image == RED, image, image_with_red(width, height, (nose[0] + apart, nose[1]))[..., ::-1])
 
 
 @pytest.fixture
@@ -205,6 +223,58 @@ def test_a_batch_gives_what_single_images_give_in_their_order(predictor):
     assert predictor.batch([]) == []
 
 
+# Several views
+
+
+@pytest.mark.parametrize(("width", "height", "nose"), [(640, 480, (200, 100)), (317, 240, (120, 90)), (240, 500, (120, 300))])
+def test_people_stay_where_they_are_whatever_the_views(width, height, nose):
+    # Were offsets not divided by the scale, or left and right not swapped, or the padding not counted, they would move.
+    image = image_with_red_and_blue(width, height, nose)
+    predictor = Predictor(EquivariantNetwork(), stride=STRIDE, options=PredictConfig(longer_side=321))
+    (alone,) = predictor(image)
+    scale = 321 / max(width, height)
+    np.testing.assert_allclose(alone.keypoints, BODY + nose, atol=0.5 / scale)
+    for options in ({"flip": True}, {"scales": (1.0, 0.5)}, {"scales": (0.75, 1.0, 1.5), "flip": True}):
+        (person,) = replace(predictor, options=replace(predictor.options, **options))(image)
+        np.testing.assert_allclose(person.keypoints, alone.keypoints, atol=0.5 / scale, err_msg=str(options))
+        assert person.score == pytest.approx(alone.score, abs=0.05)
+        assert person.mask.shape == (height, width)
+
+
+def test_views_tell_what_the_network_saw(predictor):
+    predictor = replace(predictor, options=replace(predictor.options, scales=(1.0, 0.5), flip=True))
+    image = image_with_red(640, 480, (200, 100))
+    views = predictor.views(image)
+    assert [view.maps.image_shape for view in views] == [(241, 321)] * 2 + [(121, 161)] * 2
+    assert [view.frame.scale[0] for view in views] == [321 / 640] * 2 + [160 / 640] * 2
+    # Two inputs of each shape, in one batch.
+    assert predictor.model.shapes == [(2, 241, 321, 3), (2, 121, 161, 3)]
+    np.testing.assert_allclose(decode(views)[0].keypoints, predictor(image)[0].keypoints)
+
+
+def test_inputs_of_several_images_and_views_share_batches(predictor):
+    images = [image_with_red_and_blue(640, 480, (200, 100)), image_with_red_and_blue(320, 240, (200, 100))]
+    predictor = Predictor(
+        EquivariantNetwork(), stride=STRIDE, options=PredictConfig(longer_side=321, batch_size=3, scales=(1.0, 0.5), flip=True)
+    )
+    together = predictor.batch(images)
+    assert [shape[0] for shape in predictor.model.shapes] == [3, 1, 3, 1]
+    for image, people in zip(images, together, strict=True):
+        np.testing.assert_array_equal(people[0].keypoints, predictor(image)[0].keypoints)
+
+
+@pytest.mark.parametrize("scales", [(), (0.0,), (1.0, -1.0), (float("nan"),), (float("inf"),)])
+def test_scales_that_cannot_be_are_refused(scales):
+    with pytest.raises(InputError, match=r"predict\.scales must be positive"):
+        Predictor(RedNetwork(), options=PredictConfig(scales=scales))
+
+
+def test_scales_are_relative_to_the_image_where_it_is_not_enlarged():
+    fits = [fit_for(100, 50, 801, 8, upscale=False, scale=scale) for scale in (1.0, 0.5, 2.0)]
+    assert [fit.resized_width for fit in fits] == [100, 50, 200]
+    assert fit_for(100, 50, 801, 8, scale=1e-9).resized_width == 1
+
+
 def test_timed_tells_every_stage(predictor):
     people, seconds = predictor.timed(image_with_red(640, 480, (200, 100)))
     assert len(people) == 1
@@ -280,6 +350,7 @@ def test_load_lays_overrides_over_the_settings_of_the_directory(monkeypatch, tmp
     )
     export = types.ModuleType("personlab_keras.export")
     export.read_model_directory = {tmp_path: StoredNetwork(config)}.__getitem__
+    export.check_masks = lambda config: None
     monkeypatch.setitem(sys.modules, "personlab_keras.export", export)
     predictor = load(tmp_path, ["decode.masks=false", "predict.longer_side=161"])
     assert (predictor.stride, predictor.input_stride, predictor.radius) == (STRIDE, 32, 24.0)
