@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,13 +18,19 @@ from personlab_keras.startup import import_tensorflow_quietly
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs a command; returns the exit status: 0 success, 2 bad usage or input, 130 interrupted."""
+    """Runs a command; returns the exit status: 0 success, 2 bad usage or input, 130 interrupted, 141 nobody reads."""
     options = _parser().parse_args(arguments)
     try:
         config = load_config(options.config, options.set)
         if options.command != "config" and not getattr(options, "list", False):
             import_tensorflow_quietly()
-        return options.handler(options, config)
+        status = options.handler(options, config)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # As behind `| head`. What is still buffered would fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except InputError as error:
         print(f"personlab {options.command}: {error}", file=sys.stderr)
         return 2

@@ -168,6 +168,12 @@ def test_scales_and_flip_are_settings_of_the_predictor(monkeypatch, tmp_path):
     assert load_config(None, seen[0]).predict.scales == (1.0, 0.5)
 
 
+def test_a_reader_that_goes_away_is_no_error():
+    command = f"{sys.executable} -m personlab_keras.cli config | true"
+    process = subprocess.run(["bash", "-c", command], stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert process.stderr == ""
+
+
 def test_an_interrupted_preparation_leaves_nothing_half_done(scenes, tmp_path):
     arguments = ["--annotations", scenes / "annotations.json", "--images", scenes / "images", "--out", tmp_path / "records"]
     many = [argument for setting in ("data.views_per_image=2000", "data.view_size=401") for argument in ("--set", setting)]
