@@ -103,13 +103,15 @@ def compare(
 
 
 def report(kind: str, results: dict[str, Results], measure: Callable[[list[dict[str, Any]]], Metrics]) -> None:
-    """Prints the best result of each side."""
+    """Prints the best result of each side, and its others."""
     best: dict[str, float] = {}
     for side, found in results.items():
         measured = {name: measure(entries) for name, entries in found.items()}
         name = max(measured, key=lambda each: measured[each]["AP"])
         ap, ap50, ap75 = (measured[name][figure] for figure in ("AP", "AP50", "AP75"))
         print(f"  {kind} AP, {side}: {ap:.3f} (AP50 {ap50:.3f}, AP75 {ap75:.3f}), {name}")
+        for other in sorted(measured.keys() - {name}):
+            print(f"    {measured[other]['AP']:.3f} {other}")
         best[side] = ap
     print(f"  {kind} AP: {best[OURS] / best[GOOGLE]:.2f} times Google's")
 

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -144,14 +145,19 @@ def _inspect(options: argparse.Namespace, config: Config) -> int:
 
 def _train(options: argparse.Namespace, config: Config) -> int:
     from personlab_keras.export import read_model_directory
+    from personlab_keras.records import read_meta
     from personlab_keras.train import train
 
-    init = None
-    if options.init is not None:
-        directory = read_model_directory(options.init)
-        # What the user leaves unsaid about the network is as it is in the weights to start from.
-        config = load_config(options.config, options.set, base=directory.starting_config)
-        init = directory.network
+    directory = None if options.init is None else read_model_directory(options.init)
+    meta = read_meta(options.records)
+    # What the user leaves unsaid is as it is in the weights to start from and in the records.
+    base = Config() if directory is None else directory.starting_config
+    radius = meta.radius if directory is None else directory.radius
+    base = replace(
+        base, data=replace(base.data, view_size=meta.view_size), targets=replace(base.targets, stride=meta.stride, radius=radius)
+    )
+    config = load_config(options.config, options.set, base=base)
+    init = None if directory is None else directory.network
     with _progress() as progress:
         advance = progress("steps")
 

@@ -20,7 +20,7 @@ from personlab_keras.errors import InputError
 from personlab_keras.files import write_atomically
 from personlab_keras.maps import MASK_OUTPUTS
 from personlab_keras.model import build_model, inference_model
-from personlab_keras.pretrained.network import RELEASED_RADIUS, read_network
+from personlab_keras.pretrained.network import RELEASED_LONGER_SIDE, RELEASED_RADIUS, read_network
 from personlab_keras.skeleton import COCO_PERSON, Skeleton
 from personlab_keras.train import CONFIG_FILE, copy_weights, load_workdir
 
@@ -224,7 +224,8 @@ def import_weights(
     # What the networks were trained at is not published. The paper's 801 pixels suit every stride.
     data = replace(Config().data, view_size=801)
     targets = TargetsConfig(radius=RELEASED_RADIUS, stride=imported.config.output_stride)
-    config = replace(Config(), data=data, targets=targets, model=imported.config)
+    predict = replace(Config().predict, longer_side=RELEASED_LONGER_SIDE)
+    config = replace(Config(), data=data, targets=targets, model=imported.config, predict=predict)
     provenance = {**imported.provenance, "trained_at": "not published; preprocessing.trained_at is the paper's"}
     return read_model_directory(_export_changed(imported.network, config, COCO_PERSON, out, provenance, overrides))
 

@@ -59,10 +59,13 @@ def test_the_main_path(scenes, tmp_path, capsys):
         ["export", run, "--out", model],
         ["evaluate", "--model", model, "--annotations", annotations, "--images", images, "--out", tmp_path / "eval"],
         ["predict", images, "--model", model, "--out", tmp_path / "people", "--scales", 1, 0.5, "--flip"],
-        ["train", "--records", records, "--workdir", tmp_path / "finetuned", "--init", model, *SETTINGS],
+        # What is unsaid comes from the records and from the model.
+        ["train", "--records", records, "--workdir", tmp_path / "finetuned", "--init", model, "--set", "train.steps=1"],
     ]
     for step in steps:
         assert main([str(argument) for argument in step]) == 0, step
+    finetuned = load_config(tmp_path / "finetuned" / "config.yaml")
+    assert (finetuned.data.view_size, finetuned.targets.radius, finetuned.model.backbone) == (97, 8.0, "small")
     printed = capsys.readouterr().out
     assert f"{records}: 10 views" in printed
     assert "skipped: 0" in printed

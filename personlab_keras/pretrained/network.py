@@ -24,6 +24,9 @@ from personlab_keras.pretrained.tfjs import is_graph_model, read_tfjs, shard_nam
 RELEASED_RADIUS = 32.0
 """R in input pixels of all released networks, the paper's."""
 
+RELEASED_LONGER_SIDE = 1201
+"""Pixels to which an image is resized for a released network: the best single size of those in docs/results.md."""
+
 
 @dataclass(frozen=True)
 class Imported:
