@@ -31,6 +31,7 @@ setup(
         "keras>=3.8,<4",
         "numpy>=1.26,<3",
         "scipy>=1.11,<2",
+        "numba>=0.61,<1",
         "h5py>=3.10,<4",
         "opencv-python>=4.9,<6",
         "pycocotools>=2.0.8,<3",

@@ -29,7 +29,7 @@ from personlab_keras.decoder.instances import expected_oks, person_scales, settl
 from personlab_keras.decoder.masks import embed, embedding_distances, find_masks
 from personlab_keras.decoder.peaks import find_peaks
 from personlab_keras.decoder.sampling import follow, sample, upsample
-from personlab_keras.decoder.voting import accumulate, cast_votes
+from personlab_keras.decoder.voting import Landings, accumulate, arrange, cast_votes
 from personlab_keras.maps import Maps
 from personlab_keras.person import Person
 from personlab_keras.skeleton import COCO_PERSON, Skeleton
@@ -72,6 +72,10 @@ def blank_maps(height: int, width: int, stride: int = 8, skeleton: Skeleton = CO
 
 def hough(maps: Maps, radius: float = RADIUS) -> np.ndarray:
     return accumulate(cast_votes(maps), maps.heatmaps.shape, maps.stride, radius)
+
+
+def landings(maps: Maps, radius: float = RADIUS) -> Landings:
+    return arrange(cast_votes(maps), maps.heatmaps.shape, maps.stride, radius)
 
 
 def overlap(a: np.ndarray, b: np.ndarray) -> float:
@@ -405,7 +409,7 @@ def test_expected_oks_equals_the_sum_over_votes():
     people = rng.uniform(-30, 120, (9, 2, 2))
     people[4, 1] = np.nan
     scales = rng.uniform(20, 200, 9)
-    scores = expected_oks(people, scales, cast_votes(maps), PAIR.kappas, RADIUS)
+    scores = expected_oks(people, scales, landings(maps), PAIR.kappas, RADIUS)
     for j, k in np.ndindex(9, 2):
         expected = 0.0
         if np.isfinite(people[j, k]).all():
@@ -413,13 +417,20 @@ def test_expected_oks_equals_the_sum_over_votes():
         assert scores[j, k] == pytest.approx(expected, abs=1e-5)
 
 
-def test_expected_oks_does_not_depend_on_how_it_is_batched(monkeypatch):
+def test_votes_are_arranged_by_where_they_land():
     rng = np.random.default_rng(4)
     maps = random_maps(rng, 12, 14)
-    arguments = (rng.uniform(0, 100, (9, 2, 2)), rng.uniform(20, 200, 9), cast_votes(maps), PAIR.kappas, RADIUS)
-    at_once = expected_oks(*arguments)
-    monkeypatch.setattr("personlab_keras.decoder.instances.PAIRS_AT_ONCE", 100)
-    np.testing.assert_array_equal(expected_oks(*arguments), at_once)
+    maps.short_offsets[0, 0, 0] = (-500, 0)  # nobody asks for votes there
+    votes, arranged = cast_votes(maps), landings(maps)
+    assert len(arranged.points) == len(votes.points) - 1
+    for k in range(2):
+        cast = np.column_stack([votes.points, votes.mass])[votes.keypoints == k]
+        first, last = arranged.starts[k, 0, 0], arranged.starts[k, -1, -1]
+        there = np.column_stack([arranged.points, arranged.mass])[first:last]
+        assert set(map(tuple, there)) == set(map(tuple, cast[cast[:, 0] > -400]))
+        for row, column in np.ndindex(arranged.starts.shape[1], arranged.starts.shape[2] - 1):
+            inside = arranged.points[arranged.starts[k, row, column] : arranged.starts[k, row, column + 1]]
+            assert (np.floor((inside - arranged.origin) / arranged.side) == (column, row)).all()
 
 
 def test_keypoint_score_worked_by_hand():
@@ -429,7 +440,7 @@ def test_keypoint_score_worked_by_hand():
     scale, kappa = 50.0, PAIR.kappas[0]
     maps.short_offsets[4, 5, 0] = (-8 + scale * kappa, 0)
     people = np.array([[(32.0, 32.0), (np.nan, np.nan)]])
-    scores = expected_oks(people, np.array([scale]), cast_votes(maps), PAIR.kappas, RADIUS)
+    scores = expected_oks(people, np.array([scale]), landings(maps), PAIR.kappas, RADIUS)
     np.testing.assert_allclose(scores, [[(1 + math.exp(-0.5)) / 2, 0]], atol=1e-6)
 
 
@@ -451,12 +462,12 @@ def test_keypoints_settle_among_the_votes_around_them():
     maps.heatmaps[3, 3, 1] = 0.9
     maps.short_offsets[3, 3, 1] = (6, 6)
     people = np.array([[(32.0, 32.0), (np.nan, np.nan)], [(32.0, 32.0), (60.0, 60.0)]])
-    settled = settle(people, cast_votes(maps), steps=1, reach=10.0)
+    settled = settle(people, landings(maps), steps=1, reach=10.0)
     near, far = 0.3 * math.exp(-4 / 50), 0.9 * math.exp(-36 / 50)
     expected = np.array([32 + 2 * near / (near + far), 32 + 6 * far / (near + far)])
     np.testing.assert_allclose(settled[0], [expected, (np.nan, np.nan)], atol=1e-5)
     np.testing.assert_allclose(settled[1], [expected, (60, 60)], atol=1e-5)
-    np.testing.assert_array_equal(settle(people, cast_votes(maps), steps=0, reach=10.0), people)
+    np.testing.assert_array_equal(settle(people, landings(maps), steps=0, reach=10.0), people)
 
 
 def test_many_votes_know_better_than_the_place_where_the_walk_ends():
@@ -675,13 +686,6 @@ def test_same_people_every_time():
     for a, b in zip(one, other, strict=True):
         np.testing.assert_array_equal(a.keypoints, b.keypoints)
         np.testing.assert_array_equal(a.mask, b.mask)
-
-
-def test_result_does_not_depend_on_how_many_seeds_are_followed_together(monkeypatch):
-    maps = random_maps(np.random.default_rng(10), 20, 25, skeleton=COCO_PERSON)
-    together = decode(maps)
-    monkeypatch.setattr("personlab_keras.decoder.grouping.SEEDS_AT_ONCE", 1)
-    assert same_people(decode(maps), together)
 
 
 # Inputs of all kinds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -13,13 +14,14 @@ from personlab_keras.decoder.grouping import group, heat_at
 from personlab_keras.decoder.instances import expected_oks, order_by_mean, person_scales, settle, soft_nms
 from personlab_keras.decoder.masks import Frame, find_masks
 from personlab_keras.decoder.peaks import find_peaks
-from personlab_keras.decoder.voting import accumulate
+from personlab_keras.decoder.voting import accumulate, arrange
 from personlab_keras.maps import Maps
 from personlab_keras.person import Person
 from personlab_keras.skeleton import COCO_PERSON, Skeleton
 
 __all__ = ["Frame", "View", "decode", "mirror"]
 
+_LOGGER = logging.getLogger(__name__)
 _DEFAULTS = DecodeConfig()
 _CANDIDATES_PER_PERSON = 2
 """People grouped for each that may be returned: soft-NMS reorders them, so the last to be grouped may be among the best."""
@@ -35,9 +37,9 @@ def decode(
     """The people that the maps show, best first.
 
     Args:
-        maps: of one image, of any float type; not modified. A cell whose probability or offset is not finite says nothing;
-            probabilities are cut to [0, 1]. Or several views of the image, whose votes are pooled and whose fields are averaged; pixels
-            in `options` and `radius` are then those of the input of the one with the finest cells.
+        maps: of one image, of any float type; not modified. A cell whose probability or offset is not finite says nothing (how many
+            is logged); probabilities are cut to [0, 1]. Or several views of the image, whose votes are pooled and whose fields are
+            averaged; pixels in `options` and `radius` are then those of the input of the one with the finest cells.
         skeleton: the tree that the mid-range offsets follow.
         options: thresholds and limits.
         frame: the image that keypoints and masks shall be in; by default the network's input. Views have their own.
@@ -69,11 +71,12 @@ def decode(
         bridge=options.bridge,
         limit=_CANDIDATES_PER_PERSON * options.max_people,
     )
-    keypoints = settle(keypoints, votes, options.vote_refinements, reach=options.nms_radius)
+    landings = arrange(votes, maps.heatmaps.shape, maps.stride, radius)
+    keypoints = settle(keypoints, landings, options.vote_refinements, reach=options.nms_radius)
 
     heat = heat_at(keypoints, maps)
     scales = person_scales(keypoints, smallest_side=options.nms_radius)
-    keypoint_scores = heat * expected_oks(keypoints, scales, votes, skeleton.kappas, radius)
+    keypoint_scores = heat * expected_oks(keypoints, scales, landings, skeleton.kappas, radius)
     order = order_by_mean(keypoint_scores)
     keypoints, heat, scales, keypoint_scores = keypoints[order], heat[order], scales[order], keypoint_scores[order]
     scores = soft_nms(keypoints, keypoint_scores, options.nms_radius, options.score_power)
@@ -118,25 +121,33 @@ def _checked_views(maps: Maps | Sequence[View], skeleton: Skeleton, frame: Frame
 
 
 def _cleaned(maps: Maps) -> Maps:
-    """Contiguous float32 maps: probabilities in [0, 1], 0 where not finite; offsets NaN where not finite."""
+    """Contiguous float32 maps: probabilities in [0, 1], 0 where not finite; offsets NaN where not finite.
+
+    How many values were not finite is logged as a warning.
+    """
+    unknown = 0
 
     def probabilities(values: np.ndarray) -> np.ndarray:
-        values = single(values)
-        return np.clip(np.where(np.isfinite(values), values, np.float32(0)), 0, 1)
+        return np.clip(finite_or(0, values), 0, 1)
 
-    def offsets(values: np.ndarray) -> np.ndarray:
-        values = single(values)
-        return np.where(np.isfinite(values), values, np.float32(np.nan))
+    def finite_or(substitute: float, values: np.ndarray) -> np.ndarray:
+        nonlocal unknown
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = np.ascontiguousarray(values, np.float32)
+            if np.isfinite(values.sum()):  # one that is not finite would have made the sum so
+                return values
+        finite = np.isfinite(values)
+        unknown += int(finite.size - np.count_nonzero(finite))
+        return np.where(finite, values, np.float32(substitute))
 
-    def single(values: np.ndarray) -> np.ndarray:
-        with np.errstate(over="ignore"):
-            return np.ascontiguousarray(values, np.float32)
-
-    return Maps(
+    cleaned = Maps(
         heatmaps=probabilities(maps.heatmaps),
-        short_offsets=offsets(maps.short_offsets),
-        mid_offsets=offsets(maps.mid_offsets),
-        long_offsets=None if maps.long_offsets is None else offsets(maps.long_offsets),
+        short_offsets=finite_or(np.nan, maps.short_offsets),
+        mid_offsets=finite_or(np.nan, maps.mid_offsets),
+        long_offsets=None if maps.long_offsets is None else finite_or(np.nan, maps.long_offsets),
         segmentation=None if maps.segmentation is None else probabilities(maps.segmentation),
         stride=maps.stride,
     )
+    if unknown:
+        _LOGGER.warning("%d values of the maps are not finite; they say nothing", unknown)
+    return cleaned

@@ -8,8 +8,9 @@ person points at all of them.
 from __future__ import annotations
 
 import numpy as np
+from numba import njit
 
-from personlab_keras.decoder.sampling import follow, sample
+from personlab_keras.decoder.sampling import lead, value_at
 from personlab_keras.maps import Maps
 
 
@@ -17,11 +18,12 @@ def bridge_gaps(people: np.ndarray, maps: Maps, refinements: int, threshold: flo
     """The same people with keypoints that the tree did not reach, where the long-range field at found ones points at them.
 
     Every found keypoint k proposes y_l = y_k + L_l(y_k), refined by the short-range field of l. Of the proposals that land on
-    probability, the one with the most others near it is taken, each weighted by the probability of the keypoint that made it.
+    probability, the one with the most others near it is taken, each weighted by the probability of the keypoint that made it; of
+    equal ones that of the first keypoint.
 
     Args:
         people: (P, K, 2) (x, y) in input pixels, NaN where not found.
-        maps: long offsets NaN where unknown; without any there are no bridges.
+        maps: float32, contiguous; long offsets NaN where unknown, without any there are no bridges.
         refinements: steps of short-range refinement.
         threshold: least heatmap probability at a proposal.
         agreement: proposals within this many pixels of each other support each other.
@@ -29,24 +31,52 @@ def bridge_gaps(people: np.ndarray, maps: Maps, refinements: int, threshold: flo
     Returns:
         (P, K, 2) float64; what was found before is unchanged.
     """
-    if maps.long_offsets is None:
-        return people
-    found = np.isfinite(people[..., 0])
-    person, missing = np.nonzero(~found & found.any(axis=1, keepdims=True))
-    gap, source = np.nonzero(found[person])  # one proposal for each gap and each found keypoint of its person
-    origins, targets = people[person[gap], source], missing[gap]
-    proposed = follow(maps.long_offsets, targets, origins, maps.stride)
-    for _ in range(refinements):
-        proposed = follow(maps.short_offsets, targets, proposed, maps.stride)
-    landed = sample(maps.heatmaps, targets, proposed, maps.stride) >= threshold
-    weight = np.nan_to_num(sample(maps.heatmaps, source, origins, maps.stride))
-
-    points = np.full((len(person), people.shape[1], 2), np.nan)
-    weights = np.zeros(points.shape[:2])
-    points[gap[landed], source[landed]] = proposed[landed]
-    weights[gap[landed], source[landed]] = weight[landed]
-    near = np.linalg.norm(points[:, :, None] - points[:, None], axis=-1) <= agreement
-    support = np.where(np.isfinite(points[..., 0]), (near * weights[:, None]).sum(axis=-1), -1.0)
-    bridged = people.copy()
-    bridged[person, missing] = points[np.arange(len(person)), support.argmax(axis=1)]
+    bridged = np.array(people, np.float64)
+    if maps.long_offsets is not None:
+        for person in bridged:
+            bridge_person(
+                person, maps.heatmaps, maps.short_offsets, maps.long_offsets, maps.stride, refinements, threshold, agreement
+            )
     return bridged
+
+
+@njit(cache=True)
+def bridge_person(
+    person: np.ndarray,
+    heatmaps: np.ndarray,
+    short_offsets: np.ndarray,
+    long_offsets: np.ndarray,
+    stride: int,
+    refinements: int,
+    threshold: float,
+    agreement: float,
+) -> None:
+    """Finds what is missing of one person (K, 2), in place; as `bridge_gaps`."""
+    count = len(person)
+    sources = np.flatnonzero(np.isfinite(person[:, 0]))
+    targets = np.flatnonzero(~np.isfinite(person[:, 0]))
+    if len(sources) == 0 or len(targets) == 0:
+        return
+    weights = np.zeros(count)
+    for source in sources:
+        weight = value_at(heatmaps, source, person[source, 0], person[source, 1], stride)
+        weights[source] = 0.0 if np.isnan(weight) else weight
+    proposed, shares = np.empty((count, 2)), np.empty(count)
+    for target in targets:
+        landed = 0
+        for source in sources:
+            x, y = lead(long_offsets, target, person[source, 0], person[source, 1], stride)
+            for _ in range(refinements):
+                x, y = lead(short_offsets, target, x, y, stride)
+            if value_at(heatmaps, target, x, y, stride) >= threshold:
+                proposed[landed, 0], proposed[landed, 1], shares[landed] = x, y, weights[source]
+                landed += 1
+        most = -1.0
+        for i in range(landed):
+            support = 0.0
+            for j in range(landed):
+                if np.hypot(proposed[i, 0] - proposed[j, 0], proposed[i, 1] - proposed[j, 1]) <= agreement:
+                    support += shares[j]
+            if support > most:
+                most = support
+                person[target] = proposed[i]

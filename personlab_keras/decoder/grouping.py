@@ -8,15 +8,15 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
+from numba import njit
 
-from personlab_keras.decoder.bridging import bridge_gaps
+from personlab_keras.decoder.bridging import bridge_person
 from personlab_keras.decoder.peaks import Seeds
-from personlab_keras.decoder.sampling import follow, sample
+from personlab_keras.decoder.sampling import lead, sample, value_at
 from personlab_keras.maps import Maps
 from personlab_keras.skeleton import Skeleton
 
-SEEDS_AT_ONCE = 64
-"""Seeds followed together. It changes the speed, not the result: the walk from a seed knows nothing of other people."""
+_NO_FIELD = np.zeros((0, 0, 0, 2), np.float32)
 
 
 def group(
@@ -38,7 +38,7 @@ def group(
 
     Args:
         seeds: best first.
-        maps: offsets in input pixels, NaN where unknown.
+        maps: float32, contiguous; offsets in input pixels, NaN where unknown.
         skeleton: the tree to follow.
         nms_radius: in input pixels.
         refinements: how often each mid-range step is refined by the short-range field.
@@ -50,23 +50,97 @@ def group(
     Returns:
         (P, K, 2) float64 (x, y) in input pixels; NaN where a keypoint was not found. Each person has one at least.
     """
-    people = np.empty((0, skeleton.keypoint_count, 2))
-    for start in range(0, len(seeds.scores), SEEDS_AT_ONCE):
-        points = seeds.points[start : start + SEEDS_AT_ONCE]
-        keypoints = seeds.keypoints[start : start + SEEDS_AT_ONCE]
-        unexplained = ~(_distances(points, keypoints, people) <= nms_radius).any(axis=1)
-        points, keypoints = points[unexplained], keypoints[unexplained]
-        walked = follow_tree(points, keypoints, maps, skeleton, refinements)
-        walked = drop_unfound(walked, maps, keypoint_threshold, radius)
-        if bridge:
-            walked = bridge_gaps(walked, maps, refinements, keypoint_threshold, agreement=nms_radius)
-            walked = drop_unfound(walked, maps, keypoint_threshold, radius)
-        explained = _distances(points, keypoints, walked) <= nms_radius
-        accepted = _accept_in_order(explained, np.isfinite(walked[..., 0]).any(axis=1))
-        people = np.concatenate([people, walked[accepted]])
-        if len(people) >= limit:
-            return people[:limit]
-    return people
+    long_offsets = maps.long_offsets if bridge and maps.long_offsets is not None else _NO_FIELD
+    return _group(
+        seeds.points,
+        seeds.keypoints,
+        (maps.heatmaps, maps.short_offsets, maps.mid_offsets, long_offsets),
+        maps.stride,
+        _routes(skeleton),
+        float(nms_radius),
+        refinements,
+        float(keypoint_threshold),
+        float(radius),
+        limit,
+    )
+
+
+@njit(cache=True)
+def _group(
+    points: np.ndarray,
+    keypoints: np.ndarray,
+    fields: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    stride: int,
+    routes: np.ndarray,
+    nms_radius: float,
+    refinements: int,
+    threshold: float,
+    radius: float,
+    limit: int,
+) -> np.ndarray:
+    heatmaps, short_offsets, mid_offsets, long_offsets = fields
+    people = np.empty((min(limit, len(points)), heatmaps.shape[2], 2))
+    accepted = 0
+    for i in range(len(points)):
+        if accepted == len(people):
+            break
+        if _is_explained(points[i], keypoints[i], people[:accepted], nms_radius):
+            continue
+        person = people[accepted]
+        _walk(person, points[i], keypoints[i], routes, short_offsets, mid_offsets, stride, refinements)
+        found = _drop_unfound(person, heatmaps, stride, threshold, radius)
+        if found and len(long_offsets):
+            bridge_person(person, heatmaps, short_offsets, long_offsets, stride, refinements, threshold, nms_radius)
+            found = _drop_unfound(person, heatmaps, stride, threshold, radius)
+        accepted += found > 0
+    return people[:accepted].copy()
+
+
+@njit(cache=True)
+def _is_explained(point: np.ndarray, keypoint: int, people: np.ndarray, nms_radius: float) -> bool:
+    for j in range(len(people)):  # noqa: SIM110 - Numba compiles no generators into any()
+        if np.hypot(people[j, keypoint, 0] - point[0], people[j, keypoint, 1] - point[1]) <= nms_radius:
+            return True
+    return False
+
+
+@njit(cache=True)
+def _walk(
+    person: np.ndarray,
+    point: np.ndarray,
+    keypoint: int,
+    routes: np.ndarray,
+    short_offsets: np.ndarray,
+    mid_offsets: np.ndarray,
+    stride: int,
+    refinements: int,
+) -> None:
+    """Fills a person (K, 2) from its seed; as `follow_tree`."""
+    person[:] = np.nan
+    person[keypoint] = point
+    for step in range(routes.shape[1]):
+        edge, source, target = routes[keypoint, step]
+        x, y = lead(mid_offsets, edge, person[source, 0], person[source, 1], stride)
+        for _ in range(refinements):
+            x, y = lead(short_offsets, target, x, y, stride)
+        person[target, 0], person[target, 1] = x, y
+
+
+@njit(cache=True)
+def _drop_unfound(person: np.ndarray, heatmaps: np.ndarray, stride: int, threshold: float, radius: float) -> int:
+    """Puts NaN for keypoints (K, 2) that are not there: improbable, or farther than R from the frame. How many are left.
+
+    The walk went on through them, so that a wrist is found behind a hidden elbow.
+    """
+    right, bottom = (heatmaps.shape[1] - 1.0) * stride + radius, (heatmaps.shape[0] - 1.0) * stride + radius
+    found = 0
+    for k in range(len(person)):
+        x, y = person[k]
+        if -radius <= x <= right and -radius <= y <= bottom and value_at(heatmaps, k, x, y, stride) >= threshold:
+            found += 1
+        else:
+            person[k] = np.nan
+    return found
 
 
 def follow_tree(points: np.ndarray, keypoints: np.ndarray, maps: Maps, skeleton: Skeleton, refinements: int) -> np.ndarray:
@@ -77,35 +151,17 @@ def follow_tree(points: np.ndarray, keypoints: np.ndarray, maps: Maps, skeleton:
     Args:
         points: (N, 2) (x, y) of the seeds in input pixels.
         keypoints: (N,) which keypoint each seed is.
-        maps: mid- and short-range offsets in input pixels.
+        maps: float32; mid- and short-range offsets in input pixels.
         skeleton: the tree.
         refinements: steps of short-range refinement.
 
     Returns:
         (N, K, 2) float64 in input pixels; NaN where the fields know no way.
     """
-    people = np.full((len(points), skeleton.keypoint_count, 2), np.nan)
-    people[np.arange(len(points)), keypoints] = points
-    for edges_of_root in _levels(skeleton):
-        edges = edges_of_root[keypoints]
-        person, slot = np.nonzero(edges >= 0)
-        edge = edges[person, slot]
-        source, target = skeleton.edge_indices[edge].T
-        reached = follow(maps.mid_offsets, edge, people[person, source], maps.stride)
-        for _ in range(refinements):
-            reached = follow(maps.short_offsets, target, reached, maps.stride)
-        people[person, target] = reached
+    people = np.empty((len(points), skeleton.keypoint_count, 2))
+    for person, point, keypoint in zip(people, points, keypoints, strict=True):
+        _walk(person, point, keypoint, _routes(skeleton), maps.short_offsets, maps.mid_offsets, maps.stride, refinements)
     return people
-
-
-def drop_unfound(people: np.ndarray, maps: Maps, threshold: float, radius: float) -> np.ndarray:
-    """The same people (P, K, 2) with NaN for keypoints that are not there: improbable, or farther than R from the frame.
-
-    The walk went on through them, so that a wrist is found behind a hidden elbow.
-    """
-    height, width = maps.image_shape
-    in_reach = ((people >= -radius) & (people <= (width - 1 + radius, height - 1 + radius))).all(axis=-1)
-    return np.where((in_reach & (heat_at(people, maps) >= threshold))[..., None], people, np.nan)
 
 
 def heat_at(people: np.ndarray, maps: Maps) -> np.ndarray:
@@ -115,30 +171,17 @@ def heat_at(people: np.ndarray, maps: Maps) -> np.ndarray:
     return np.nan_to_num(heat).reshape(people.shape[:2])
 
 
-def _distances(points: np.ndarray, keypoints: np.ndarray, people: np.ndarray) -> np.ndarray:
-    """(N, P) from each seed to the same keypoint of each person; NaN where the person lacks it."""
-    return np.linalg.norm(people[:, keypoints] - points, axis=-1).T
-
-
-def _accept_in_order(explained: np.ndarray, eligible: np.ndarray) -> list[int]:
-    """Indices of the seeds, in order, that no seed accepted before them explains; explained (N, N) is [seed, by whom]."""
-    accepted: list[int] = []
-    for seed in np.flatnonzero(eligible).tolist():
-        if not explained[seed, accepted].any():
-            accepted.append(seed)
-    return accepted
-
-
 @lru_cache(maxsize=8)
-def _levels(skeleton: Skeleton) -> list[np.ndarray]:
-    """Per distance from the seed: (K, n) int, for each keypoint as the seed the directed edges to follow, -1 for none."""
-    from_to = skeleton.edge_indices.tolist()
-    reached = [{root} for root in range(skeleton.keypoint_count)]
-    levels: list[np.ndarray] = []
-    while True:
-        fringe = [[e for e, (a, b) in enumerate(from_to) if a in seen and b not in seen] for seen in reached]
-        widest = max(map(len, fringe), default=0)
-        if not widest:
-            return levels
-        levels.append(np.array([edges + [-1] * (widest - len(edges)) for edges in fringe]))
-        reached = [seen | {from_to[e][1] for e in edges} for seen, edges in zip(reached, fringe, strict=True)]
+def _routes(skeleton: Skeleton) -> np.ndarray:
+    """(K, K - 1, 3) int64: for each keypoint as the seed the directed edges to follow, nearest first: (edge, source, target)."""
+    ends = skeleton.edge_indices.tolist()
+    routes = []
+    for root in range(skeleton.keypoint_count):
+        reached, route = [root], []
+        for keypoint in reached:  # it grows while it is walked
+            for edge, (source, target) in enumerate(ends):
+                if source == keypoint and target not in reached:
+                    reached.append(target)
+                    route.append((edge, source, target))
+        routes.append(route)
+    return np.array(routes, np.int64).reshape(skeleton.keypoint_count, -1, 3)

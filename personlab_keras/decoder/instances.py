@@ -5,15 +5,10 @@ Papandreou et al. 2018, section 3.1, keypoint- and instance-level scoring. Beyon
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import pairwise
-
 import numpy as np
+from numba import njit
 
-from personlab_keras.decoder.voting import Votes
-
-PAIRS_AT_ONCE = 1 << 20
-"""Pairs of a keypoint and a vote that are looked at together: bounds the memory, not the result."""
+from personlab_keras.decoder.voting import Landings
 
 
 def person_scales(people: np.ndarray, smallest_side: float) -> np.ndarray:
@@ -32,7 +27,7 @@ def person_scales(people: np.ndarray, smallest_side: float) -> np.ndarray:
     return np.sqrt(np.maximum(sides, smallest_side).prod(axis=1))
 
 
-def expected_oks(people: np.ndarray, scales: np.ndarray, votes: Votes, kappas: np.ndarray, radius: float) -> np.ndarray:
+def expected_oks(people: np.ndarray, scales: np.ndarray, landings: Landings, kappas: np.ndarray, radius: float) -> np.ndarray:
     """How well the votes around a keypoint agree on it, measured as COCO measures: E[exp(-d^2 / (2 lambda^2 kappa^2))].
 
     The paper takes the expectation over the Hough map in D_R(y), normalised there to sum 1. On a map of stride 8 each vote is
@@ -42,43 +37,89 @@ def expected_oks(people: np.ndarray, scales: np.ndarray, votes: Votes, kappas: n
     Args:
         people: (P, K, 2) (x, y) in input pixels, NaN where not found.
         scales: (P,) lambda_j in input pixels.
-        votes: of all cells.
+        landings: the votes of all cells.
         kappas: (K,) the constants of object keypoint similarity.
         radius: R in input pixels.
 
     Returns:
         (P, K) float64 in [0, 1]; 0 where the keypoint was not found or no vote lands near.
     """
-    person, keypoint = np.nonzero(np.isfinite(people).all(axis=-1))
-    points = people[person, keypoint]
-    spreads = 2.0 * (scales[person] * kappas[keypoint]) ** 2
-    agreement, mass = np.zeros(len(points)), np.zeros(len(points))
-    for query, weights, _, squared in _nearby_votes(votes, points, keypoint, radius):
-        mass += np.bincount(query, weights, minlength=len(points))
-        agreement += np.bincount(query, weights * np.exp(-squared / spreads[query]), minlength=len(points))
+    spreads = 2.0 * (scales[:, None] * kappas) ** 2
+    return _expected_oks(people, spreads, landings.points, landings.mass, landings.starts, landings.origin, landings.side, radius)
+
+
+@njit(cache=True)
+def _expected_oks(
+    people: np.ndarray,
+    spreads: np.ndarray,
+    points: np.ndarray,
+    mass: np.ndarray,
+    starts: np.ndarray,
+    origin: float,
+    side: float,
+    radius: float,
+) -> np.ndarray:
     scores = np.zeros(people.shape[:2])
-    scores[person, keypoint] = np.divide(agreement, mass, out=np.zeros_like(mass), where=mass > 0)
+    for j in range(people.shape[0]):
+        for k in range(people.shape[1]):
+            x, y = people[j, k]
+            if np.isnan(x) or np.isnan(y):
+                continue
+            agreement = total = 0.0
+            top, bottom = _bins(y, radius, origin, side, starts.shape[1])
+            left, right = _bins(x, radius, origin, side, starts.shape[2] - 1)
+            for row in range(top, bottom):
+                for i in range(starts[k, row, left], starts[k, row, right]):
+                    squared = (points[i, 0] - x) ** 2 + (points[i, 1] - y) ** 2
+                    if squared <= radius**2:
+                        total += mass[i]
+                        agreement += mass[i] * np.exp(-squared / spreads[j, k])
+            if total > 0:
+                scores[j, k] = agreement / total
     return scores
 
 
-def settle(people: np.ndarray, votes: Votes, steps: int, reach: float) -> np.ndarray:
+@njit(cache=True)
+def _bins(coordinate: float, radius: float, origin: float, side: float, count: int) -> tuple[int, int]:
+    """The first of `count` bins within a radius along one side, and the one after the last."""
+    first, last = np.floor((coordinate - radius - origin) / side), np.floor((coordinate + radius - origin) / side)
+    return int(min(max(first, 0.0), count)), int(min(max(last + 1, 0.0), count))
+
+
+def settle(people: np.ndarray, landings: Landings, steps: int, reach: float) -> np.ndarray:
     """The same people (P, K, 2), each keypoint moved to where the votes around it agree (mean shift).
 
     The walk ends where the field at one place points to. Many cells know better together: a step moves a keypoint to the mean of
     the votes within `reach`, each weighted by its probability and a Gaussian of half the reach. Where no vote lands, it stays.
     """
-    person, keypoint = np.nonzero(np.isfinite(people).all(axis=-1))
     settled = people.copy()
     for _ in range(steps):
-        points = settled[person, keypoint]
-        pull, mass = np.zeros_like(points), np.zeros((len(points), 1))
-        for query, weights, away, squared in _nearby_votes(votes, points, keypoint, reach):
-            weights = weights * np.exp(-2.0 * squared / reach**2)
-            mass[:, 0] += np.bincount(query, weights, minlength=len(points))
-            for axis in (0, 1):
-                pull[:, axis] += np.bincount(query, weights * away[:, axis], minlength=len(points))
-        settled[person, keypoint] = points + np.divide(pull, mass, out=np.zeros_like(pull), where=mass > 0)
+        _settle(settled, landings.points, landings.mass, landings.starts, landings.origin, landings.side, reach)
     return settled
+
+
+@njit(cache=True)
+def _settle(
+    people: np.ndarray, points: np.ndarray, mass: np.ndarray, starts: np.ndarray, origin: float, side: float, reach: float
+) -> None:
+    for j in range(people.shape[0]):
+        for k in range(people.shape[1]):
+            x, y = people[j, k]
+            if np.isnan(x) or np.isnan(y):
+                continue
+            across = down = total = 0.0
+            top, bottom = _bins(y, reach, origin, side, starts.shape[1])
+            left, right = _bins(x, reach, origin, side, starts.shape[2] - 1)
+            for row in range(top, bottom):
+                for i in range(starts[k, row, left], starts[k, row, right]):
+                    squared = (points[i, 0] - x) ** 2 + (points[i, 1] - y) ** 2
+                    if squared <= reach**2:
+                        weight = mass[i] * np.exp(-2.0 * squared / reach**2)
+                        total += weight
+                        across += weight * (points[i, 0] - x)
+                        down += weight * (points[i, 1] - y)
+            if total > 0:
+                people[j, k, 0], people[j, k, 1] = x + across / total, y + down / total
 
 
 def order_by_mean(keypoint_scores: np.ndarray) -> np.ndarray:
@@ -100,72 +141,18 @@ def soft_nms(people: np.ndarray, keypoint_scores: np.ndarray, radius: float, pow
     Returns:
         (P,) float64.
     """
-    shown = np.zeros(keypoint_scores.shape, bool)
-    x, y = np.moveaxis(people, -1, 0)
-    for j in range(len(people)):
-        shown[j] = ((x[:j] - x[j]) ** 2 + (y[:j] - y[j]) ** 2 <= radius**2).any(axis=0)
-    return (np.where(shown, 0.0, keypoint_scores) ** power).mean(axis=1) ** (1.0 / power)
+    return (np.where(_shown(people, radius), 0.0, keypoint_scores) ** power).mean(axis=1) ** (1.0 / power)
 
 
-def _nearby_votes(
-    votes: Votes, points: np.ndarray, keypoints: np.ndarray, radius: float
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-    """All pairs of a point and a vote for its keypoint within the radius of it, some at a time.
-
-    Yields:
-        (M,) int which point; (M,) float64 the mass of the vote; (M, 2) from the point to the vote; (M,) the square of that length.
-    """
-    votes, starts, ends = _nearby_ranges(votes, points, keypoints, radius)
-    for first, last in _batches((ends - starts).sum(axis=1)):
-        query, vote = _expand(starts[first:last], ends[first:last])
-        query += first
-        away = votes.points[vote] - points[query]
-        squared = away[:, 0] ** 2 + away[:, 1] ** 2
-        inside = squared <= radius**2
-        yield query[inside], votes.mass[vote[inside]].astype(np.float64), away[inside], squared[inside]
-
-
-def _nearby_ranges(
-    votes: Votes, points: np.ndarray, keypoints: np.ndarray, radius: float
-) -> tuple[Votes, np.ndarray, np.ndarray]:
-    """The votes sorted by bins of the image, and (N, 5) starts and ends of the ranges that hold all votes near each point.
-
-    Bins are half a radius wide, so five rows of five bins cover a disc, and the five of one row are one range.
-    """
-    side = radius / 2
-    if not len(points):
-        return votes, np.zeros((0, 5), np.intp), np.zeros((0, 5), np.intp)
-    origin = points.min(axis=0) - radius
-    columns, rows = np.floor((points.max(axis=0) + radius - origin) / side).astype(np.intp) + 1
-    place = (votes.points - origin) / side
-    near = ((place >= 0) & (place < (columns, rows))).all(axis=1)
-    place = place[near].astype(np.intp)
-    bins = (votes.keypoints[near] * rows + place[:, 1]) * columns + place[:, 0]
-    order = np.argsort(bins, kind="stable")
-    nearby = np.flatnonzero(near)[order]
-    votes = Votes(votes.points[nearby], votes.mass[nearby], votes.keypoints[nearby])
-    before = np.concatenate([[0], np.cumsum(np.bincount(bins, minlength=(keypoints.max() + 1) * rows * columns))])
-
-    place = ((points - origin) / side).astype(np.intp)
-    row = place[:, 1, None] + np.arange(-2, 3)
-    base = (keypoints[:, None] * rows + np.clip(row, 0, rows - 1)) * columns
-    starts = before[base + np.maximum(place[:, 0, None] - 2, 0)]
-    ends = before[base + np.minimum(place[:, 0, None] + 2, columns - 1) + 1]
-    return votes, starts, np.where((row >= 0) & (row < rows), ends, starts)
-
-
-def _batches(sizes: np.ndarray) -> list[tuple[int, int]]:
-    """Runs (first, last) of consecutive items, each of about `PAIRS_AT_ONCE` in sum or of one item."""
-    batch = np.cumsum(sizes) // PAIRS_AT_ONCE
-    edges = np.concatenate([[0], np.flatnonzero(np.diff(batch)) + 1, [len(sizes)]]).tolist()
-    return list(pairwise(edges))
-
-
-def _expand(starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All (row, item) with `item` in one of the ranges starts[row, n] .. ends[row, n]."""
-    lengths = (ends - starts).reshape(-1)
-    shift = starts.reshape(-1) - (np.cumsum(lengths) - lengths)
-    return (
-        np.repeat(np.arange(len(starts)), (ends - starts).sum(axis=1)),
-        np.repeat(shift, lengths) + np.arange(lengths.sum()),
-    )
+@njit(cache=True)
+def _shown(people: np.ndarray, radius: float) -> np.ndarray:
+    """(P, K) bool: which keypoints a better person shows."""
+    shown = np.zeros(people.shape[:2], np.bool_)
+    for j in range(people.shape[0]):
+        for k in range(people.shape[1]):
+            for better in range(j):
+                x, y = people[better, k, 0] - people[j, k, 0], people[better, k, 1] - people[j, k, 1]
+                if x**2 + y**2 <= radius**2:
+                    shown[j, k] = True
+                    break
+    return shown

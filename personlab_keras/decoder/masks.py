@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 from scipy import ndimage
 
-from personlab_keras.decoder.sampling import follow, upsample
+from personlab_keras.decoder.sampling import lead, upsample
 from personlab_keras.maps import Maps
 
 ROWS_AT_ONCE = 256
@@ -67,16 +68,28 @@ def embed(maps: Maps, cells: np.ndarray, refinements: int) -> np.ndarray:
         refinements: steps of each kind.
 
     Returns:
-        (K, 2, A) float64 (x, y) in input pixels where each cell believes its person's keypoints are; NaN for no belief.
+        (K, 2, A) float32 (x, y) in input pixels where each cell believes its person's keypoints are; NaN for no belief.
     """
     assert maps.long_offsets is not None
-    count = maps.heatmaps.shape[2]
-    channels = np.tile(np.arange(count), len(cells))
-    points = np.repeat(cells[:, ::-1] * float(maps.stride), count, axis=0)
-    points += maps.long_offsets[tuple(cells.T)].reshape(-1, 2)
-    for field in [maps.long_offsets] * refinements + [maps.short_offsets] * refinements:
-        points = follow(field, channels, points, maps.stride)
-    return np.ascontiguousarray(points.reshape(len(cells), count, 2).transpose(1, 2, 0))
+    long_offsets, short_offsets = (np.ascontiguousarray(field, np.float32) for field in (maps.long_offsets, maps.short_offsets))
+    return _embed(long_offsets, short_offsets, np.ascontiguousarray(cells, np.int64), maps.stride, refinements)
+
+
+@njit(cache=True)
+def _embed(long_offsets: np.ndarray, short_offsets: np.ndarray, cells: np.ndarray, stride: int, refinements: int) -> np.ndarray:
+    count = long_offsets.shape[2]
+    embedding = np.empty((count, 2, len(cells)), np.float32)
+    for a in range(len(cells)):
+        row, column = cells[a]
+        for k in range(count):
+            x = column * stride + np.float64(long_offsets[row, column, k, 0])
+            y = row * stride + np.float64(long_offsets[row, column, k, 1])
+            for _ in range(refinements):
+                x, y = lead(long_offsets, k, x, y, stride)
+            for _ in range(refinements):
+                x, y = lead(short_offsets, k, x, y, stride)
+            embedding[k, 0, a], embedding[k, 1, a] = x, y
+    return embedding
 
 
 def embedding_distances(

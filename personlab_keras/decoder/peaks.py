@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
+from numba import njit
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class Seeds:
 
     Attributes:
         points: (N, 2) float64 (x, y) in input pixels.
-        keypoints: (N,) int, which keypoint.
+        keypoints: (N,) int64, which keypoint.
         scores: (N,) float64 Hough scores, descending.
     """
 
@@ -28,45 +28,66 @@ def find_peaks(hough: np.ndarray, stride: int, threshold: float) -> Seeds:
 
     A peak is a cell above the threshold that none of its eight neighbours exceeds. Neighbouring cells of one height are one
     peak, at the first of them in reading order. Peaks of one score come by keypoint, then in reading order.
+
+    The point of a peak is the centre of mass of the scores in the 3x3 window around it: the bilinear kernel keeps the first moment
+    of a vote, so votes for one point are found at exactly that point.
     """
-    planes = np.pad(hough.transpose(2, 0, 1), ((0, 0), (1, 1), (1, 1)))
-    keypoints, rows, columns = _first_of_each_plateau((planes == _window_maximum(planes)) & (planes > max(threshold, 0.0)))
-    scores = planes[keypoints, rows, columns]
+    cells, keypoints, scores = _peaks(np.ascontiguousarray(hough, np.float64), max(threshold, 0.0))
     order = np.argsort(-scores, kind="stable")
-    keypoints, rows, columns = keypoints[order], rows[order], columns[order]
-    return Seeds(_centroids(planes, keypoints, rows, columns) * stride, keypoints, scores[order])
+    return Seeds(cells[order] * stride, keypoints[order], scores[order])
 
 
-def _window_maximum(planes: np.ndarray) -> np.ndarray:
-    """The largest value in the 3x3 window of every cell but those of the margin, which stay zero."""
-    across = np.maximum(np.maximum(planes[:, :, :-2], planes[:, :, 1:-1]), planes[:, :, 2:])
-    best = np.zeros_like(planes)
-    best[:, 1:-1, 1:-1] = np.maximum(np.maximum(across[:, :-2], across[:, 1:-1]), across[:, 2:])
-    return best
+@njit(cache=True)
+def _peaks(hough: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Centres (N, 2) (x, y) in cells, keypoints and scores of the peaks, by keypoint, then in reading order."""
+    height, width, count = hough.shape
+    found = np.zeros(hough.shape, np.bool_)
+    places = [(0, 0, 0) for _ in range(0)]
+    for row in range(height):
+        for column in range(width):
+            for keypoint in range(count):
+                if (
+                    hough[row, column, keypoint] > threshold
+                    and not found[row, column, keypoint]
+                    and _is_peak(hough, row, column, keypoint)
+                ):
+                    places.append((keypoint, row, column))
+                    _mark_plateau(hough, found, row, column, keypoint)
+    places.sort()
+    cells, keypoints, scores = np.empty((len(places), 2)), np.empty(len(places), np.int64), np.empty(len(places))
+    for i, (keypoint, row, column) in enumerate(places):
+        keypoints[i], scores[i] = keypoint, hough[row, column, keypoint]
+        total = across = down = 0.0
+        for y in range(max(row - 1, 0), min(row + 2, height)):
+            for x in range(max(column - 1, 0), min(column + 2, width)):
+                total += hough[y, x, keypoint]
+                across += hough[y, x, keypoint] * (x - column)
+                down += hough[y, x, keypoint] * (y - row)
+        cells[i, 0], cells[i, 1] = column + across / total, row + down / total
+    return cells, keypoints, scores
 
 
-def _first_of_each_plateau(candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Indices (plane, row, column) of one cell of each group of touching candidates.
-
-    Candidates that touch are of one height, as each is the maximum of a window that holds the other.
-    """
-    touching = np.zeros((3, 3, 3), bool)
-    touching[1] = True
-    labels, _ = ndimage.label(candidates, touching)
-    cells = np.flatnonzero(candidates)
-    _, first = np.unique(labels.reshape(-1)[cells], return_index=True)
-    planes, rows, columns = np.unravel_index(np.sort(cells[first]), candidates.shape)
-    return planes, rows, columns
+@njit(cache=True)
+def _is_peak(hough: np.ndarray, row: int, column: int, keypoint: int) -> bool:
+    height, width, _ = hough.shape
+    for y in range(max(row - 1, 0), min(row + 2, height)):
+        for x in range(max(column - 1, 0), min(column + 2, width)):
+            if hough[y, x, keypoint] > hough[row, column, keypoint]:
+                return False
+    return True
 
 
-def _centroids(planes: np.ndarray, keypoints: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """(N, 2) cell coordinates (x, y), without the margin: the centre of mass of the scores in the window of each peak.
-
-    The bilinear kernel keeps the first moment of a vote, so votes for one point are found at exactly that point.
-    """
-    step = np.array([-1, 0, 1])
-    window = planes[keypoints[:, None, None], rows[:, None, None] + step[:, None], columns[:, None, None] + step]
-    total = window.sum(axis=(1, 2))
-    x = (window.sum(axis=1) * step).sum(axis=1) / total
-    y = (window.sum(axis=2) * step).sum(axis=1) / total
-    return np.stack([columns - 1 + x, rows - 1 + y], axis=-1)
+@njit(cache=True)
+def _mark_plateau(hough: np.ndarray, found: np.ndarray, row: int, column: int, keypoint: int) -> None:
+    """Marks a peak and all peaks of its height that touch it, directly or through others."""
+    height, width, _ = hough.shape
+    found[row, column, keypoint] = True
+    touched = [(row, column)]
+    while touched:
+        middle, centre = touched.pop()
+        for y in range(max(middle - 1, 0), min(middle + 2, height)):
+            for x in range(max(centre - 1, 0), min(centre + 2, width)):
+                same = hough[y, x, keypoint] == hough[row, column, keypoint] and not found[y, x, keypoint]
+                if same and _is_peak(hough, y, x, keypoint):
+                    found[y, x, keypoint] = True
+                    touched.append((y, x))
