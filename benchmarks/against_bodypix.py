@@ -31,7 +31,7 @@ from personlab_keras.files import read_json
 from personlab_keras.fitting import InputFit
 from personlab_keras.images import read_image
 from personlab_keras.maps import Maps
-from personlab_keras.person import Person
+from personlab_keras.person import Person, encode_mask
 from personlab_keras.predict import Predictor, load
 
 OURS, GOOGLE = "ours", "Google's"
@@ -231,7 +231,7 @@ def google_masks(answer: dict[str, Any], fit: InputFit) -> dict[str, list[Person
         if frame != fit.frame:
             owners = owners[np.ix_(*nearest_pixels(fit))]
         found[f"{each['frame']}, poses from {each['threshold']}"] = [
-            replace(people[i], mask=owners == i + 1) for i in each["indices"]
+            replace(people[i], rle=encode_mask(owners == i + 1)) for i in each["indices"]
         ]
     return found
 

@@ -153,6 +153,8 @@ class TrainConfig:
 class DecodeConfig:
     """From maps to people (METHOD.md, Poses and Masks)."""
 
+    hough: bool = True
+    """Whether people start at the maxima of the votes (paper) or of the heatmaps themselves."""
     peak_threshold: float = 0.01
     """Least Hough score of a local maximum that may start a person (paper)."""
     nms_radius: float = 10.0
@@ -168,6 +170,10 @@ class DecodeConfig:
     """Steps in which every keypoint moves to where the votes within `nms_radius` agree (beyond the paper)."""
     keypoint_threshold: float = 0.01
     """Least heatmap probability at a keypoint's position for it to count as found."""
+    expected_oks: bool = True
+    """Whether a keypoint's score is its heatmap probability times how well the votes around it agree (paper), or the first alone."""
+    soft_nms: bool = True
+    """Whether keypoints that a better person shows add nothing to a person's score (paper)."""
     score_power: float = 3.0
     """q: a person's score is the mean of its keypoint scores to this power, and the root of that. The paper has the plain mean, 1,
     by which many doubtful keypoints outweigh a few sure ones."""
@@ -182,6 +188,9 @@ class DecodeConfig:
     """Least person probability of a mask pixel (likely the paper's)."""
     embedding_threshold: float = 0.25
     """t: largest embedding distance, in sqrt(box area), of a pixel to the person that owns it (likely the paper's)."""
+    exclusive_masks: bool = False
+    """Whether a pixel goes to the nearest person alone instead of to everybody within t. Doubtful second readings of a person then
+    take pixels from the first one (paper: not exclusive)."""
 
 
 @dataclass(frozen=True)

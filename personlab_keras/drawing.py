@@ -51,8 +51,8 @@ def draw(
     canvas = np.ascontiguousarray(image).copy()
     ranked = list(enumerate(people))[::-1]
     for i, person in ranked:
-        if person.mask is not None:
-            _paint_mask(canvas, person.mask, person_colour(i))
+        if (mask := person.mask) is not None:
+            _paint_mask(canvas, mask, person_colour(i))
     keypoint_colours = _keypoint_colours(skeleton)
     for i, person in ranked:
         shown = person.found & (person.keypoint_scores >= min_keypoint_score)
@@ -349,5 +349,5 @@ def _check_person(person: Person, skeleton: Skeleton, image: np.ndarray) -> None
         raise ValueError(
             f"people must have the {skeleton.keypoint_count} keypoints of the skeleton. Received: {len(person.keypoints)}"
         )
-    if person.mask is not None and person.mask.shape != image.shape[:2]:
-        raise ValueError(f"masks must be {image.shape[:2]} like the image. Received: {person.mask.shape}")
+    if person.rle is not None and tuple(person.rle["size"]) != image.shape[:2]:
+        raise ValueError(f"masks must be {image.shape[:2]} like the image. Received: {tuple(person.rle['size'])}")

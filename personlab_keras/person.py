@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as rle
 
-from personlab_keras.coordinates import box_to_coco, transform_points
+from personlab_keras.coordinates import box_from_coco, box_to_coco, transform_points
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class Person:
         keypoints: (K, 2) float (x, y) in pixels; NaN where the keypoint was not found.
         keypoint_scores: (K,) float in [0, 1]; 0 where not found.
         score: confidence in the whole person, in [0, 1].
-        mask: (H, W) bool over that image, or None where masks were not asked for.
+        rle: COCO's compressed run-length form of the mask over that image, as `encode_mask` gives it; None where masks were not
+            asked for. A hundred masks of a photo of 12 megapixels would take 1.2 GB as pixels.
 
     Raises:
         ValueError: shapes disagree.
@@ -28,15 +29,20 @@ class Person:
     keypoints: np.ndarray
     keypoint_scores: np.ndarray
     score: float
-    mask: np.ndarray | None = None
+    rle: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.keypoints.ndim != 2 or self.keypoints.shape[1] != 2:
             raise ValueError(f"`keypoints` must be (K, 2). Received: {self.keypoints.shape}")
         if self.keypoint_scores.shape != self.keypoints.shape[:1]:
             raise ValueError(f"`keypoint_scores` must be ({len(self.keypoints)},). Received: {self.keypoint_scores.shape}")
-        if self.mask is not None and (self.mask.ndim != 2 or self.mask.dtype != bool):
-            raise ValueError(f"`mask` must be (H, W) bool. Received: {self.mask.shape} {self.mask.dtype}")
+        if self.rle is not None and not (isinstance(self.rle, dict) and set(self.rle) == {"size", "counts"}):
+            raise ValueError(f"`rle` must be as `encode_mask` gives it. Received: {type(self.rle).__name__}")
+
+    @property
+    def mask(self) -> np.ndarray | None:
+        """(H, W) bool over the image, decoded anew whenever it is asked for; None where masks were not asked for."""
+        return None if self.rle is None else decode_mask(self.rle)
 
     @property
     def found(self) -> np.ndarray:
@@ -47,11 +53,8 @@ class Person:
     def box(self) -> np.ndarray:
         """(4,) float [x, y, width, height] in pixel-centre coordinates: around the mask's pixels where there are any, else
         around the keypoints found; zeros where there is nothing."""
-        if self.mask is not None and self.mask.any():
-            rows, columns = np.flatnonzero(self.mask.any(axis=1)), np.flatnonzero(self.mask.any(axis=0))
-            # A pixel reaches half a pixel beyond its centre.
-            low, high = np.array([columns[0], rows[0]]) - 0.5, np.array([columns[-1], rows[-1]]) + 0.5
-            return np.concatenate([low, high - low])
+        if self.rle is not None and rle.area(self.rle):
+            return box_from_coco(rle.toBbox(self.rle))
         points = self.keypoints[self.found]
         if not len(points):
             return np.zeros(4)
@@ -60,7 +63,7 @@ class Person:
 
     def transformed(self, affine: np.ndarray) -> Person:
         """The same person with keypoints under an affine map (2, 3) and without the mask, which belongs to one frame."""
-        return replace(self, keypoints=transform_points(self.keypoints, affine), mask=None)
+        return replace(self, keypoints=transform_points(self.keypoints, affine), rle=None)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: score, box [x, y, w, h], keypoints [[x, y, score] * K] (null where not found), mask as COCO RLE."""
@@ -73,8 +76,8 @@ class Person:
             "box": [round(float(value), 2) for value in self.box],
             "keypoints": points,
         }
-        if self.mask is not None:
-            values["mask"] = encode_mask(self.mask)
+        if self.rle is not None:
+            values["mask"] = self.rle
         return values
 
     def to_coco(self, image_id: int, category_id: int = 1) -> list[dict[str, Any]]:
@@ -90,15 +93,32 @@ class Person:
         points = np.concatenate([points, scores[:, None]], axis=1)
         common = {"image_id": image_id, "category_id": category_id, "score": float(self.score)}
         entries: list[dict[str, Any]] = [{**common, "keypoints": np.round(points, 3).reshape(-1).tolist()}]
-        if self.mask is not None:
+        if self.rle is not None:
             box = np.round(box_to_coco(self.box), 2)
-            entries.append({**common, "segmentation": encode_mask(self.mask), "bbox": box.tolist()})
+            entries.append({**common, "segmentation": self.rle, "bbox": box.tolist()})
         return entries
 
 
 def encode_mask(mask: np.ndarray) -> dict[str, Any]:
     """COCO's compressed run-length form of a (H, W) bool mask, with its counts as text for JSON. Inverse: `decode_mask`."""
-    encoded = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return _as_json(rle.encode(np.asfortranarray(mask, dtype=np.uint8)))
+
+
+def encode_runs(edges: np.ndarray, height: int, width: int) -> dict[str, Any]:
+    """As `encode_mask`, of a mask that is given by where it begins and ends.
+
+    Args:
+        edges: (2 * N,) int, ascending: the mask holds the pixels edges[0] to edges[1] - 1, edges[2] to edges[3] - 1, ...; pixels are
+            counted down the columns, from left to right.
+        height, width: of the mask.
+    """
+    counts = np.diff(edges, prepend=0, append=height * width)
+    if not counts[-1]:  # the mask holds the last pixel
+        counts = counts[:-1]
+    return _as_json(rle.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width))
+
+
+def _as_json(encoded: dict[str, Any]) -> dict[str, Any]:
     return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
 
 

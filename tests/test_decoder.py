@@ -25,13 +25,13 @@ from personlab_keras.coordinates import flip_points
 from personlab_keras.decoder import Frame, decode
 from personlab_keras.decoder.bridging import bridge_gaps
 from personlab_keras.decoder.grouping import follow_tree
-from personlab_keras.decoder.instances import expected_oks, person_scales, settle, soft_nms
+from personlab_keras.decoder.instances import expected_oks, person_scales, person_scores, settle, soft_nms
 from personlab_keras.decoder.masks import embed, embedding_distances, find_masks
 from personlab_keras.decoder.peaks import find_peaks
 from personlab_keras.decoder.sampling import follow, sample, upsample
 from personlab_keras.decoder.voting import Landings, accumulate, arrange, cast_votes
 from personlab_keras.maps import Maps
-from personlab_keras.person import Person
+from personlab_keras.person import Person, decode_mask
 from personlab_keras.skeleton import COCO_PERSON, Skeleton
 
 NOSE, LEFT_EYE = COCO_PERSON.index("nose"), COCO_PERSON.index("left_eye")
@@ -448,10 +448,31 @@ def test_soft_nms_counts_what_no_better_person_shows():
     people = np.array([[(0, 0), (100, 0)], [(6, 8), (0, 0)], [(6, 9), (3, 4)]], float)
     scores = np.array([[0.9, 0.7], [0.8, 0.6], [0.4, 0.2]])
     # The second person's first keypoint is exactly r away from the first's; the third's are both near the second's.
-    np.testing.assert_allclose(soft_nms(people, scores, radius=10, power=1), [0.8, 0.3, 0.0])
-    np.testing.assert_allclose(soft_nms(people, scores, radius=10, power=2), [math.sqrt(0.65), math.sqrt(0.18), 0.0])
+    np.testing.assert_allclose(soft_nms(people, scores, radius=10), [[0.9, 0.7], [0, 0.6], [0, 0]])
     people[0, 0] = np.nan
-    np.testing.assert_allclose(soft_nms(people, scores, radius=10, power=1)[1:], [0.7, 0.0])
+    np.testing.assert_allclose(soft_nms(people, scores, radius=10)[1:], [[0.8, 0.6], [0, 0]])
+
+
+def test_person_score_is_a_power_mean():
+    scores = np.array([[0.9, 0.7], [0, 0.6], [0, 0]])
+    np.testing.assert_allclose(person_scores(scores, power=1), [0.8, 0.3, 0.0])
+    np.testing.assert_allclose(person_scores(scores, power=2), [math.sqrt(0.65), math.sqrt(0.18), 0.0])
+
+
+def test_scores_without_expected_oks_and_soft_nms_are_the_heat():
+    maps = paint([standing(150, 150), standing(153, 150)], 305, 305, 8)
+    plain = DecodeConfig(expected_oks=False, soft_nms=False, score_power=1, score_threshold=0)
+    for person in decode(maps, options=plain):
+        assert person.score == pytest.approx(person.keypoint_scores.mean())
+        assert (person.keypoint_scores[person.found] == 1).all()
+    assert max(person.score for person in decode(maps)) < 1
+
+
+def test_people_may_start_at_the_heatmaps():
+    person = standing(150, 150)
+    maps = paint([person], 305, 305, 8)
+    (found, *_) = decode(maps, options=DecodeConfig(hough=False))
+    np.testing.assert_allclose(found.keypoints, person, atol=0.5)
 
 
 def test_keypoints_settle_among_the_votes_around_them():
@@ -556,7 +577,28 @@ def test_masks_equal_both_quantities_brought_to_every_pixel_and_compared():
         distances = np.array([distance_loop(guess, person, weight, scale) for guess in guesses]).reshape(7, 9, 1)
         near = sample(np.minimum(distances, 1.0), zeros, points, 8) <= 0.5
         assert near.any()
-        np.testing.assert_array_equal(mask, (foreground & near).reshape(75, 61))
+        np.testing.assert_array_equal(decode_mask(mask), (foreground & near).reshape(75, 61))
+
+
+def test_exclusive_masks_give_every_pixel_to_the_nearest():
+    rng = np.random.default_rng(13)
+    maps = random_maps(rng, 7, 9)
+    people, scales, weights = rng.uniform(10, 50, (4, 2, 2)), np.array([40.0, 60.0, 120.0, 90.0]), rng.random((4, 2))
+    people[3], scales[3], weights[3] = people[0], scales[0], weights[0]  # of equals the first takes all
+    frame = Frame(height=75, width=61, scale=(1.1, 0.7), offset=(-0.3, 0.4))
+    options = {"refinements": 1, "segmentation_threshold": 0.5, "embedding_threshold": 0.5}
+    shared = np.array([decode_mask(mask) for mask in find_masks(people, weights, scales, maps, frame, **options)])
+    alone = np.array([decode_mask(mask) for mask in find_masks(people, weights, scales, maps, frame, **options, exclusive=True)])
+    x, y = np.meshgrid(np.arange(61) * 1.1 - 0.3, np.arange(75) * 0.7 + 0.4)
+    points, zeros = np.stack([x, y], axis=-1).reshape(-1, 2), np.zeros(61 * 75, int)
+    guesses = np.array([[embedding_loop(maps, *cell, k, 1) for k in range(2)] for cell in np.ndindex(7, 9)])
+    distances = [
+        sample(np.minimum([distance_loop(guess, *which) for guess in guesses], 1.0).reshape(7, 9, 1), zeros, points, 8)
+        for which in zip(people, weights, scales, strict=True)
+    ]
+    nearest = np.argmin(distances, axis=0).reshape(75, 61)
+    np.testing.assert_array_equal(alone, shared & (nearest == np.arange(4)[:, None, None]))
+    assert not alone[3].any()
 
 
 def test_each_person_gets_its_own_pixels():
@@ -577,6 +619,9 @@ def test_pixel_may_belong_to_several_people():
     found = decode(maps, options=DecodeConfig(long_refinements=0))
     assert len(found) == 2
     assert overlap(found[0].mask, found[1].mask) > 0.95
+    alone = decode(maps, options=DecodeConfig(long_refinements=0, exclusive_masks=True))
+    assert not (alone[0].mask & alone[1].mask).any()
+    np.testing.assert_array_equal(alone[0].mask | alone[1].mask, found[0].mask | found[1].mask)
 
 
 @pytest.mark.parametrize("bounded_by", ["segmentation", "embedding"])
@@ -631,13 +676,6 @@ def test_frame_of_the_network_is_the_default():
     for one, other in zip(decode(maps), decode(maps, frame=Frame(305, 305)), strict=True):
         np.testing.assert_array_equal(one.keypoints, other.keypoints)
         np.testing.assert_array_equal(one.mask, other.mask)
-
-
-def test_mask_does_not_depend_on_how_many_rows_are_held(monkeypatch):
-    maps = paint([standing(150, 150)], 305, 305, 8)
-    at_once = decode(maps)[0].mask
-    monkeypatch.setattr("personlab_keras.decoder.masks.ROWS_AT_ONCE", 7)
-    np.testing.assert_array_equal(decode(maps)[0].mask, at_once)
 
 
 @pytest.mark.parametrize("wrong", [{"height": 0}, {"width": -3}, {"scale": (1.0, 0.0)}])
@@ -777,7 +815,7 @@ def test_radius_must_be_positive():
     magnitude=st.sampled_from([0.0, 1.0, 30.0, 1e4, 1e30, 1e300]),
     heads=st.booleans(),
 )
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error", "ignore:__array__ implementation")  # pycocotools with NumPy 2
 def test_any_maps_decode(seed, height, width, stride, dtype, bad, magnitude, heads):
     rng = np.random.default_rng(seed)
 

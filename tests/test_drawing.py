@@ -8,7 +8,7 @@ import pytest
 from personlab_keras.coordinates import grid
 from personlab_keras.drawing import draw, draw_parts, draw_targets, person_colour
 from personlab_keras.maps import PARTS, Maps
-from personlab_keras.person import Person
+from personlab_keras.person import Person, encode_mask
 from personlab_keras.skeleton import COCO_PERSON
 
 GREY = 120
@@ -24,7 +24,7 @@ def person_with(points: dict[int, tuple[float, float]], score: float = 0.9, mask
     scores = np.zeros(COCO_PERSON.keypoint_count)
     for k, point in points.items():
         keypoints[k], scores[k] = point, score
-    return Person(keypoints, scores, score, mask)
+    return Person(keypoints, scores, score, None if mask is None else encode_mask(mask))
 
 
 def changed(image: np.ndarray, drawn: np.ndarray) -> np.ndarray:

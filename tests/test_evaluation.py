@@ -34,7 +34,7 @@ def square(x: int, y: int, side: int) -> np.ndarray:
 def person_at(x: int, y: int, side: int = 100, score: float = 0.9) -> Person:
     """A square person whose keypoints lie on its diagonal."""
     points = np.array([x, y]) + np.linspace(0.1, 0.9, COCO_PERSON.keypoint_count)[:, None] * side
-    return Person(points, np.full(len(points), 0.8), score, square(x, y, side))
+    return Person(points, np.full(len(points), 0.8), score, encode_mask(square(x, y, side)))
 
 
 def annotations_of(people: dict[int, list[Person]]) -> dict:

@@ -291,7 +291,7 @@ def test_wrong_views_are_refused():
     bad=st.sampled_from([0.0, 0.05, 1.0]),
     magnitude=st.sampled_from([1.0, 100.0, 1e30]),
 )
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error", "ignore:__array__ implementation")  # pycocotools with NumPy 2
 def test_any_views_decode(seed, sizes, bad, magnitude):
     rng = np.random.default_rng(seed)
 

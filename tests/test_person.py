@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as rle
 
-from personlab_keras.person import Person, decode_mask, encode_mask
+from personlab_keras.person import Person, decode_mask, encode_mask, encode_runs
 
 
 def someone(mask=True):
@@ -12,7 +12,7 @@ def someone(mask=True):
     keypoints[[0, 5, 6]] = [[4, 2], [6, 5], [2, 5]]
     area = np.zeros((10, 8), bool)
     area[2:7, 3:6] = True
-    return Person(keypoints, np.where(np.isfinite(keypoints[:, 0]), 0.5, 0.0), 0.25, area if mask else None)
+    return Person(keypoints, np.where(np.isfinite(keypoints[:, 0]), 0.5, 0.0), 0.25, encode_mask(area) if mask else None)
 
 
 def test_box_surrounds_the_pixels_of_the_mask():
@@ -53,6 +53,15 @@ def test_transformed_moves_points_and_keeps_nan():
     assert moved.mask is None
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (13, 7), (5, 1), (1, 6)])
+def test_runs_are_the_same_mask(shape):
+    for share in (0.0, 0.3, 0.7, 1.0):
+        mask = np.random.default_rng(2).random(shape) < share
+        pixels = mask.T.reshape(-1).astype(int)
+        edges = np.flatnonzero(np.diff(pixels, prepend=0, append=0))
+        assert encode_runs(edges, *shape) == encode_mask(mask)
+
+
 def test_mask_round_trip():
     mask = np.random.default_rng(1).random((13, 7)) > 0.5
     np.testing.assert_array_equal(decode_mask(encode_mask(mask)), mask)
@@ -63,5 +72,5 @@ def test_wrong_shapes_are_refused():
         Person(np.zeros((17, 3)), np.zeros(17), 0.0)
     with pytest.raises(ValueError, match="keypoint_scores"):
         Person(np.zeros((17, 2)), np.zeros(16), 0.0)
-    with pytest.raises(ValueError, match="bool"):
+    with pytest.raises(ValueError, match="encode_mask"):
         Person(np.zeros((17, 2)), np.zeros(17), 0.0, np.zeros((3, 3)))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from personlab_keras.config import DecodeConfig
 from personlab_keras.decoder.fusion import View, finest_first, fuse, mirror, pool_votes
 from personlab_keras.decoder.grouping import group, heat_at
-from personlab_keras.decoder.instances import expected_oks, order_by_mean, person_scales, settle, soft_nms
+from personlab_keras.decoder.instances import expected_oks, order_by_mean, person_scales, person_scores, settle, soft_nms
 from personlab_keras.decoder.masks import Frame, find_masks
 from personlab_keras.decoder.peaks import find_peaks
 from personlab_keras.decoder.voting import accumulate, arrange
@@ -58,7 +59,7 @@ def decode(
     maps, frame = fuse(views, skeleton), views[0].frame
 
     votes = pool_votes(views)
-    hough = accumulate(votes, maps.heatmaps.shape, maps.stride, radius)
+    hough = accumulate(votes, maps.heatmaps.shape, maps.stride, radius) if options.hough else maps.heatmaps
     seeds = find_peaks(hough, maps.stride, options.peak_threshold)
     keypoints = group(
         seeds,
@@ -76,14 +77,17 @@ def decode(
 
     heat = heat_at(keypoints, maps)
     scales = person_scales(keypoints, smallest_side=options.nms_radius)
-    keypoint_scores = heat * expected_oks(keypoints, scales, landings, skeleton.kappas, radius)
+    keypoint_scores = heat
+    if options.expected_oks:
+        keypoint_scores = heat * expected_oks(keypoints, scales, landings, skeleton.kappas, radius)
     order = order_by_mean(keypoint_scores)
     keypoints, heat, scales, keypoint_scores = keypoints[order], heat[order], scales[order], keypoint_scores[order]
-    scores = soft_nms(keypoints, keypoint_scores, options.nms_radius, options.score_power)
+    added = soft_nms(keypoints, keypoint_scores, options.nms_radius) if options.soft_nms else keypoint_scores
+    scores = person_scores(added, options.score_power)
     best = np.argsort(-scores, kind="stable")[: options.max_people]
     best = best[(scores[best] > 0) & (scores[best] >= options.score_threshold)]
 
-    masks: list[np.ndarray] | list[None] = [None] * len(best)
+    masks: list[dict[str, Any]] | list[None] = [None] * len(best)
     if options.masks and maps.long_offsets is not None and maps.segmentation is not None:
         masks = find_masks(
             keypoints[best],
@@ -94,6 +98,7 @@ def decode(
             refinements=options.long_refinements,
             segmentation_threshold=options.segmentation_threshold,
             embedding_threshold=options.embedding_threshold,
+            exclusive=options.exclusive_masks,
         )
     return [
         Person(frame.to_image(keypoints[j]), keypoint_scores[j], float(scores[j]), mask)

@@ -127,21 +127,25 @@ def order_by_mean(keypoint_scores: np.ndarray) -> np.ndarray:
     return np.argsort(-keypoint_scores.mean(axis=1), kind="stable")
 
 
-def soft_nms(people: np.ndarray, keypoint_scores: np.ndarray, radius: float, power: float) -> np.ndarray:
-    """Score of each person: what its keypoints add that no better person shows yet.
-
-    s_j = (1/K * sum_k s_jk^q [|y_jk - y_j'k| > r for every better j'])^(1/q).
+def soft_nms(people: np.ndarray, keypoint_scores: np.ndarray, radius: float) -> np.ndarray:
+    """(P, K): the keypoint scores, 0 where a better person shows the same keypoint: s_jk [|y_jk - y_j'k| > r for every better j'].
 
     Args:
         people: (P, K, 2) in input pixels, best first, NaN where not found.
         keypoint_scores: (P, K), 0 where not found.
         radius: r in input pixels.
-        power: q; 1 is the paper's mean. Above it, a few sure keypoints count for more than many doubtful ones.
-
-    Returns:
-        (P,) float64.
     """
-    return (np.where(_shown(people, radius), 0.0, keypoint_scores) ** power).mean(axis=1) ** (1.0 / power)
+    return np.where(_shown(people, radius), 0.0, keypoint_scores)
+
+
+def person_scores(keypoint_scores: np.ndarray, power: float) -> np.ndarray:
+    """(P,): s_j = (1/K * sum_k s_jk^q)^(1/q) of the scores that soft-NMS leaves.
+
+    Args:
+        keypoint_scores: (P, K).
+        power: q; 1 is the paper's mean. Above it, a few sure keypoints count for more than many doubtful ones.
+    """
+    return (keypoint_scores**power).mean(axis=1) ** (1.0 / power)
 
 
 @njit(cache=True)

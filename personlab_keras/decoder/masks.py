@@ -5,17 +5,19 @@ Papandreou et al. 2018, section 3.2.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numba import njit
 from scipy import ndimage
 
-from personlab_keras.decoder.sampling import lead, upsample
+from personlab_keras.decoder.sampling import lead
 from personlab_keras.maps import Maps
+from personlab_keras.person import encode_runs
 
-ROWS_AT_ONCE = 256
-"""Rows of an image for which person probabilities are held: bounds the memory, not the result."""
+_OUT, _MIXED, _IN = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -132,11 +134,13 @@ def find_masks(
     refinements: int,
     segmentation_threshold: float,
     embedding_threshold: float,
-) -> list[np.ndarray]:
+    exclusive: bool = False,
+) -> list[dict[str, Any]]:
     """A mask for every person: the pixels that show somebody and point at this person's keypoints.
 
-    Not exclusive: a pixel may be owned by several people, or by none. Probabilities and distances are brought to the image's
-    resolution bilinearly before they are compared with their thresholds.
+    Probabilities and distances are known at the cells and brought to the image's resolution bilinearly before they are compared
+    with their thresholds; between four cells that agree nothing has to be interpolated. Unless exclusive, a pixel may be owned by
+    several people; it may always be owned by none.
 
     Args:
         people: (P, K, 2) in input pixels, NaN where not found.
@@ -147,42 +151,167 @@ def find_masks(
         refinements: steps of refinement of the embedding by long offsets, then as many by short offsets.
         segmentation_threshold: least p_S of a pixel.
         embedding_threshold: t, largest D_ij of a pixel.
+        exclusive: whether a pixel goes to the nearest person alone, of equal ones to the first. This takes six bytes per pixel of the
+            image; else no memory is needed for pixels.
 
     Returns:
-        P masks (frame.height, frame.width) bool.
+        P masks of the frame in COCO's compressed run-length form.
     """
     assert maps.segmentation is not None
-    masks = [np.zeros((frame.height, frame.width), bool) for _ in people]
+    segmentation = np.ascontiguousarray(maps.segmentation, np.float32)
     # A pixel above the threshold has a cell above it among the four that it is interpolated from.
-    active = ndimage.binary_dilation(maps.segmentation >= segmentation_threshold, np.ones((3, 3), bool))
+    active = ndimage.binary_dilation(segmentation >= segmentation_threshold, np.ones((3, 3), bool))
     cells = np.argwhere(active)
-    if not len(cells) or not len(people):
-        return masks
+    if not len(people):
+        return []
     embedding = embed(maps, cells, refinements)
-    rows, columns = frame.cells(maps.shape, maps.stride)
-    # In bands, so that a large image needs no floats for all its pixels at once.
-    bands = np.array_split(rows, -(-frame.height // ROWS_AT_ONCE))
-    foreground = np.concatenate([upsample(maps.segmentation, band, columns) >= segmentation_threshold for band in bands])
     # Beyond the threshold only the side matters. Uncut, a distance of many times t in a neighbouring cell would pull the
     # border towards the cell inside; cut at twice t, it lies half-way.
     largest = 2 * embedding_threshold
-    for mask, keypoints, weight, scale in zip(masks, people, weights, scales, strict=True):
-        near = np.full(maps.shape, largest, np.float32)
-        near[tuple(cells.T)] = embedding_distances(embedding, keypoints, weight, scale, largest)
-        box = _box_around(near <= embedding_threshold)
-        if box is not None:
-            down, across = slice(*np.searchsorted(rows, box[0])), slice(*np.searchsorted(columns, box[1]))
-            own = upsample(near, rows[down], columns[across]) <= embedding_threshold
-            mask[down, across] = own & foreground[down, across]
-    return masks
+    rows, columns = frame.cells(maps.shape, maps.stride)
+
+    def claims() -> Iterator[tuple[np.ndarray, tuple[int, int, int, int]]]:
+        """Distances (h, w) of every person in turn, and the pixels (top, bottom, left, right) around those within the threshold."""
+        for keypoints, weight, scale in zip(people, weights, scales, strict=True):
+            near = np.full(maps.shape, largest, np.float32)
+            near[active] = embedding_distances(embedding, keypoints, weight, scale, largest)
+            yield near, _pixels_around(near <= embedding_threshold, rows, columns)
+
+    thresholds = np.float32(embedding_threshold), np.float32(segmentation_threshold)
+    owners, distances = np.zeros((0, 0), np.int16), np.zeros((0, 0), np.float32)
+    if exclusive:
+        owners = np.full((frame.height, frame.width), -1, np.int16)
+        distances = np.full(owners.shape, np.inf, np.float32)
+        for j, (near, box) in enumerate(claims()):
+            _claim(near, rows, columns, box, thresholds[0], j, owners, distances)
+    edges = [_edges(near, segmentation, rows, columns, box, *thresholds, j, owners) for j, (near, box) in enumerate(claims())]
+    return [encode_runs(each, frame.height, frame.width) for each in edges]
 
 
-def _box_around(inside: np.ndarray) -> tuple[tuple[int, int], tuple[int, int]] | None:
-    """((top, bottom), (left, right)) of the cells just outside those of a map that are true; None where none is.
+@njit(cache=True)
+def _edges(
+    near: np.ndarray,
+    segmentation: np.ndarray,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    box: tuple[int, int, int, int],
+    embedding_threshold: float,
+    segmentation_threshold: float,
+    person: int,
+    owners: np.ndarray,
+) -> np.ndarray:
+    """Where the mask of a person begins and ends, pixels counted down the columns; as `encode_runs` takes it.
+
+    Args:
+        near: (h, w) distances to the person.
+        segmentation: (h, w).
+        rows, columns: place in the map of every row and column of the image.
+        box: (top, bottom, left, right) pixels outside of which the mask is empty.
+        embedding_threshold, segmentation_threshold: as of `find_masks`.
+        person: which one it is.
+        owners: (H, W) who has each pixel alone; empty where pixels are shared.
+    """
+    verdict = _verdicts(near, segmentation, embedding_threshold, segmentation_threshold)
+    top, bottom, left, right = box
+    edges = [0 for _ in range(0)]
+    for column in range(left, right):
+        first_column = int(columns[column])
+        across = columns[column] - first_column
+        inside = False
+        for row in range(top, bottom):
+            first_row = int(rows[row])
+            known = verdict[first_row, first_column]
+            own = known == _IN
+            if known == _MIXED:
+                down = rows[row] - first_row
+                own = (
+                    _between(near, first_row, first_column, down, across) <= embedding_threshold
+                    and _between(segmentation, first_row, first_column, down, across) >= segmentation_threshold
+                )
+            if own and len(owners):
+                own = owners[row, column] == person
+            if own != inside:
+                _add_edge(edges, column * len(rows) + row)
+                inside = own
+        if inside:
+            _add_edge(edges, column * len(rows) + bottom)
+    return np.array(edges, np.int64)
+
+
+@njit(cache=True)
+def _add_edge(edges: list[int], position: int) -> None:
+    """Appends an edge. A mask that ends where it begins again, at the foot of one column and the head of the next, goes on."""
+    if len(edges) and edges[-1] == position:
+        edges.pop()
+    else:
+        edges.append(position)
+
+
+@njit(cache=True)
+def _verdicts(
+    near: np.ndarray, segmentation: np.ndarray, embedding_threshold: float, segmentation_threshold: float
+) -> np.ndarray:
+    """(h, w) uint8: whether all pixels from a cell to the next ones down and right are in the mask, or none, or who knows."""
+    height, width = near.shape
+    verdict = np.empty(near.shape, np.uint8)
+    for row in range(height):
+        for column in range(width):
+            agree = refuse_near = refuse_segmentation = 0
+            below, beside = min(row + 1, height - 1), min(column + 1, width - 1)
+            for y, x in ((row, column), (row, beside), (below, column), (below, beside)):
+                close, shown = near[y, x] <= embedding_threshold, segmentation[y, x] >= segmentation_threshold
+                agree += close and shown
+                refuse_near += not close
+                refuse_segmentation += not shown
+            if agree == 4:
+                verdict[row, column] = _IN
+            elif refuse_near == 4 or refuse_segmentation == 4:
+                verdict[row, column] = _OUT
+            else:
+                verdict[row, column] = _MIXED
+    return verdict
+
+
+@njit(cache=True)
+def _between(values: np.ndarray, row: int, column: int, down: float, across: float) -> float:
+    """A map (h, w) bilinearly between a cell and the next ones; those that carry no weight are not read."""
+    below, beside = row + (down > 0), column + (across > 0)
+    upper = values[row, column] * (1 - across) + values[row, beside] * across
+    lower = values[below, column] * (1 - across) + values[below, beside] * across
+    return upper * (1 - down) + lower * down
+
+
+@njit(cache=True)
+def _claim(
+    near: np.ndarray,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    box: tuple[int, int, int, int],
+    embedding_threshold: float,
+    person: int,
+    owners: np.ndarray,
+    distances: np.ndarray,
+) -> None:
+    """Gives a person the pixels (H, W) of `owners` that are nearer to it than to those before, and says so in `distances`."""
+    top, bottom, left, right = box
+    for row in range(top, bottom):
+        first_row = int(rows[row])
+        for column in range(left, right):
+            first_column = int(columns[column])
+            distance = np.float32(_between(near, first_row, first_column, rows[row] - first_row, columns[column] - first_column))
+            if distance <= embedding_threshold and distance < distances[row, column]:
+                distances[row, column] = distance
+                owners[row, column] = person
+
+
+def _pixels_around(inside: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> tuple[int, int, int, int]:
+    """(top, bottom, left, right) of the pixels between the cells just outside those of a map that are true; empty where none is.
 
     Between them lies every pixel that is interpolated from one of the cells inside.
     """
-    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
-    if not len(rows):
-        return None
-    return (int(rows[0]) - 1, int(rows[-1]) + 1), (int(columns[0]) - 1, int(columns[-1]) + 1)
+    box: list[int] = []
+    for axis, places in ((1, rows), (0, columns)):
+        true = np.flatnonzero(inside.any(axis=axis))
+        first, last = (int(true[0]) - 1, int(true[-1]) + 1) if len(true) else (0, 0)
+        box += np.searchsorted(places, (first, last)).tolist()
+    return box[0], box[1], box[2], box[3]
