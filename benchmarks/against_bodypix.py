@@ -1,19 +1,17 @@
-"""Google's decoder beside ours, on the same maps: how well and how fast.
+"""Google's decoder beside ours, on the same maps: how well. (How fast: `decoder.py`.)
 
     python benchmarks/against_bodypix.py --model MODEL --annotations JSON --images DIR --longer-side 513 801 1001
 
 Theirs is `decodeMultiplePoses` and `decodeMultipleMasksCPU` of @tensorflow-models/body-pix 2.2.1, called in Node (which has to be
 there, with npm) on the maps of our network in their layout. Accuracy is that of their best case: more people than their default of
 10, the best of several score thresholds, and the better of two ways to find masks, in the frame of the image as their API does, or
-in that of the network's input, where the long offsets, which they do not scale, are right. Times are those with the default settings
-of both sides, of the decoders alone; masks are in the frame of the image.
+in that of the network's input, where the long offsets, which they do not scale, are right.
 """
 
 import argparse
 import json
 import subprocess
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +24,7 @@ import numpy as np
 from personlab_keras.config import DecodeConfig
 from personlab_keras.decoder import Frame, decode
 from personlab_keras.decoder.sampling import upsample
-from personlab_keras.evaluation import Metrics, evaluate_results, summarize_timings
+from personlab_keras.evaluation import Metrics, evaluate_results
 from personlab_keras.files import read_json
 from personlab_keras.fitting import InputFit
 from personlab_keras.images import read_image
@@ -42,9 +40,6 @@ NMS_RADIUS, REFINE_STEPS, SEGMENTATION_THRESHOLD = 20.0, 10, 0.7
 MAX_DETECTIONS = 30
 IMAGE_FRAME = "frame of the image"
 THRESHOLDS = (0.1, 0.2, 0.3, SCORE_THRESHOLD, 0.5)
-REPEATS = 4
-"""How often poses are decoded for their time; the first time does not count."""
-POSES, WHOLE = "poses", "poses and masks"
 
 Results = dict[str, list[dict[str, Any]]]
 """COCO's result entries by what they were found with."""
@@ -77,14 +72,13 @@ def compare(
     ask: Callable[[dict[str, Any]], dict[str, Any]],
     folder: Path,
 ) -> None:
-    """Decodes the maps of all images on both sides and prints accuracy and times."""
+    """Decodes the maps of all images on both sides and prints how well."""
     keypoints: dict[str, Results] = {OURS: defaultdict(list), GOOGLE: defaultdict(list)}
     masks: dict[str, Results] = {OURS: defaultdict(list), GOOGLE: defaultdict(list)}
-    seconds: dict[str, list[float]] = defaultdict(list)
     for entry in entries:
         image = read_image(images / entry["file_name"], apply_orientation=False)
         fit, maps = predictor.fit(image), predictor.maps(image)
-        for person in our_people(predictor, maps, fit, seconds):
+        for person in our_people(predictor, maps, fit):
             pose, mask = person.to_coco(entry["id"])
             keypoints[OURS]["everybody"].append(pose)
             masks[OURS]["everybody"].append(mask)
@@ -93,13 +87,10 @@ def compare(
             keypoints[GOOGLE][name] += [person.to_coco(entry["id"])[0] for person in people]
         for name, people in google_masks(answer, fit).items():
             masks[GOOGLE][name] += [person.to_coco(entry["id"])[1] for person in people]
-        google_times(answer, seconds)
     ids = [entry["id"] for entry in entries]
     print(f"{len(ids)} images, longer side {predictor.options.longer_side} px, stride {predictor.stride}, {PACKAGE} {VERSION}")
     report("keypoint", keypoints, lambda found: evaluate_results(annotations, found, None, ids)["keypoints"])
     report("mask", masks, lambda found: evaluate_results(annotations, [], found, ids)["segmentation"])
-    for stage, figures in summarize_timings(seconds).items():
-        print(f"  {stage}: median {figures['median']:.2f} ms, 95th percentile {figures['p95']:.2f} ms")
 
 
 def report(kind: str, results: dict[str, Results], measure: Callable[[list[dict[str, Any]]], Metrics]) -> None:
@@ -116,21 +107,10 @@ def report(kind: str, results: dict[str, Results], measure: Callable[[list[dict[
     print(f"  {kind} AP: {best[OURS] / best[GOOGLE]:.2f} times Google's")
 
 
-def our_people(predictor: Predictor, maps: Maps, fit: InputFit, seconds: dict[str, list[float]]) -> list[Person]:
-    """Everybody, as COCO's metrics want it; timed are the default settings."""
-
-    def run(options: DecodeConfig) -> list[Person]:
-        return decode(maps, predictor.skeleton, options, frame=fit.frame, radius=predictor.radius)
-
-    def timed(options: DecodeConfig) -> float:
-        began = time.perf_counter()
-        run(options)
-        return time.perf_counter() - began
-
-    defaults = DecodeConfig()
-    for stage, options in ((POSES, replace(defaults, masks=False)), (WHOLE, defaults)):
-        seconds[f"{stage}, {OURS}"].append(float(np.median([timed(options) for _ in range(REPEATS)][1:])))
-    return run(replace(defaults, score_threshold=0.0))
+def our_people(predictor: Predictor, maps: Maps, fit: InputFit) -> list[Person]:
+    """Everybody, as COCO's metrics want it."""
+    options = DecodeConfig(score_threshold=0.0)
+    return decode(maps, predictor.skeleton, options, frame=fit.frame, radius=predictor.radius)
 
 
 def install(folder: Path) -> Path:
@@ -179,7 +159,7 @@ def request(maps: Maps, fit: InputFit, folder: Path) -> dict[str, Any]:
         "maxDetections": MAX_DETECTIONS,
         "nmsRadius": NMS_RADIUS,
         "refineSteps": REFINE_STEPS,
-        "repeats": REPEATS,
+        "repeats": 1,
         "frames": [mask_frame(name, frame, maps, folder) for name, frame in mask_frames(fit).items()],
     }
 
@@ -245,15 +225,6 @@ def nearest_pixels(fit: InputFit) -> tuple[np.ndarray, np.ndarray]:
 def in_image(pose: dict[str, Any], fit: InputFit) -> Person:
     points = np.array([(each["position"]["x"], each["position"]["y"]) for each in pose["keypoints"]])
     return Person(fit.to_image(points), np.array([each["score"] for each in pose["keypoints"]]), pose["score"])
-
-
-def google_times(answer: dict[str, Any], seconds: dict[str, list[float]]) -> None:
-    (poses,) = (float(np.median(each["milliseconds"][1:])) for each in answer["poses"] if each["threshold"] == SCORE_THRESHOLD)
-    (masks,) = (
-        each["milliseconds"] for each in answer["masks"] if each["threshold"] == SCORE_THRESHOLD and each["frame"] == IMAGE_FRAME
-    )
-    seconds[f"{POSES}, {GOOGLE}"].append(poses / 1e3)
-    seconds[f"{WHOLE}, {GOOGLE}"].append((poses + masks) / 1e3)
 
 
 if __name__ == "__main__":

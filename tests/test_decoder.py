@@ -522,15 +522,15 @@ def test_embedding_equals_the_slow_walk():
         for a, (row, column) in enumerate(cells):
             for k in range(2):
                 expected = embedding_loop(maps, row, column, k, refinements)
-                np.testing.assert_allclose(embedding[k, :, a], expected, atol=1e-4)
+                np.testing.assert_allclose(embedding[a, k], expected, atol=1e-4)
 
 
 def test_embedding_distance_equals_the_sum_over_keypoints():
     rng = np.random.default_rng(7)
-    embedding = rng.uniform(0, 200, (17, 2, 40))
+    embedding = rng.uniform(0, 200, (40, 17, 2))
     keypoints, weights = rng.uniform(50, 150, (17, 2)), rng.random(17)
     keypoints[[2, 9]], weights[[2, 9]] = np.nan, 0
-    expected = np.array([distance_loop(embedding[:, :, a], keypoints, weights, 80.0) for a in range(40)])
+    expected = np.array([distance_loop(guess, keypoints, weights, 80.0) for guess in embedding])
     largest = float(np.median(expected))
     distances = embedding_distances(embedding, keypoints, weights, 80.0, largest)
     np.testing.assert_allclose(distances, np.minimum(expected, largest), rtol=1e-5)
@@ -538,7 +538,7 @@ def test_embedding_distance_equals_the_sum_over_keypoints():
 
 def test_embedding_distance_worked_by_hand():
     keypoints = np.array([(0.0, 0.0), (100.0, 0.0), (np.nan, np.nan)])
-    embedding = np.array([[(3.0,), (4.0,)], [(100.0,), (10.0,)], [(np.nan,), (np.nan,)]])
+    embedding = np.array([[(3.0, 4.0), (100.0, 10.0), (np.nan, np.nan)]])
     weights = np.array([1.0, 0.5, 0.0])
     # (1 * 5 + 0.5 * 10) / 1.5 px, by a person of 50 px.
     np.testing.assert_allclose(embedding_distances(embedding, keypoints, weights, 50.0, 9.0), [10 / 1.5 / 50], rtol=1e-6)

@@ -70,7 +70,7 @@ def embed(maps: Maps, cells: np.ndarray, refinements: int) -> np.ndarray:
         refinements: steps of each kind.
 
     Returns:
-        (K, 2, A) float32 (x, y) in input pixels where each cell believes its person's keypoints are; NaN for no belief.
+        (A, K, 2) float32 (x, y) in input pixels where each cell believes its person's keypoints are; NaN for no belief.
     """
     assert maps.long_offsets is not None
     long_offsets, short_offsets = (np.ascontiguousarray(field, np.float32) for field in (maps.long_offsets, maps.short_offsets))
@@ -80,7 +80,7 @@ def embed(maps: Maps, cells: np.ndarray, refinements: int) -> np.ndarray:
 @njit(cache=True)
 def _embed(long_offsets: np.ndarray, short_offsets: np.ndarray, cells: np.ndarray, stride: int, refinements: int) -> np.ndarray:
     count = long_offsets.shape[2]
-    embedding = np.empty((count, 2, len(cells)), np.float32)
+    embedding = np.empty((len(cells), count, 2), np.float32)
     for a in range(len(cells)):
         row, column = cells[a]
         for k in range(count):
@@ -90,7 +90,7 @@ def _embed(long_offsets: np.ndarray, short_offsets: np.ndarray, cells: np.ndarra
                 x, y = lead(long_offsets, k, x, y, stride)
             for _ in range(refinements):
                 x, y = lead(short_offsets, k, x, y, stride)
-            embedding[k, 0, a], embedding[k, 1, a] = x, y
+            embedding[a, k, 0], embedding[a, k, 1] = x, y
     return embedding
 
 
@@ -102,7 +102,7 @@ def embedding_distances(
     D_ij = 1 / (sum_k p_k(y_jk)) * sum_k p_k(y_jk) |G_k(x_i) - y_jk| / lambda_j, over the keypoints that were found.
 
     Args:
-        embedding: (K, 2, A) in input pixels.
+        embedding: (A, K, 2) in input pixels.
         keypoints: (K, 2) in input pixels, NaN where not found.
         weights: (K,) p_k(y_jk).
         scale: lambda_j in input pixels.
@@ -111,16 +111,28 @@ def embedding_distances(
     Returns:
         (A,) float32, at most `largest`, which also stands where a guess is unknown or all weights are zero.
     """
-    distances = np.full(embedding.shape[2], largest, np.float32)
     found = np.flatnonzero(np.isfinite(keypoints).all(axis=-1) & (weights > 0))
     if not len(found):
-        return distances
+        return np.full(len(embedding), largest, np.float32)
+    found = found[np.argsort(-weights[found], kind="stable")]  # those that weigh most tell soonest that a cell is too far
     shares = weights[found] / (weights[found].sum() * scale)
-    x, y = np.moveaxis(embedding[found] - keypoints[found, :, None], 1, 0)
-    # The length of the mean is a lower bound of the mean of the lengths.
-    close = np.flatnonzero((shares @ x) ** 2 + (shares @ y) ** 2 < largest**2)
-    x, y = x[:, close], y[:, close]
-    distances[close] = np.fmin(shares @ np.sqrt(x**2 + y**2), largest)
+    return _distances(np.ascontiguousarray(embedding, np.float32), keypoints[found], found, shares, float(largest))
+
+
+@njit(cache=True)
+def _distances(
+    embedding: np.ndarray, keypoints: np.ndarray, channels: np.ndarray, shares: np.ndarray, largest: float
+) -> np.ndarray:
+    distances = np.empty(len(embedding), np.float32)
+    for a in range(len(embedding)):
+        total = 0.0
+        for i in range(len(channels)):
+            x, y = embedding[a, channels[i], 0] - keypoints[i, 0], embedding[a, channels[i], 1] - keypoints[i, 1]
+            total += shares[i] * np.sqrt(x * x + y * y)
+            if not total < largest:  # nor where a guess is unknown
+                total = largest
+                break
+        distances[a] = total
     return distances
 
 
@@ -211,8 +223,11 @@ def _edges(
         person: which one it is.
         owners: (H, W) who has each pixel alone; empty where pixels are shared.
     """
-    verdict = _verdicts(near, segmentation, embedding_threshold, segmentation_threshold)
     top, bottom, left, right = box
+    if top == bottom or left == right:
+        return np.zeros(0, np.int64)
+    cells = int(rows[top]), int(rows[bottom - 1]) + 1, int(columns[left]), int(columns[right - 1]) + 1
+    verdict = _verdicts(near, segmentation, cells, embedding_threshold, segmentation_threshold)
     edges = [0 for _ in range(0)]
     for column in range(left, right):
         first_column = int(columns[column])
@@ -249,13 +264,20 @@ def _add_edge(edges: list[int], position: int) -> None:
 
 @njit(cache=True)
 def _verdicts(
-    near: np.ndarray, segmentation: np.ndarray, embedding_threshold: float, segmentation_threshold: float
+    near: np.ndarray,
+    segmentation: np.ndarray,
+    cells: tuple[int, int, int, int],
+    embedding_threshold: float,
+    segmentation_threshold: float,
 ) -> np.ndarray:
-    """(h, w) uint8: whether all pixels from a cell to the next ones down and right are in the mask, or none, or who knows."""
+    """(h, w) uint8: whether all pixels from a cell to the next ones down and right are in the mask, or none, or who knows.
+
+    Only the cells (top, bottom, left, right) are looked at.
+    """
     height, width = near.shape
     verdict = np.empty(near.shape, np.uint8)
-    for row in range(height):
-        for column in range(width):
+    for row in range(cells[0], cells[1]):
+        for column in range(cells[2], cells[3]):
             agree = refuse_near = refuse_segmentation = 0
             below, beside = min(row + 1, height - 1), min(column + 1, width - 1)
             for y, x in ((row, column), (row, beside), (below, column), (below, beside)):

@@ -15,8 +15,8 @@ def place(x: float, y: float, height: int, width: int, stride: int) -> tuple[int
 
     A point on a cell has that cell alone: none is read that carries no weight, and none out of range.
     """
-    column = min(max(x, 0.0), (width - 1.0) * stride) / stride
-    row = min(max(y, 0.0), (height - 1.0) * stride) / stride
+    column = min(max(x / stride, 0.0), width - 1.0)
+    row = min(max(y / stride, 0.0), height - 1.0)
     left, top = int(column), int(row)
     right_share, lower_share = column - left, row - top
     return top, top + (lower_share > 0), left, left + (right_share > 0), lower_share, right_share

@@ -12,7 +12,7 @@ from numba import njit
 
 from personlab_keras.maps import Maps
 
-BINS_PER_RADIUS = 2
+BINS_PER_RADIUS = 1
 """How fine votes are arranged: it changes the speed of finding those near a point, not which are found."""
 
 
@@ -37,7 +37,7 @@ class Landings:
 
     Attributes:
         points, mass: as of `Votes`; those of one keypoint together, of it those of one row of bins, of it those of one bin.
-        starts: (K, rows, columns + 1) int64, the first vote of every bin, and the end of the last one of a row.
+        starts: (K, rows, columns + 1) int32, the first vote of every bin, and the end of the last one of a row.
         origin: x and y in input pixels of the corner of the first bin.
         side: of a bin in input pixels.
     """
@@ -92,12 +92,14 @@ def accumulate(votes: Votes, shape: tuple[int, int, int], stride: int, radius: f
     Returns:
         (h, w, K) float64.
     """
-    normaliser = np.pi * radius**2 / stride**2
-    return _splat(votes.points, votes.mass, votes.keypoints, shape, float(stride)) / normaliser
+    unit = stride**2 / (np.pi * radius**2)
+    return _splat(votes.points, votes.mass, votes.keypoints, shape, float(stride), unit)
 
 
 @njit(cache=True)
-def _splat(points: np.ndarray, mass: np.ndarray, keypoints: np.ndarray, shape: tuple[int, int, int], stride: float) -> np.ndarray:
+def _splat(
+    points: np.ndarray, mass: np.ndarray, keypoints: np.ndarray, shape: tuple[int, int, int], stride: float, unit: float
+) -> np.ndarray:
     height, width, _ = shape
     scores = np.zeros(shape)
     for i in range(len(points)):
@@ -105,12 +107,13 @@ def _splat(points: np.ndarray, mass: np.ndarray, keypoints: np.ndarray, shape: t
         if not (-1 < x < width and -1 < y < height):
             continue
         left, top = int(np.floor(x)), int(np.floor(y))
+        vote = mass[i] * unit
         for row, share in ((top, 1 - (y - top)), (top + 1, y - top)):
             if 0 <= row < height:
                 if left >= 0:
-                    scores[row, left, keypoints[i]] += mass[i] * share * (1 - (x - left))
+                    scores[row, left, keypoints[i]] += vote * share * (1 - (x - left))
                 if left + 1 < width:
-                    scores[row, left + 1, keypoints[i]] += mass[i] * share * (x - left)
+                    scores[row, left + 1, keypoints[i]] += vote * share * (x - left)
     return scores
 
 
@@ -127,7 +130,7 @@ def arrange(votes: Votes, shape: tuple[int, int, int], stride: int, radius: floa
     height, width, count = shape
     origin, side = -3.0 * radius, radius / BINS_PER_RADIUS
     rows, columns = (int(((cells - 1) * stride + 6 * radius) // side) + 1 for cells in (height, width))
-    starts = np.zeros((count, rows, columns + 1), np.int64)
+    starts = np.zeros((count, rows, columns + 1), np.int32)
     points, mass = _sort(votes.points, votes.mass, votes.keypoints, starts, origin, side)
     return Landings(points, mass, starts, origin, side)
 
@@ -138,8 +141,8 @@ def _sort(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Points and mass of the votes sorted by bins, whose `starts` are filled in."""
     count, rows, columns = starts.shape[0], starts.shape[1], starts.shape[2] - 1
-    bins = np.full(len(points), -1, np.int64)
-    counts = np.zeros(count * rows * columns, np.int64)
+    bins = np.full(len(points), -1, np.int32)
+    counts = np.zeros(count * rows * columns, np.int32)
     for i in range(len(points)):
         column, row = (points[i, 0] - origin) / side, (points[i, 1] - origin) / side
         if 0 <= column < columns and 0 <= row < rows:
