@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -670,6 +671,20 @@ def test_frame_moves_keypoints_and_finds_masks_at_its_own_resolution():
     assert overlap(found.mask, inside_body(person, np.stack([x, y], axis=-1))) > 0.9
     (plain,) = decode(maps)
     assert found.score == plain.score
+
+
+def test_masks_of_a_large_photo_take_little_memory():
+    maps = paint([standing(150, 150), standing(190, 160), standing(90, 150)], 305, 401, 8)
+    frame = Frame(height=3040, width=4000, scale=(0.1, 0.1))
+    options = DecodeConfig(score_threshold=0.0)
+    decode(maps, options=options, frame=frame)  # compiles
+    tracemalloc.start()
+    people = decode(maps, options=options, frame=frame)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(people) >= 3
+    assert peak < 12_160_000  # one byte per pixel, for all masks together
+    assert people[0].mask.sum() > 100_000
 
 
 def test_frame_of_the_network_is_the_default():
