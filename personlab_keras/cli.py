@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from personlab_keras.config import Config, config_to_yaml, load_config
-from personlab_keras.errors import InputError
+from personlab_keras.errors import InputError, Stopped
 from personlab_keras.startup import import_tensorflow_quietly
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs a command; returns the exit status: 0 success, 2 bad usage or input, 130 interrupted, 141 nobody reads."""
+    """Runs a command; returns the exit status: 0 success or stopped as asked, 2 bad usage or input, 130 interrupted, 141 nobody reads."""
     options = _parser().parse_args(arguments)
     try:
         config = load_config(options.config, options.set)
@@ -32,6 +32,9 @@ def main(arguments: list[str] | None = None) -> int:
         # As behind `| head`. What is still buffered would fail again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except Stopped as stopped:
+        print(f"personlab {options.command}: {stopped}")
+        return 0
     except InputError as error:
         print(f"personlab {options.command}: {error}", file=sys.stderr)
         return 2
@@ -78,6 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     export = command("export", _export, "a run or model directory -> SavedModel, Keras weights and personlab.json")
     export.add_argument("source", type=Path, metavar="WORKDIR_OR_MODEL")
     export.add_argument("--out", type=Path, required=True, help="the model directory to write")
+    export.add_argument(
+        "--best", action="store_true", help="of a run, the checkpoint with the best validation AP, not the latest"
+    )
 
     imports = command("import-weights", _import_weights, "Google's released PoseNet and BodyPix networks -> a model directory")
     imports.add_argument("source", nargs="?", metavar="SOURCE", help="published name, address, file or folder; see --list")
@@ -173,7 +179,7 @@ def _train(options: argparse.Namespace, config: Config) -> int:
 def _export(options: argparse.Namespace, config: Config) -> int:
     from personlab_keras.export import export_source
 
-    export_source(options.source, options.out, options.set)
+    export_source(options.source, options.out, options.set, best=options.best)
     print(f"{options.out}: SavedModel, Keras weights, personlab.json")
     return 0
 

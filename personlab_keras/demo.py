@@ -21,10 +21,11 @@ from personlab_keras.evaluation import evaluate
 from personlab_keras.export import export_model
 from personlab_keras.files import write_atomically
 from personlab_keras.images import list_images
+from personlab_keras.journal import Log, read_log
 from personlab_keras.predict import load, predict_files
 from personlab_keras.skeleton import COCO_PERSON
 from personlab_keras.synthetic import write_dataset
-from personlab_keras.train import Log, read_log, train
+from personlab_keras.train import train
 
 SETTINGS_FILE = "demo.yaml"
 SHOWN = 12

@@ -181,8 +181,9 @@ def read_model_directory(folder: str | Path) -> ModelDirectory:
     return ModelDirectory(Path(folder), skeleton, config_from_dict(sections, source=str(path)), provenance)
 
 
-def export_source(source: str | Path, out: str | Path, overrides: Iterable[str] = ()) -> Path:
-    """Exports the latest checkpoint of a training run, or a model directory again, with settings changed by `--set` texts.
+def export_source(source: str | Path, out: str | Path, overrides: Iterable[str] = (), best: bool = False) -> Path:
+    """Exports a checkpoint of a training run, the latest or that of the best validation, or a model directory again, with settings
+    changed by `--set` texts.
 
     Weights serve any `model.output_stride`: `model.output_stride=8` makes finer maps of a network trained at 16.
 
@@ -194,7 +195,7 @@ def export_source(source: str | Path, out: str | Path, overrides: Iterable[str] 
         directory = read_model_directory(folder)
         network, config, skeleton, provenance = directory.network, directory.config, directory.skeleton, directory.provenance
     elif (folder / CONFIG_FILE).is_file():
-        network, config, step = load_workdir(folder)
+        network, config, step = load_workdir(folder, best=best)
         skeleton, provenance = COCO_PERSON, {"trained_steps": step, "records_view_size": config.data.view_size}
     else:
         raise InputError(

@@ -2,27 +2,58 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from personlab_keras.errors import InputError
 
+_UNFINISHED = ".part"
+
 
 def write_atomically(path: str | Path, content: bytes) -> None:
-    """Writes beside, flushes to the disk, renames: a reader sees the old file or the new one, whole, also after a crash."""
+    """Writes beside, flushes to the disk, renames: a reader sees the old file or the new one, whole, also after a crash.
+
+    Raises:
+        InputError: it cannot be written, say for want of space; the old file is as it was.
+    """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    beside = target.with_name(f".{target.name}.{os.getpid()}{_UNFINISHED}")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         with open(beside, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, target)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Within, no other process can be the writer of a folder; unfinished files that a killed one left there are removed first.
+
+    Raises:
+        InputError: another process is.
+    """
+    import fcntl  # not on Windows, where everything but training still works
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w", encoding="ascii") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system gives it back, however the process ends
+        except BlockingIOError:
+            raise InputError(f"{folder}: another process is writing there") from None
+        for unfinished in folder.rglob(f".*{_UNFINISHED}"):
+            unfinished.unlink()
+        yield
 
 
 def read_json(path: str | Path) -> dict[str, Any]:

@@ -6,11 +6,9 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import json
-import os
+import signal
+import threading
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,24 +16,46 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
+from personlab_keras.checkpoints import CHECKPOINTS, best_checkpoint, latest_checkpoint, restore, save, save_best
 from personlab_keras.config import Config, TrainConfig, config_to_yaml, load_config
-from personlab_keras.data import make_dataset
-from personlab_keras.errors import InputError
-from personlab_keras.files import write_atomically
+from personlab_keras.data import make_dataset, training_examples
+from personlab_keras.devices import distribution
+from personlab_keras.errors import InputError, Stopped
+from personlab_keras.files import sole_writer, write_atomically
+from personlab_keras.journal import Journal, Log
 from personlab_keras.losses import personlab_losses, total_loss
 from personlab_keras.maps import EXTRA_OUTPUTS
 from personlab_keras.model import build_model, freeze_batch_norm, freeze_untrained_heads
+from personlab_keras.optimisers import build_optimizer
 from personlab_keras.records import Meta, check_meta, read_meta
 from personlab_keras.skeleton import COCO_PERSON, Skeleton
 from personlab_keras.validation import validate
 
 CONFIG_FILE = "config.yaml"
-LOG_FILE = "log.jsonl"
-CHECKPOINTS = "checkpoints"
+_JUDGED_BY = "validation/keypoint_AP"
+_NOT_FINITE = "first_non_finite/"
 
-Log = dict[str, float]
+
+class FirstNonFinite(keras.metrics.Metric):
+    """The first step at which a loss was NaN or infinite, counted from 1 since the last reset; 0 where there was none.
+
+    On the device: the loss of every step need not be fetched for it.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name=name)
+        self._seen = self.add_variable(shape=(), initializer="zeros", name="seen")
+        self._first = self.add_variable(shape=(), initializer="zeros", name="first")
+
+    def update_state(self, loss: Any) -> None:
+        self._seen.assign(self._seen + 1.0)
+        seen, first = (keras.ops.convert_to_tensor(variable) for variable in (self._seen, self._first))
+        bad = keras.ops.logical_not(keras.ops.isfinite(loss))
+        self._first.assign(keras.ops.where(keras.ops.logical_and(bad, first == 0.0), seen, first))
+
+    def result(self) -> Any:
+        return keras.ops.convert_to_tensor(self._first)
 
 
 class Trainee(keras.Model):
@@ -54,13 +74,14 @@ class Trainee(keras.Model):
         self._radius = radius
         # Made here, not on first use: variables may not appear inside a compiled step.
         self._means = {name: keras.metrics.Mean(name=name) for name in network.output if name not in EXTRA_OUTPUTS}
+        self._watches = {name: FirstNonFinite(f"{_NOT_FINITE}{name}") for name in self._means}
 
     def call(self, image: Any, training: bool = False) -> dict[str, Any]:
         return self.network(image, training=training)
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        return [self._loss_tracker, *self._means.values()]
+        return [self._loss_tracker, *self._means.values(), *self._watches.values()]
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
@@ -68,6 +89,7 @@ class Trainee(keras.Model):
         losses = personlab_losses(y, y_pred, self._radius)
         for name, loss in losses.items():
             self._means[name].update_state(loss)
+            self._watches[name].update_state(loss)
         return total_loss(losses, self._settings)
 
 
@@ -83,7 +105,8 @@ def train(
 ) -> keras.Model:
     """Trains to `train.steps`, from the last checkpoint in the workdir if there is one.
 
-    The workdir gets `config.yaml` (resolved), `checkpoints/`, `log.jsonl` and `tensorboard/`.
+    The workdir gets `config.yaml` (resolved), `checkpoints/`, `log.jsonl` and `tensorboard/`. SIGTERM ends the run after the current
+    step with a checkpoint; the same call goes on from there.
 
     Args:
         init: a network whose weights to start from instead of `model.weights`; ignored when a checkpoint is there.
@@ -94,7 +117,9 @@ def train(
         The trained network (averaged weights where `train.ema` is on).
 
     Raises:
-        InputError: the records do not fit the configuration, or the workdir holds a run of another network.
+        Stopped: by SIGTERM.
+        InputError: the records do not fit the configuration; the workdir holds a run of another network, or another process trains
+            there; the loss is no longer finite; a checkpoint cannot be written.
     """
     folder = Path(workdir)
     meta = read_meta(records)
@@ -103,42 +128,63 @@ def train(
         if found is not None:
             check_meta(found, str(place), skeleton=skeleton, radius=config.targets.radius, stride=config.targets.stride)
     config = resolve(config, meta)
-    _claim_workdir(folder, config)
-    keras.utils.set_random_seed(config.train.seed)
-    with distribution(config.train.strategy):
-        trainee = build_trainee(config, skeleton, pretrained=init is None and latest_checkpoint(folder) is None)
-        if init is not None:
-            copy_weights(init, trainee.network)
-        step = restore(trainee, folder)
-    dataset = make_dataset(
-        records,
-        config.train.batch_size,
-        training=True,
-        settings=config.data,
-        seed=config.train.seed,
-        first_example=step * config.train.batch_size,
-    )
-    journal = _Journal(folder, step, report)
+    with sole_writer(folder), _sigterm() as stop:
+        _claim_workdir(folder, config)
+        keras.utils.set_random_seed(config.train.seed)
+        latest = latest_checkpoint(folder)
+        with distribution(config.train.strategy):
+            trainee = build_trainee(config, skeleton, pretrained=init is None and latest is None)
+            if init is not None:
+                copy_weights(init, trainee.network)
+            step = restore(_state(trainee), latest) if latest is not None else 0
+        journal = Journal(folder, step, report)
 
-    def check() -> Log:
-        with averaged_weights(trainee):
-            return validate(trainee.network, str(val_records), config)
+        def check() -> Log:
+            with averaged_weights(trainee):
+                return validate(trainee.network, str(val_records), config)
 
-    keeper = _Keeper(config, folder, step, journal, check if val_records is not None else None)
-    interval = config.train.log_every
-    if step < config.train.steps:
-        trainee.fit(
-            dataset,
-            epochs=-(-config.train.steps // interval),
-            initial_epoch=step // interval,
-            steps_per_epoch=interval,
-            callbacks=[keeper],
-            shuffle=False,
-            verbose=0,
-        )
-    elif trainee.optimizer.use_ema:  # `fit` ends by averaging; a run that was over already has to be averaged here
-        trainee.optimizer.finalize_variable_values(trainee.trainable_variables)
-    return trainee.network
+        keeper = _Keeper(config, folder, step, journal, check if val_records is not None else None, stop, records, meta)
+        interval = config.train.log_every
+        # A run that was stopped between two lines of the log goes to the next one first.
+        for steps in (-step % interval, interval):
+            if not steps or keeper.step == config.train.steps:
+                continue
+            first_example = keeper.step * config.train.batch_size
+            settings = config.train
+            dataset = make_dataset(
+                records, settings.batch_size, training=True, settings=config.data, seed=settings.seed, first_example=first_example
+            )
+            trainee.fit(
+                dataset,
+                epochs=1 if steps < interval else (config.train.steps - keeper.step) // interval,
+                steps_per_epoch=steps,
+                callbacks=[keeper],
+                shuffle=False,
+                verbose=0,
+            )
+            if stop.is_set() and keeper.step < config.train.steps:
+                raise Stopped(
+                    f"{folder}: stopped at step {keeper.step} of {config.train.steps}; the same command goes on from there"
+                )
+            if keeper.step < config.train.steps:
+                keeper.take_back_averaging()
+        if keeper.step == step and trainee.optimizer.use_ema:  # `fit` ends by averaging; where there was none it is done here
+            trainee.optimizer.finalize_variable_values(trainee.trainable_variables)
+        return trainee.network
+
+
+@contextlib.contextmanager
+def _sigterm() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets, as those who give back machines send it. Only the main thread hears signals."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def resolve(config: Config, meta: Meta) -> Config:
@@ -181,95 +227,6 @@ def build_trainee(config: Config, skeleton: Skeleton = COCO_PERSON, pretrained: 
     return trainee
 
 
-def build_optimizer(settings: TrainConfig) -> keras.optimizers.Optimizer:
-    """The optimiser of the settings.
-
-    Raises:
-        InputError: an unknown optimiser or schedule.
-    """
-    common: dict[str, Any] = {
-        "learning_rate": learning_rate(settings),
-        "use_ema": settings.ema > 0,
-        "ema_momentum": settings.ema or 0.99,
-        "global_clipnorm": settings.clip_norm,
-        "weight_decay": settings.weight_decay or None,
-    }
-    if settings.optimizer == "sgd":
-        optimizer = keras.optimizers.SGD(momentum=settings.momentum, **common)
-    elif settings.optimizer == "adam":
-        optimizer = keras.optimizers.Adam(**common)
-    else:
-        raise InputError(f"train.optimizer must be sgd or adam. Received: {settings.optimizer}")
-    if settings.weight_decay:
-        # Decay is for kernels: scales and shifts have no business near zero.
-        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    return optimizer
-
-
-def learning_rate(settings: TrainConfig) -> Any:
-    """Step -> learning rate: a linear rise over `warmup_steps`, then the schedule.
-
-    Raises:
-        InputError: an unknown schedule.
-    """
-    peak, steps = settings.learning_rate, max(1, settings.steps - settings.warmup_steps)
-    if settings.schedule == "constant":
-        after: Any = keras.optimizers.schedules.PiecewiseConstantDecay([settings.steps], [peak, peak])
-    elif settings.schedule == "cosine":
-        after = keras.optimizers.schedules.CosineDecay(peak, steps)
-    elif settings.schedule == "polynomial":
-        after = keras.optimizers.schedules.PolynomialDecay(peak, steps, end_learning_rate=0.0, power=0.9)
-    else:
-        raise InputError(f"train.schedule must be constant, cosine or polynomial. Received: {settings.schedule}")
-    return WarmUp(after, peak, settings.warmup_steps) if settings.warmup_steps else after
-
-
-@keras.saving.register_keras_serializable(package="personlab_keras")
-class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
-    """A linear rise to `peak` over `steps`, then another schedule counted from there."""
-
-    def __init__(self, after: keras.optimizers.schedules.LearningRateSchedule, peak: float, steps: int) -> None:
-        self.after, self.peak, self.steps = after, peak, steps
-
-    def __call__(self, step: Any) -> Any:
-        step = keras.ops.cast(step, "float32")
-        rising = self.peak * (step + 1.0) / self.steps
-        return keras.ops.where(step < self.steps, rising, self.after(keras.ops.maximum(step - self.steps, 0.0)))
-
-    def get_config(self) -> dict[str, Any]:
-        return {"after": keras.saving.serialize_keras_object(self.after), "peak": self.peak, "steps": self.steps}
-
-
-@contextlib.contextmanager
-def distribution(name: str) -> Iterator[None]:
-    """The devices to train on: see `train.strategy`. On the JAX backend all devices share each batch ('auto', 'mirrored').
-
-    Raises:
-        InputError: an unknown name, or no TPU where one is asked for.
-    """
-    if name not in ("auto", "single", "mirrored", "tpu"):
-        raise InputError(f"train.strategy must be auto, single, mirrored or tpu. Received: {name}")
-    if keras.backend.backend() == "jax":
-        if name != "single" and len(keras.distribution.list_devices()) > 1:
-            keras.distribution.set_distribution(keras.distribution.DataParallel())
-        try:
-            yield
-        finally:
-            keras.distribution.set_distribution(None)
-        return
-    strategy: Any = None
-    if name == "tpu" or (name == "auto" and "TPU_NAME" in os.environ):
-        try:
-            resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect()
-        except (ValueError, RuntimeError, tf.errors.OpError) as error:
-            raise InputError(f"train.strategy: no TPU can be reached: {str(error).splitlines()[0]}") from None
-        strategy = tf.distribute.TPUStrategy(resolver)
-    elif name == "mirrored" or (name == "auto" and len(tf.config.list_physical_devices("GPU")) > 1):
-        strategy = tf.distribute.MirroredStrategy()
-    with strategy.scope() if strategy is not None else contextlib.nullcontext():
-        yield
-
-
 def copy_weights(source: keras.Model, target: keras.Model) -> None:
     """Sets the weights of `target` from a network of the same layers; stride and upsampling may differ.
 
@@ -294,22 +251,23 @@ def averaged_weights(trainee: Trainee) -> Iterator[None]:
         yield
         return
     variables = trainee.trainable_variables
-
-    def copies() -> list[np.ndarray]:
-        return [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
-
-    def assign(values: list[np.ndarray]) -> None:
-        for variable, value in zip(variables, values, strict=True):
-            variable.assign(value)
-
-    current = copies()
+    current = _copies(variables)
     trainee.optimizer.finalize_variable_values(variables)
     # On JAX the weights now share memory with the averages, which a prediction would give away.
-    assign(copies())
+    _assign(variables, _copies(variables))
     try:
         yield
     finally:
-        assign(current)
+        _assign(variables, current)
+
+
+def _copies(variables: list[Any]) -> list[np.ndarray]:
+    return [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
+
+
+def _assign(variables: list[Any], values: list[np.ndarray]) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
 
 
 def _state(trainee: Trainee) -> dict[str, Any]:
@@ -319,66 +277,103 @@ def _state(trainee: Trainee) -> dict[str, Any]:
     return {f"{group}/{i:05d}": variable for group, variables in groups.items() for i, variable in enumerate(variables)}
 
 
-def save(trainee: Trainee, folder: Path, step: int, keep: int) -> Path:
-    """Writes a checkpoint and then removes those older than the latest `keep`."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **{name: keras.ops.convert_to_numpy(variable) for name, variable in _state(trainee).items()})
-    path = folder / CHECKPOINTS / f"step-{step:08d}.npz"
-    write_atomically(path, buffer.getvalue())
-    for old in _checkpoints(folder)[:-keep]:
-        old.unlink()
-    return path
+def load_workdir(workdir: str | Path, skeleton: Skeleton = COCO_PERSON, best: bool = False) -> tuple[keras.Model, Config, int]:
+    """The network of a run (averaged weights where it keeps them), its configuration and step.
 
-
-def restore(trainee: Trainee, folder: Path) -> int:
-    """Loads the latest checkpoint; returns its step, 0 where there is none.
+    Args:
+        best: the checkpoint with the best validation AP instead of the latest.
 
     Raises:
-        InputError: it is damaged or of another network or optimiser.
-    """
-    path = latest_checkpoint(folder)
-    if path is None:
-        return 0
-    state = _state(trainee)
-    try:
-        with np.load(path) as saved:
-            values = {name: saved[name] for name in saved.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: damaged checkpoint: {error}. Delete it to go on from the one before") from None
-    unlike = sorted(values.keys() ^ state.keys()) or [name for name in state if values[name].shape != tuple(state[name].shape)]
-    if unlike:
-        raise InputError(f"{path}: a checkpoint of another network or optimiser; first difference: {unlike[0]}")
-    for name, variable in state.items():
-        variable.assign(values[name])
-    return int(path.stem.removeprefix("step-"))
-
-
-def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint of a workdir."""
-    return next(reversed(_checkpoints(folder)), None)
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    return sorted((folder / CHECKPOINTS).glob("step-*.npz"))
-
-
-def load_workdir(workdir: str | Path, skeleton: Skeleton = COCO_PERSON) -> tuple[keras.Model, Config, int]:
-    """The network of a run at its latest checkpoint (averaged weights where it keeps them), its configuration and step.
-
-    Raises:
-        InputError: the folder holds no run or no checkpoint.
+        InputError: the folder holds no run or no such checkpoint.
     """
     folder = Path(workdir)
-    if not (folder / CONFIG_FILE).is_file() or latest_checkpoint(folder) is None:
-        raise InputError(
-            f"{folder}: no {CONFIG_FILE} with {CHECKPOINTS}/ there; a workdir is what `personlab train --workdir` wrote"
-        )
+    path = best_checkpoint(folder) if best else latest_checkpoint(folder)
+    if not (folder / CONFIG_FILE).is_file() or path is None:
+        wanted = "checkpoint of a validation (--val-records)" if best else f"{CHECKPOINTS}/"
+        raise InputError(f"{folder}: no {CONFIG_FILE} with a {wanted} there; a workdir is what `personlab train --workdir` wrote")
     config = load_config(folder / CONFIG_FILE)
     trainee = build_trainee(config, skeleton, pretrained=False)
-    step = restore(trainee, folder)
+    step = restore(_state(trainee), path)
     if trainee.optimizer.use_ema:
         trainee.optimizer.finalize_variable_values(trainee.trainable_variables)
     return trainee.network, config, step
+
+
+class _Keeper(keras.callbacks.Callback):
+    """After each log interval: the log line, and where due the validation and the checkpoint. Stops where it is told or has to.
+
+    Attributes:
+        step: that the run has reached.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        folder: Path,
+        step: int,
+        journal: Journal,
+        check: Callable[[], Log] | None,
+        stop: threading.Event,
+        records: str | Path,
+        meta: Meta,
+    ) -> None:
+        super().__init__()
+        self._config, self._settings = config, config.train
+        self._folder, self._journal, self._check, self._stop = folder, journal, check, stop
+        self._records, self._meta = records, meta
+        self.step = self._begin = step
+        self._began = 0.0
+        self._current: list[np.ndarray] = []
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._begin, self._began = self.step, time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.step += 1
+        if self._stop.is_set():
+            self.model.stop_training = True
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        settings, means = self._settings, {name: float(value) for name, value in (logs or {}).items()}
+        watches = {name: int(means.pop(name)) for name in list(means) if name.startswith(_NOT_FINITE)}
+        if first := min(filter(None, watches.values()), default=0):
+            parts = [name.removeprefix(_NOT_FINITE) for name, step in watches.items() if step == first]
+            raise InputError(self._not_finite(self._begin + first, parts))
+        last = self.step >= settings.steps
+        whole = self.step % settings.log_every == 0
+        if whole:
+            rate = (self.step - self._begin) * settings.batch_size / (time.perf_counter() - self._began)
+            losses = {name if name == "loss" else f"loss/{name}": value for name, value in means.items()}
+            speed = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+            self._journal.write({"step": self.step, "images_per_second": round(rate, 2), "learning_rate": speed, **losses})
+        if epoch + 1 == self.params["epochs"] and self.model.optimizer.use_ema:
+            self._current = _copies(self.model.trainable_variables)
+        stopping = self._stop.is_set()
+        if self._check is not None and whole and not stopping and (last or self.step % settings.validate_every == 0):
+            best = self._journal.best(_JUDGED_BY)
+            self._journal.write({"step": self.step, **{f"validation/{name}": value for name, value in self._check().items()}})
+            if self._journal.best(_JUDGED_BY) > best:
+                save_best(_state(self.model), self._folder, self.step)
+        if last or stopping or self.step % settings.checkpoint_every == 0:
+            save(_state(self.model), self._folder, self.step, settings.keep_checkpoints)
+
+    def take_back_averaging(self) -> None:
+        """Undoes that `fit` ended in the midst of the run, where the optimiser put the averages in place of the weights."""
+        if self.model.optimizer.use_ema:
+            _assign(self.model.trainable_variables, self._current)
+
+    def _not_finite(self, step: int, parts: list[str]) -> str:
+        """What is to be said of a step of which these losses were not finite."""
+        first = (step - 1) * self._settings.batch_size
+        examples = training_examples(self._records, self._meta, self._config.data, self._settings.seed, first)
+        batch = [
+            f"image {int(example['image_id'])} view {int(example['view'])}"
+            for example in examples.take(self._settings.batch_size).as_numpy_iterator()
+        ]
+        kept = latest_checkpoint(self._folder)
+        return f"{self._folder}: the loss of step {step} is not finite ({', '.join(parts)}). Its batch: {', '.join(batch)}. " + (
+            f"The checkpoint before is kept: {kept.name}" if kept is not None else "There is no checkpoint before it"
+        )
 
 
 def _claim_workdir(folder: Path, config: Config) -> None:
@@ -390,57 +385,3 @@ def _claim_workdir(folder: Path, config: Config) -> None:
             if getattr(before, section) != getattr(config, section):
                 raise InputError(f"{folder}: holds a run with other settings of '{section}'. Choose another --workdir")
     write_atomically(path, config_to_yaml(config).encode())
-
-
-class _Journal:
-    """Lines of the log: to `log.jsonl`, to TensorBoard, and to whoever watches. Lines after the step resumed from are dropped."""
-
-    def __init__(self, folder: Path, step: int, report: Callable[[Log], None]) -> None:
-        self._path = folder / LOG_FILE
-        self._report = report
-        lines = [line for line in read_log(folder) if line["step"] <= step]
-        write_atomically(self._path, "".join(json.dumps(line) + "\n" for line in lines).encode())
-        self._board = tf.summary.create_file_writer(str(folder / "tensorboard"))
-
-    def write(self, log: Log) -> None:
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(log) + "\n")
-        with self._board.as_default(step=int(log["step"])):
-            for name, value in log.items():
-                if name != "step":
-                    tf.summary.scalar(name, value)
-        self._board.flush()
-        self._report(log)
-
-
-def read_log(workdir: str | Path) -> list[Log]:
-    """The lines of a run's log, in order; an unfinished last line is left out."""
-    path = Path(workdir) / LOG_FILE
-    lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
-    return [json.loads(line) for line in lines[:-1]]
-
-
-class _Keeper(keras.callbacks.Callback):
-    """After each log interval: the log line, and where due the validation and the checkpoint."""
-
-    def __init__(self, config: Config, folder: Path, step: int, journal: _Journal, check: Callable[[], Log] | None) -> None:
-        super().__init__()
-        self._settings, self._folder, self._journal, self._check = config.train, folder, journal, check
-        self._step = step
-        self._began = 0.0
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self._began = time.perf_counter()
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        settings = self._settings
-        self._step += settings.log_every
-        last = self._step >= settings.steps
-        rate = settings.log_every * settings.batch_size / (time.perf_counter() - self._began)
-        losses = {f"{name}" if name == "loss" else f"loss/{name}": float(value) for name, value in (logs or {}).items()}
-        speed = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
-        self._journal.write({"step": self._step, "images_per_second": round(rate, 2), "learning_rate": speed, **losses})
-        if self._check is not None and (last or self._step % settings.validate_every == 0):
-            self._journal.write({"step": self._step, **{f"validation/{name}": value for name, value in self._check().items()}})
-        if last or self._step % settings.checkpoint_every == 0:
-            save(self.model, self._folder, self._step, settings.keep_checkpoints)

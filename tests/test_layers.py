@@ -17,10 +17,11 @@ ROWS: list[dict[str, set[str]]] = [
     {"config": set(), "maps": set(), "person": set(), "layers": {KERAS}, "released": {KERAS}},
     {"images": set(), "targets": set(), "decoder": set(), "drawing": set(), "synthetic": set()}
     | {"backbones": {KERAS}, "refinement": {KERAS}, "losses": {KERAS}},
-    {"fitting": set(), "evaluation": set(), "records": {TENSORFLOW}, "model": {KERAS}},
+    {"fitting": set(), "evaluation": set(), "records": {TENSORFLOW}, "model": {KERAS}, "optimisers": {KERAS}}
+    | {"devices": {TENSORFLOW, KERAS}, "checkpoints": {KERAS}, "journal": {TENSORFLOW}},
     {"data": {TENSORFLOW}, "pretrained": {KERAS}},
     {"validation": {TENSORFLOW, KERAS}},
-    {"train": {TENSORFLOW, KERAS}},
+    {"train": {KERAS}},
     {"export": {KERAS}},
     {"predict": {KERAS}},
     {"demo": set()},

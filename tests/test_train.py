@@ -1,5 +1,7 @@
+import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,24 +12,19 @@ import numpy as np
 import pytest
 from conftest import TINY
 
+from personlab_keras.checkpoints import latest_checkpoint
 from personlab_keras.config import TrainConfig, load_config
-from personlab_keras.data import make_dataset
-from personlab_keras.errors import InputError
+from personlab_keras.data import make_dataset, training_examples
+from personlab_keras.errors import InputError, Stopped
 from personlab_keras.export import export_model, export_source, read_model_directory
+from personlab_keras.files import sole_writer
+from personlab_keras.journal import read_log
 from personlab_keras.model import build_model
+from personlab_keras.optimisers import build_optimizer, learning_rate
 from personlab_keras.predict import load
-from personlab_keras.records import META_FILE
+from personlab_keras.records import META_FILE, read_meta
 from personlab_keras.skeleton import COCO_PERSON
-from personlab_keras.train import (
-    averaged_weights,
-    build_optimizer,
-    build_trainee,
-    latest_checkpoint,
-    learning_rate,
-    load_workdir,
-    read_log,
-    train,
-)
+from personlab_keras.train import _Keeper, averaged_weights, build_trainee, load_workdir, train
 
 ROOT = Path(__file__).parents[1]
 
@@ -114,7 +111,7 @@ def test_validation_is_logged(records, tiny_config, tmp_path):
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
 def test_a_step_runs_on_each_backend_and_both_start_alike(backend, records, tmp_path):
     script = (
-        "import sys, json; from personlab_keras.config import load_config; from personlab_keras.train import train, read_log;"
+        "import sys, json; from personlab_keras.config import load_config; from personlab_keras.train import train;"
         "c = load_config(None, json.loads(sys.argv[3])); train(sys.argv[1], sys.argv[2], c, val_records=sys.argv[1])"
     )
     overrides = json.dumps([*TINY, "train.steps=2", "train.ema=0.9"])
@@ -205,6 +202,95 @@ def test_settings_that_do_not_fit(records, tmp_path, override, words):
 def test_a_workdir_of_another_network_is_refused(records, workdir):
     with pytest.raises(InputError, match="holds a run with other settings of 'model'"):
         train(records, workdir, load_config(None, [*TINY, "model.alpha=0.5"]))
+
+
+def test_sigterm_saves_and_the_same_call_goes_on(records, tiny_config, tmp_path, monkeypatch):
+    """Stopped in the midst of an interval of the log, with averaging on: the run ends with the weights of an uninterrupted one."""
+    config = replace(tiny_config, train=replace(tiny_config.train, steps=8, log_every=4, checkpoint_every=8, ema=0.9))
+    whole = train(records, tmp_path / "whole", config)
+    steps = iter(range(1, 100))
+
+    def send(self, batch, logs=None, original=_Keeper.on_train_batch_end):
+        if next(steps) in (3, 6):
+            os.kill(os.getpid(), signal.SIGTERM)
+        original(self, batch, logs)
+
+    monkeypatch.setattr(_Keeper, "on_train_batch_end", send)
+    for reached in (3, 6):
+        with pytest.raises(Stopped, match=f"stopped at step {reached} of 8; the same command goes on"):
+            train(records, tmp_path / "stopped", config)
+        assert latest_checkpoint(tmp_path / "stopped").name == f"step-{reached:08d}.npz"
+    resumed = train(records, tmp_path / "stopped", config)
+    for a, b in zip(weights(whole), weights(resumed), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert [line["step"] for line in read_log(tmp_path / "stopped")] == [4, 8]
+
+
+def test_a_loss_that_is_not_finite_names_step_and_records(records, tiny_config, tmp_path, monkeypatch):
+    config = replace(tiny_config, train=replace(tiny_config.train, steps=6, log_every=3, checkpoint_every=3, learning_rate=1e-3))
+    original = _Keeper.on_train_batch_end
+
+    def spoil(self, batch, logs=None):
+        original(self, batch, logs)
+        if self.step == 4:  # so that step 5 is the first to see it
+            kernel = self.model.network.get_layer("segmentation_head").kernel
+            kernel.assign(np.full(kernel.shape, np.nan, np.float32))
+
+    monkeypatch.setattr(_Keeper, "on_train_batch_end", spoil)
+    with pytest.raises(InputError) as caught:
+        train(records, tmp_path, config)
+    said = str(caught.value)
+    assert "the loss of step 5 is not finite (segmentation)" in said
+    assert "checkpoint before is kept: step-00000003.npz" in said
+    examples = training_examples(records, read_meta(records), config.data, config.train.seed, 4 * 2)
+    for example in examples.take(2).as_numpy_iterator():
+        assert f"image {example['image_id']} view {example['view']}" in said
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 1
+
+
+def test_the_best_checkpoint_is_kept(records, tiny_config, tmp_path, monkeypatch):
+    config = replace(
+        tiny_config, train=replace(tiny_config.train, steps=6, validate_every=2, checkpoint_every=2, keep_checkpoints=1)
+    )
+    precisions = iter((0.2, 0.5, 0.4))
+    monkeypatch.setattr("personlab_keras.train.validate", lambda *_: {"keypoint_AP": next(precisions)})
+    train(records, tmp_path, config, val_records=records)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["best.npz", "step-00000006.npz"]
+    _, _, best = load_workdir(tmp_path, best=True)
+    _, _, latest = load_workdir(tmp_path)
+    assert (best, latest) == (4, 6)
+    export_source(tmp_path, tmp_path / "model", best=True)
+    assert json.loads((tmp_path / "model" / "personlab.json").read_text())["provenance"]["trained_steps"] == 4
+
+
+def test_without_validation_there_is_no_best_checkpoint(workdir):
+    with pytest.raises(InputError, match="--val-records"):
+        load_workdir(workdir, best=True)
+
+
+def test_one_process_at_a_time_trains_in_a_workdir(records, tiny_config, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / ".step-00000002.npz.7.part").write_bytes(b"of a killed process")
+    with sole_writer(tmp_path), pytest.raises(InputError, match="another process is writing there"):
+        train(records, tmp_path, tiny_config)
+    train(records, tmp_path, tiny_config)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000004.npz"]
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(records, tiny_config, tmp_path, monkeypatch):
+    config = replace(tiny_config, train=replace(tiny_config.train, checkpoint_every=2, keep_checkpoints=1))
+    fsync, written = os.fsync, []
+
+    def full(descriptor):
+        written.append(descriptor)
+        if latest_checkpoint(tmp_path) is not None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    monkeypatch.setattr("personlab_keras.files.os.fsync", full)
+    with pytest.raises(InputError, match=r"step-00000004\.npz: cannot be written: No space left on device"):
+        train(records, tmp_path, config)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000002.npz"]
 
 
 def test_a_damaged_checkpoint_is_named(records, tiny_config, tmp_path):

@@ -1,0 +1,43 @@
+"""Which devices train, and how they share a batch."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from personlab_keras.errors import InputError
+
+
+@contextlib.contextmanager
+def distribution(name: str) -> Iterator[None]:
+    """The devices to train on: see `train.strategy`. On the JAX backend all devices share each batch ('auto', 'mirrored').
+
+    Raises:
+        InputError: an unknown name, or no TPU where one is asked for.
+    """
+    if name not in ("auto", "single", "mirrored", "tpu"):
+        raise InputError(f"train.strategy must be auto, single, mirrored or tpu. Received: {name}")
+    if keras.backend.backend() == "jax":
+        if name != "single" and len(keras.distribution.list_devices()) > 1:
+            keras.distribution.set_distribution(keras.distribution.DataParallel())
+        try:
+            yield
+        finally:
+            keras.distribution.set_distribution(None)
+        return
+    strategy: Any = None
+    if name == "tpu" or (name == "auto" and "TPU_NAME" in os.environ):
+        try:
+            resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect()
+        except (ValueError, RuntimeError, tf.errors.OpError) as error:
+            raise InputError(f"train.strategy: no TPU can be reached: {str(error).splitlines()[0]}") from None
+        strategy = tf.distribute.TPUStrategy(resolver)
+    elif name == "mirrored" or (name == "auto" and len(tf.config.list_physical_devices("GPU")) > 1):
+        strategy = tf.distribute.MirroredStrategy()
+    with strategy.scope() if strategy is not None else contextlib.nullcontext():
+        yield
