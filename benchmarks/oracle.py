@@ -11,8 +11,8 @@ from keypoints cannot find them on perfect maps.
 
 With `--fully-labelled` only people with all keypoints labelled are judged: the tree, the bridges and the scores then miss nothing that
 a network would have seen. The maps still hold everybody, and people who are not judged are ignored like crowds, so neither finding nor
-missing them counts. Few of COCO's people are fully labelled (about one in forty with keypoints), so that a small file says little;
-`--scenes` draws scenes of one to six synthetic people instead, near and far, of whom all are.
+missing them counts. Few of COCO's people are fully labelled, so that a small file says little; `--scenes` draws scenes of one to six
+synthetic people instead, near and far, all of them fully labelled.
 """
 
 import argparse
@@ -113,9 +113,13 @@ def run(options: argparse.Namespace) -> None:
     truth = judged(read_json(options.annotations), options.fully_labelled)
     category = next((entry["id"] for entry in truth["categories"] if entry.get("name") == "person"), 1)
     chosen = {image.id for image in images}
-    people = [entry for entry in truth["annotations"] if entry["image_id"] in chosen and not entry.get("iscrowd")]
+    people = [
+        entry
+        for entry in truth["annotations"]
+        if entry["image_id"] in chosen and entry["category_id"] == category and not entry.get("iscrowd")
+    ]
     print(
-        f"{len(images)} images, {len(people)} people judged, {sum(map(has_keypoints, people))} of them with keypoints; "
+        f"{len(images)} images, {len(people)} people judged, {sum(labelled(entry) > 0 for entry in people)} of them with keypoints; "
         f"views of {options.long_side} px, R = {options.radius:g} px\n"
     )
     print(f"| {' | '.join(HEADER)} |")
@@ -143,16 +147,17 @@ def judged(annotations: dict[str, Any], fully_labelled: bool) -> dict[str, Any]:
     if not fully_labelled:
         return annotations
     people = [
-        entry if all(value > 0 for value in entry["keypoints"][2::3]) else {**entry, "iscrowd": 1}
+        entry if labelled(entry) == COCO_PERSON.keypoint_count else {**entry, "iscrowd": 1}
         for entry in annotations["annotations"]
     ]
-    if all(entry["iscrowd"] for entry in people):
+    if all(entry.get("iscrowd") for entry in people):
         raise InputError("`--fully-labelled`: nobody in these annotations has all keypoints labelled")
     return {**annotations, "annotations": people}
 
 
-def has_keypoints(entry: dict[str, Any]) -> bool:
-    return any(value > 0 for value in entry["keypoints"][2::3])
+def labelled(entry: dict[str, Any]) -> int:
+    """How many keypoints of an annotation are labelled; crowds and other categories may come without the field."""
+    return sum(visibility > 0 for visibility in entry.get("keypoints", ())[2::3])
 
 
 def decoded(
@@ -189,7 +194,7 @@ def table_row(
     image_ids: list[int],
 ) -> str:
     metrics = evaluate_results(truth, keypoints, masks, image_ids)
-    annotated = [entry if has_keypoints(entry) else {**entry, "iscrowd": 1} for entry in truth["annotations"]]
+    annotated = [entry if labelled(entry) else {**entry, "iscrowd": 1} for entry in truth["annotations"]]
     among_annotated = evaluate_results({**truth, "annotations": annotated}, keypoints, masks, image_ids)
     figures = [metrics["keypoints"][column] for column in KEYPOINT_COLUMNS]
     figures += [found["segmentation"]["AP"] if found["segmentation"] else None for found in (metrics, among_annotated)]
