@@ -16,21 +16,21 @@ import tensorflow as tf
 
 from data_prep.coco import AnnotatedImage, decode_segmentation, read_coco
 from data_prep.geometry import View, random_view, sample_mask, warp_boxes, warp_image, warp_keypoints, whole_image
-from personlab_keras.config import Config, config_to_dict
-from personlab_keras.coordinates import box_from_coco
+from personlab_keras.config import Config, TargetsConfig, config_to_dict
+from personlab_keras.coordinates import box_from_coco, map_side
 from personlab_keras.errors import InputError
 from personlab_keras.images import read_image
 from personlab_keras.records import META_FILE, Meta, Record, write_example, write_meta
 from personlab_keras.skeleton import COCO_PERSON, Skeleton
 from personlab_keras.startup import import_tensorflow_quietly, workers_ignore_interrupts
-from personlab_keras.targets import MAX_PERSONS, encode
+from personlab_keras.targets import MAX_PERSONS, CompactTargets, encode
 
 MIN_SHARDS = 16
 """Small sets are cut into about this many shards all the same, so that several workers and readers share them."""
 
 
 @dataclass(frozen=True)
-class _People:
+class People:
     """The non-crowd people of an image as arrays, and its crowd region."""
 
     ids: np.ndarray  # (P,)
@@ -196,7 +196,7 @@ def image_records(
     if pixels.shape[:2] != (image.height, image.width):
         skipped["image of another size than annotated"] += 1
         return
-    people = _gather_people(image, skeleton, skipped)
+    people = gather_people(image, skeleton, skipped)
     counts["images"] += 1
     counts["images without people"] += not image.annotations
     counts["persons"] += len(people.ids)
@@ -207,7 +207,8 @@ def image_records(
         yield _bake(image, pixels, people, number, config, skeleton)
 
 
-def _gather_people(image: AnnotatedImage, skeleton: Skeleton, skipped: Counter[str]) -> _People:
+def gather_people(image: AnnotatedImage, skeleton: Skeleton, skipped: Counter[str]) -> People:
+    """The people of an image with their masks decoded; adds to `skipped`, by reason, what had to be left out."""
     crowd = np.zeros((image.height, image.width), bool)
     people = []
     for annotation in image.annotations:
@@ -231,7 +232,7 @@ def _gather_people(image: AnnotatedImage, skeleton: Skeleton, skipped: Counter[s
             crowd |= mask
         people = people[:MAX_PERSONS]
     annotations = [annotation for annotation, _ in people]
-    return _People(
+    return People(
         ids=np.array([annotation.id for annotation in annotations], np.int64),
         keypoints=np.array([a.keypoints for a in annotations]).reshape(-1, skeleton.keypoint_count, 3),
         boxes=box_from_coco(np.array([a.box for a in annotations]).reshape(-1, 4)),
@@ -242,20 +243,9 @@ def _gather_people(image: AnnotatedImage, skeleton: Skeleton, skipped: Counter[s
     )
 
 
-def _bake(image: AnnotatedImage, pixels: np.ndarray, people: _People, number: int, config: Config, skeleton: Skeleton) -> Record:
+def _bake(image: AnnotatedImage, pixels: np.ndarray, people: People, number: int, config: Config, skeleton: Skeleton) -> Record:
     view = _choose_view(image, number, config)
-    stride = config.targets.stride
-    masks = [sample_mask(mask, view, stride) for mask in people.masks]
-    crowd = sample_mask(people.crowd, view, stride)
-    targets = encode(
-        keypoints=warp_keypoints(people.keypoints, view, skeleton),
-        masks=np.array(masks, bool).reshape(-1, *crowd.shape),
-        annotated=people.annotated,
-        crowd=crowd,
-        view_size=(view.side, view.side),
-        radius=config.targets.radius,
-        stride=stride,
-    )
+    targets = view_targets(people, view, config.targets, skeleton)
     warped = warp_image(pixels, view, config.data.pad_colour)
     _, encoded = cv2.imencode(".jpg", warped[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, config.data.image_quality])
     return Record(
@@ -266,6 +256,20 @@ def _bake(image: AnnotatedImage, pixels: np.ndarray, people: _People, number: in
         person_ids=people.ids,
         person_boxes=warp_boxes(people.boxes, view),
         person_areas=people.areas * view.scale**2,
+    )
+
+
+def view_targets(people: People, view: View, settings: TargetsConfig, skeleton: Skeleton) -> CompactTargets:
+    """What a network should say about a view of the people of an image."""
+    cells = map_side(view.side, settings.stride)
+    return encode(
+        keypoints=warp_keypoints(people.keypoints, view, skeleton),
+        masks=np.array([sample_mask(mask, view, settings.stride) for mask in people.masks], bool).reshape(-1, cells, cells),
+        annotated=people.annotated,
+        crowd=sample_mask(people.crowd, view, settings.stride),
+        view_size=(view.side, view.side),
+        radius=settings.radius,
+        stride=settings.stride,
     )
 
 
