@@ -166,6 +166,8 @@ class DecodeConfig:
     """Steps of refinement of the embedding by long offsets, then as many by short offsets (released code)."""
     bridge: bool = True
     """Whether keypoints that the tree cannot reach are found by the long-range offsets of the others (beyond the paper)."""
+    bridge_support: float = 0.3
+    """Share of a person's found keypoints, by their probability, that must agree on one that is bridged."""
     vote_refinements: int = 1
     """Steps in which every keypoint moves to where the votes within `nms_radius` agree (beyond the paper)."""
     keypoint_threshold: float = 0.01

@@ -242,7 +242,9 @@ def draw_bridge(image: np.ndarray, keypoints: np.ndarray, maps: Maps) -> np.ndar
     walked = follow_tree(start[None], np.array([nose]), maps, COCO_PERSON, OPTIONS.mid_refinements)
     rows, columns = np.clip(np.rint(walked[0, :, ::-1] / maps.stride).astype(int), 0, maps.shape[0] - 1).T
     walked[0, maps.heatmaps[rows, columns, np.arange(len(rows))] < OPTIONS.keypoint_threshold] = np.nan
-    bridged = bridge_gaps(walked, maps, OPTIONS.mid_refinements, OPTIONS.keypoint_threshold, OPTIONS.nms_radius)[0]
+    bridged = bridge_gaps(
+        walked, maps, OPTIONS.mid_refinements, OPTIONS.keypoint_threshold, OPTIONS.nms_radius, OPTIONS.bridge_support
+    )[0]
     found, filled = np.isfinite(walked[0, :, 0]), np.isfinite(bridged[:, 0])
     assert maps.long_offsets is not None
     for k in np.flatnonzero(found):
@@ -268,7 +270,7 @@ def draw_embedding(image: np.ndarray, maps: Maps, people: Sequence[Person]) -> n
     """Cells of people, each with a line to the mean of where it believes its person's keypoints to be."""
     canvas = Canvas(image)
     cells, embedding = embedded(maps)
-    centres = embedding.mean(axis=0).T
+    centres = embedding.mean(axis=1)
     wanted = [np.nanmean(person.keypoints, axis=0) for person in people]
     owners = np.argmin([np.hypot(*(centres - centre).T) for centre in wanted], axis=0)
     sparse = (cells % 2 == 0).all(axis=1)
@@ -306,7 +308,7 @@ def draw_basins(
 
 
 def embedded(maps: Maps) -> tuple[np.ndarray, np.ndarray]:
-    """(A, 2) row and column of the cells that show somebody, and (K, 2, A) where they believe the keypoints to be."""
+    """(A, 2) row and column of the cells that show somebody, and (A, K, 2) where they believe the keypoints to be."""
     assert maps.segmentation is not None
     cells = np.argwhere(maps.segmentation >= OPTIONS.segmentation_threshold)
     return cells, embed(maps, cells, OPTIONS.long_refinements)

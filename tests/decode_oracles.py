@@ -139,7 +139,9 @@ def distance_loop(embedding: np.ndarray, keypoints: np.ndarray, weights: np.ndar
     return total / weight
 
 
-def bridge_loop(people: np.ndarray, maps: Maps, refinements: int, threshold: float, agreement: float) -> np.ndarray:
+def bridge_loop(
+    people: np.ndarray, maps: Maps, refinements: int, threshold: float, agreement: float, least_support: float
+) -> np.ndarray:
     """The people with every gap filled by the best supported of the proposals of the found keypoints."""
 
     def reached(field: np.ndarray, point: np.ndarray) -> np.ndarray:
@@ -161,5 +163,7 @@ def bridge_loop(people: np.ndarray, maps: Maps, refinements: int, threshold: flo
                     proposals.append((point, bilinear_loop(maps.heatmaps[:, :, k], *(keypoints[k] / maps.stride))))
             if proposals:
                 support = [sum(w for q, w in proposals if np.linalg.norm(p - q) <= agreement) for p, _ in proposals]
-                bridged[person, missing] = proposals[int(np.argmax(support))][0]
+                everybody = sum(bilinear_loop(maps.heatmaps[:, :, k], *(keypoints[k] / maps.stride)) for k in found)
+                if max(support) >= least_support * everybody:
+                    bridged[person, missing] = proposals[int(np.argmax(support))][0]
     return bridged

@@ -328,15 +328,18 @@ def test_a_person_in_two_pieces_is_one_person():
     assert len(decode(maps, options=replace(EVERYBODY, bridge=False))) > 1
 
 
-def test_bridges_equal_the_slow_ones():
+@pytest.mark.parametrize("least_support", [0.0, 0.3, 0.6])
+def test_bridges_equal_the_slow_ones(least_support):
     rng = np.random.default_rng(4)
     maps = random_maps(rng, 7, 9, skeleton=COCO_PERSON)
     people = rng.uniform(0, 48, (5, 17, 2))
     people[rng.random((5, 17)) < 0.6] = np.nan
     people[4] = np.nan
-    bridged = bridge_gaps(people, maps, refinements=1, threshold=0.3, agreement=12.0)
-    np.testing.assert_allclose(bridged, bridge_loop(people, maps, refinements=1, threshold=0.3, agreement=12.0))
-    assert np.isfinite(bridged[:4]).sum() > np.isfinite(people[:4]).sum()
+    options = {"refinements": 1, "threshold": 0.3, "agreement": 12.0, "least_support": least_support}
+    bridged = bridge_gaps(people, maps, **options)
+    np.testing.assert_allclose(bridged, bridge_loop(people, maps, **options))
+    found = np.isfinite(bridged[:4]).sum() - np.isfinite(people[:4]).sum()
+    assert found > 20 if least_support == 0 else found < 60
 
 
 def test_no_bridges_without_long_offsets_or_where_they_are_unknown():

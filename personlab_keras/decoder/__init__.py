@@ -70,6 +70,7 @@ def decode(
         keypoint_threshold=options.keypoint_threshold,
         radius=radius,
         bridge=options.bridge,
+        bridge_support=options.bridge_support,
         limit=_CANDIDATES_PER_PERSON * options.max_people,
     )
     landings = arrange(votes, maps.heatmaps.shape, maps.stride, radius)

@@ -14,12 +14,15 @@ from personlab_keras.decoder.sampling import lead, value_at
 from personlab_keras.maps import Maps
 
 
-def bridge_gaps(people: np.ndarray, maps: Maps, refinements: int, threshold: float, agreement: float) -> np.ndarray:
+def bridge_gaps(
+    people: np.ndarray, maps: Maps, refinements: int, threshold: float, agreement: float, least_support: float
+) -> np.ndarray:
     """The same people with keypoints that the tree did not reach, where the long-range field at found ones points at them.
 
     Every found keypoint k proposes y_l = y_k + L_l(y_k), refined by the short-range field of l. Of the proposals that land on
     probability, the one with the most others near it is taken, each weighted by the probability of the keypoint that made it; of
-    equal ones that of the first keypoint.
+    equal ones that of the first keypoint. A single proposal is easily led astray, to the keypoint of somebody else: the others have to
+    agree.
 
     Args:
         people: (P, K, 2) (x, y) in input pixels, NaN where not found.
@@ -27,6 +30,7 @@ def bridge_gaps(people: np.ndarray, maps: Maps, refinements: int, threshold: flo
         refinements: steps of short-range refinement.
         threshold: least heatmap probability at a proposal.
         agreement: proposals within this many pixels of each other support each other.
+        least_support: share of the weight of all found keypoints that must stand behind a proposal.
 
     Returns:
         (P, K, 2) float64; what was found before is unchanged.
@@ -35,7 +39,15 @@ def bridge_gaps(people: np.ndarray, maps: Maps, refinements: int, threshold: flo
     if maps.long_offsets is not None:
         for person in bridged:
             bridge_person(
-                person, maps.heatmaps, maps.short_offsets, maps.long_offsets, maps.stride, refinements, threshold, agreement
+                person,
+                maps.heatmaps,
+                maps.short_offsets,
+                maps.long_offsets,
+                maps.stride,
+                refinements,
+                threshold,
+                agreement,
+                least_support,
             )
     return bridged
 
@@ -50,6 +62,7 @@ def bridge_person(
     refinements: int,
     threshold: float,
     agreement: float,
+    least_support: float,
 ) -> None:
     """Finds what is missing of one person (K, 2), in place; as `bridge_gaps`."""
     count = len(person)
@@ -71,12 +84,13 @@ def bridge_person(
             if value_at(heatmaps, target, x, y, stride) >= threshold:
                 proposed[landed, 0], proposed[landed, 1], shares[landed] = x, y, weights[source]
                 landed += 1
-        most = -1.0
+        most, chosen = least_support * weights.sum(), -1
         for i in range(landed):
             support = 0.0
             for j in range(landed):
                 if np.hypot(proposed[i, 0] - proposed[j, 0], proposed[i, 1] - proposed[j, 1]) <= agreement:
                     support += shares[j]
-            if support > most:
-                most = support
-                person[target] = proposed[i]
+            if support > most or (support == most and chosen < 0):
+                most, chosen = support, i
+        if chosen >= 0:
+            person[target] = proposed[chosen]

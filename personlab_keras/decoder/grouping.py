@@ -29,6 +29,7 @@ def group(
     keypoint_threshold: float,
     radius: float,
     bridge: bool,
+    bridge_support: float,
     limit: int,
 ) -> np.ndarray:
     """People in the order of their seeds.
@@ -45,6 +46,7 @@ def group(
         keypoint_threshold: least heatmap probability at a keypoint that counts as found.
         radius: R in input pixels; a keypoint farther than this from the frame is not found.
         bridge: whether keypoints that the tree does not reach are looked for by the long offsets of those that it does.
+        bridge_support: as `bridge_gaps` has it.
         limit: most people.
 
     Returns:
@@ -61,6 +63,7 @@ def group(
         refinements,
         float(keypoint_threshold),
         float(radius),
+        float(bridge_support),
         limit,
     )
 
@@ -76,6 +79,7 @@ def _group(
     refinements: int,
     threshold: float,
     radius: float,
+    bridge_support: float,
     limit: int,
 ) -> np.ndarray:
     heatmaps, short_offsets, mid_offsets, long_offsets = fields
@@ -90,7 +94,9 @@ def _group(
         _walk(person, points[i], keypoints[i], routes, short_offsets, mid_offsets, stride, refinements)
         found = _drop_unfound(person, heatmaps, stride, threshold, radius)
         if found and len(long_offsets):
-            bridge_person(person, heatmaps, short_offsets, long_offsets, stride, refinements, threshold, nms_radius)
+            bridge_person(
+                person, heatmaps, short_offsets, long_offsets, stride, refinements, threshold, nms_radius, bridge_support
+            )
             found = _drop_unfound(person, heatmaps, stride, threshold, radius)
         accepted += found > 0
     return people[:accepted].copy()
