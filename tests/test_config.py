@@ -1,11 +1,16 @@
+import re
 from pathlib import Path
 
+import keras
+import numpy as np
 import pytest
 import yaml
 
 from personlab_keras import config as config_module
+from personlab_keras.backbones import BACKBONES
 from personlab_keras.config import Config, config_to_dict, config_to_yaml, load_config
 from personlab_keras.errors import InputError
+from personlab_keras.optimisers import build_optimizer, learning_rate
 
 SHIPPED = sorted((Path(config_module.__file__).parent / "configs").glob("*.yaml"))
 
@@ -79,3 +84,14 @@ def test_bad_files_are_named(tmp_path, text, words):
 def test_a_missing_file_lists_the_shipped_ones():
     with pytest.raises(InputError, match="Shipped: .*demo"):
         load_config("nowhere.yaml")
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_recipe_says_how_it_is_run_and_can_be(path):
+    config = load_config(path.stem)
+    assert config.model.backbone in BACKBONES
+    assert np.isfinite(float(keras.ops.convert_to_numpy(learning_rate(config.train)(config.train.steps - 1))))
+    build_optimizer(config.train)
+    header = "".join(line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.startswith("#"))
+    assert "personlab " in header
+    assert path.stem == "demo" or re.search(r"measured|run this file", header, re.IGNORECASE)
