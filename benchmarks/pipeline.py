@@ -3,8 +3,9 @@
     python benchmarks/pipeline.py --records records/train
 
 Prints bytes per view of the compact targets beside dense float16 ones, and images per second on one core of: reading and decoding
-the JPEG alone (the floor), the whole pipeline (its expansion compiled by XLA), the same with the expansion op by op, and the pipeline
-with the expansion left to the training step, where it is timed as well. All ways in one run, interleaved, median of the rounds.
+the JPEG alone (the floor), the whole pipeline (its expansion compiled by XLA), the same with online augmentation, the same with the
+expansion op by op, and the pipeline with the expansion left to the training step, where it is timed as well. All ways in one run,
+interleaved, median of the rounds.
 """
 
 import argparse
@@ -37,6 +38,9 @@ def main() -> None:
     ways = {
         "JPEG decode alone (floor)": jpeg_alone(options.records, meta, options.batch),
         "whole pipeline": make_dataset(options.records, options.batch, training=True),
+        "whole pipeline, augmented online": make_dataset(
+            options.records, options.batch, training=True, settings=DataConfig(online=True)
+        ),
         "whole pipeline, expansion op by op": op_by_op(options.records, meta, options.batch),
         "pipeline without expansion": unexpanded(options.records, meta, options.batch),
     }

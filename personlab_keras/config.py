@@ -47,6 +47,9 @@ class DataConfig:
     """Seed of the random views."""
     pad_colour: tuple[int, int, int] = (127, 127, 127)
     """RGB laid where a view or a network input reaches beyond the image: grey is near zero after every preprocessing."""
+    online: bool = False
+    """Whether views are also scaled, turned and moved anew whenever they are read for training, by the settings above. Then one view
+    per image is enough; it costs time (docs/results.md)."""
     shuffle_records: int = 2048
     """Records held for shuffling."""
     brightness: float = 0.2

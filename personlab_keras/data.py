@@ -1,6 +1,6 @@
 """The tf.data pipeline: records -> batches of images and dense training targets.
 
-Flip and colour act on the compact form, before the expansion to 150 channels: mirroring moves 19 small maps and P points instead.
+Augmentation acts on the compact form, before the expansion to 150 channels: mirroring moves 19 small maps and P points instead.
 Everything random is a function of (seed, position in the stream), so the stream can be entered anywhere and is always the same.
 """
 
@@ -11,14 +11,12 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from personlab_keras.augmentation import Example, random_augmentation
 from personlab_keras.config import DataConfig
 from personlab_keras.coordinates import grid
 from personlab_keras.maps import mask_name
 from personlab_keras.records import Meta, parse_example, read_meta
-from personlab_keras.skeleton import Skeleton
 from personlab_keras.targets import IGNORE_CROWD, OVERLAP
-
-Example = dict[str, tf.Tensor]
 
 
 def make_dataset(
@@ -83,7 +81,7 @@ def training_examples(
         return parts.map(lambda part, values: shuffled(values, epoch, part)).unbatch()
 
     dataset = tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(one_epoch).skip(within)
-    augment = random_augmentation(settings, meta.skeleton, meta.view_size, seed)
+    augment = random_augmentation(settings, meta, seed)
     dataset = dataset.enumerate(start=first_example)
     return dataset.map(lambda index, serialized: augment(index, read_example(serialized, meta)), tf.data.AUTOTUNE)
 
@@ -93,58 +91,6 @@ def read_example(serialized: tf.Tensor, meta: Meta) -> Example:
     example = parse_example(serialized, meta)
     image = tf.io.decode_jpeg(example["image"], channels=3)
     return {**example, "image": tf.ensure_shape(image, [meta.view_size, meta.view_size, 3])}
-
-
-def random_augmentation(
-    settings: DataConfig, skeleton: Skeleton, view_size: int, seed: int
-) -> Callable[[tf.Tensor, Example], Example]:
-    """A function (position in the stream, example) -> example, mirrored with the set probability and recoloured."""
-
-    def augment(index: tf.Tensor, example: Example) -> Example:
-        random = tf.random.stateless_uniform([4], seed=tf.stack([tf.cast(seed, tf.int64), index]))
-        example = tf.cond(random[0] < settings.flip, lambda: flip(example, skeleton, view_size), lambda: example)
-        brightness, contrast, saturation = (
-            (2.0 * random[1 + i] - 1.0) * spread
-            for i, spread in enumerate((settings.brightness, settings.contrast, settings.saturation))
-        )
-        image = recolour(example["image"], brightness, contrast, saturation)
-        return {**example, "image": tf.ensure_shape(image, [view_size, view_size, 3])}
-
-    return augment
-
-
-def flip(example: Example, skeleton: Skeleton, view_size: int) -> Example:
-    """The mirrored example: columns reversed, points mirrored, left and right keypoints exchanged. Twice is the identity.
-
-    Mid-range offsets follow by themselves, since they are expanded from the keypoints afterwards.
-    """
-    order = skeleton.flip_order
-    points = tf.gather(example["keypoints"], order, axis=1)
-    x, y, labelled = tf.unstack(points, axis=-1)
-    # Unlabelled rows stay zero.
-    mirrored = tf.where(labelled > 0, (view_size - 1) - x, x)
-    boxes = example["person_boxes"]
-    return {
-        **example,
-        "image": tf.reverse(example["image"], [1]),
-        "keypoints": tf.stack([mirrored, y, labelled], axis=-1),
-        "disc_owner": tf.gather(tf.reverse(example["disc_owner"], [1]), order, axis=2),
-        "instance": tf.reverse(example["instance"], [1]),
-        "ignore": tf.reverse(example["ignore"], [1]),
-        "person_boxes": tf.stack([(view_size - 1) - boxes[:, 0] - boxes[:, 2], boxes[:, 1], boxes[:, 2], boxes[:, 3]], axis=-1),
-    }
-
-
-def recolour(image: tf.Tensor, brightness: tf.Tensor, contrast: tf.Tensor, saturation: tf.Tensor) -> tf.Tensor:
-    """The image (H, W, 3) in 0..255 with shifted brightness (share of 255), scaled contrast and saturation (shares); float32.
-
-    Saturation pulls the channels from their mean, contrast the pixels from the mean of all: both are linear, so one product with a
-    3 x 3 matrix does them together.
-    """
-    pixels = tf.reshape(tf.cast(image, tf.float32), [-1, 3])
-    matrix = (1.0 + contrast) * ((1.0 + saturation) * tf.eye(3) - saturation / 3.0)
-    shift = brightness * 255.0 - contrast * tf.reduce_mean(pixels)
-    return tf.clip_by_value(tf.reshape(tf.matmul(pixels, matrix) + shift, tf.shape(image)), 0.0, 255.0)
 
 
 def compiled_expansion(meta: Meta) -> Callable[[Example], Example]:

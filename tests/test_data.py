@@ -5,14 +5,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from personlab_keras.augmentation import flip, random_augmentation, recolour, warp
 from personlab_keras.config import DataConfig
 from personlab_keras.coordinates import grid
-from personlab_keras.data import compiled_expansion, expand, flip, make_dataset, random_augmentation, recolour, stored_examples
+from personlab_keras.data import compiled_expansion, expand, make_dataset, stored_examples
 from personlab_keras.errors import InputError
 from personlab_keras.maps import OUTPUTS, mask_name
 from personlab_keras.records import Meta, Record, check_meta, parse_example, read_meta, write_example, write_meta
 from personlab_keras.skeleton import COCO_PERSON
-from personlab_keras.targets import IGNORE_CROWD, OVERLAP, encode
+from personlab_keras.targets import IGNORE_CROWD, OVERLAP, disc_owners, encode
 
 SIDE, STRIDE, RADIUS = 65, 8, 20.0
 
@@ -167,21 +168,82 @@ def test_every_offset_points_at_the_keypoint(example, meta):
         np.testing.assert_allclose(short[i, j, k], example["keypoints"][owner[i, j, k] - 1, k, :2], atol=1e-4)
 
 
-def test_augmentation_is_a_function_of_seed_and_position(example):
-    augment = random_augmentation(DataConfig(), COCO_PERSON, SIDE, seed=1)
+def test_augmentation_is_a_function_of_seed_and_position(example, meta):
+    augment = random_augmentation(DataConfig(), meta, seed=1)
     images = [augment(tf.constant(i, tf.int64), example)["image"].numpy() for i in (0, 0, 1)]
     np.testing.assert_array_equal(images[0], images[1])
     assert (images[0] != images[2]).any()
-    other = random_augmentation(DataConfig(), COCO_PERSON, SIDE, seed=2)(tf.constant(0, tf.int64), example)
+    other = random_augmentation(DataConfig(), meta, seed=2)(tf.constant(0, tf.int64), example)
     assert (other["image"].numpy() != images[0]).any()
 
 
-def test_augmentation_flips_as_often_as_asked(example):
+def test_augmentation_flips_as_often_as_asked(example, meta):
     for probability, expected in ((0.0, {40}), (1.0, {24}), (0.5, {24, 40})):
         settings = DataConfig(flip=probability, brightness=0.0, contrast=0.0, saturation=0.0)
-        augment = tf.function(random_augmentation(settings, COCO_PERSON, SIDE, seed=0))
+        augment = tf.function(random_augmentation(settings, meta, seed=0))
         columns = {int(augment(tf.constant(i, tf.int64), example)["image"].numpy()[16, :, 0].argmax()) for i in range(20)}
         assert columns == expected
+
+
+IDENTITY = tf.constant([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+
+
+def test_warping_by_the_identity_changes_nothing(records):
+    meta = read_meta(records)
+    for example in stored_examples(records, meta):
+        warped = warp(example, IDENTITY, meta, (127, 127, 127))
+        for name, value in example.items():
+            np.testing.assert_array_equal(warped[name], tf.cast(value, warped[name].dtype), err_msg=name)
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 1.5])
+@pytest.mark.parametrize("degrees", [-15, 0, 40])
+def test_a_painted_pixel_and_its_keypoint_are_warped_together(example, meta, scale, degrees):
+    # A bright patch around a labelled keypoint near the middle stays around it, and so do its disc and its person.
+    person, k = 0, int(np.flatnonzero(example["keypoints"][0, :, 2].numpy())[0])
+    x, y = example["keypoints"][person, k, :2].numpy()
+    image = np.zeros((SIDE, SIDE, 3), np.uint8)
+    image[round(y) - 1 : round(y) + 2, round(x) - 1 : round(x) + 2] = 255
+    turn = scale * np.array(
+        [[np.cos(np.deg2rad(degrees)), -np.sin(np.deg2rad(degrees))], [np.sin(np.deg2rad(degrees)), np.cos(np.deg2rad(degrees))]]
+    )
+    shift = np.array([SIDE / 2, SIDE / 2]) - turn @ (x, y)
+    warped = warp(
+        {**example, "image": tf.constant(image)}, tf.constant(np.column_stack([turn, shift]), tf.float32), meta, (0, 0, 0)
+    )
+    np.testing.assert_allclose(warped["keypoints"][person, k], (SIDE / 2, SIDE / 2, 1), atol=1e-3)
+    light = warped["image"].numpy()[..., 0]
+    rows, columns = np.indices(light.shape)
+    centre = np.array([(columns * light).sum(), (rows * light).sum()]) / light.sum()
+    offset = turn @ (np.array([round(x), round(y)]) - (x, y))
+    np.testing.assert_allclose(centre, SIDE / 2 + offset, atol=0.2)
+    owners = disc_owners(warped["keypoints"].numpy()[:2], meta.map_side, meta.map_side, meta.radius, meta.stride)
+    np.testing.assert_array_equal(warped["disc_owner"], owners)
+
+
+def test_what_leaves_the_view_is_gone(example, meta):
+    away = tf.constant([[1.0, 0.0, 3.0 * SIDE], [0.0, 1.0, 0.0]])
+    warped = warp(example, away, meta, (1, 2, 3))
+    assert not warped["keypoints"].numpy().any()
+    for name in ("disc_owner", "instance", "ignore"):
+        assert not warped[name].numpy().any()
+    assert (warped["image"].numpy() == (1, 2, 3)).all()
+
+
+def test_online_augmentation_moves_what_is_seen(records):
+    meta = read_meta(records)
+    settings = DataConfig(online=True, flip=0.0, brightness=0.0, contrast=0.0, saturation=0.0)
+    (example,) = stored_examples(records, meta).take(1)
+    augment = tf.function(random_augmentation(settings, meta, seed=0))
+    seen = [augment(tf.constant(i, tf.int64), example) for i in (0, 1, 1)]
+    np.testing.assert_array_equal(seen[1]["image"], seen[2]["image"])
+    assert (seen[0]["image"].numpy() != seen[1]["image"].numpy()).any()
+    scales = [float(tf.sqrt(each["person_areas"][0] / example["person_areas"][0])) for each in seen]
+    assert all(settings.scale[0] <= scale <= settings.scale[1] for scale in scales)
+    still = replace(settings, scale=(1.0, 1.0), rotation=0.0)
+    kept = random_augmentation(still, meta, seed=0)(tf.constant(0, tf.int64), example)
+    np.testing.assert_allclose(kept["image"], tf.cast(example["image"], tf.float32), atol=1e-2)
+    np.testing.assert_array_equal(kept["disc_owner"], example["disc_owner"])
 
 
 def test_recolour_by_hand():

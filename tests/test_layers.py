@@ -19,7 +19,8 @@ ROWS: list[dict[str, set[str]]] = [
     | {"backbones": {KERAS}, "refinement": {KERAS}, "losses": {KERAS}},
     {"fitting": set(), "evaluation": set(), "records": {TENSORFLOW}, "model": {KERAS}, "optimisers": {KERAS}}
     | {"devices": {TENSORFLOW, KERAS}, "checkpoints": {KERAS}, "journal": {TENSORFLOW}},
-    {"data": {TENSORFLOW}, "pretrained": {KERAS}},
+    {"augmentation": {TENSORFLOW}, "pretrained": {KERAS}},
+    {"data": {TENSORFLOW}},
     {"validation": {TENSORFLOW, KERAS}},
     {"train": {KERAS}},
     {"export": {KERAS}},
@@ -38,6 +39,7 @@ DATA_PREP = {
     "images",
     "files",
     "startup",
+    "augmentation",
     "data",
     "drawing",
     "maps",

@@ -5,8 +5,9 @@ import pytest
 
 from data_prep.build import prepare
 from data_prep.inspection import dense_maps
+from personlab_keras.augmentation import flip
 from personlab_keras.config import DecodeConfig, load_config
-from personlab_keras.data import flip, stored_examples
+from personlab_keras.data import stored_examples
 from personlab_keras.decoder import decode
 from personlab_keras.evaluation import evaluate_results
 from personlab_keras.files import read_json
