@@ -736,6 +736,23 @@ def test_everything_scales_together():
         assert overlap(other.mask[::2, ::2], one.mask) > 0.999
 
 
+def test_order_in_which_people_were_annotated_does_not_matter():
+    people = [standing(90, 150), standing(250, 150, 0.8), standing(170, 160, 0.6)]
+    expected = decode(paint(people, 305, 345, 8))
+    assert len(expected) == 3
+    assert same_people(decode(paint(people[::-1], 305, 345, 8)), expected)
+
+
+def test_refinement_stays_where_it_has_arrived():
+    person = standing(150, 150)
+    maps = paint([person], 305, 305, 8)
+    every = np.arange(17)
+    np.testing.assert_allclose(follow(maps.short_offsets, every, person, 8), person, atol=1e-3)
+    near = person + np.random.default_rng(14).uniform(-6, 6, (17, 2))
+    arrived = follow(maps.short_offsets, every, near, 8)
+    np.testing.assert_allclose(follow(maps.short_offsets, every, arrived, 8), arrived, atol=1e-3)
+
+
 def test_same_people_every_time():
     maps = random_maps(np.random.default_rng(9), 30, 40, skeleton=COCO_PERSON)
     one, other = decode(maps), decode(maps)
