@@ -38,6 +38,19 @@ def distribution(name: str) -> Iterator[None]:
             raise InputError(f"train.strategy: no TPU can be reached: {str(error).splitlines()[0]}") from None
         strategy = tf.distribute.TPUStrategy(resolver)
     elif name == "mirrored" or (name == "auto" and len(tf.config.list_physical_devices("GPU")) > 1):
+        # Where there is no GPU, all logical CPUs.
         strategy = tf.distribute.MirroredStrategy()
     with strategy.scope() if strategy is not None else contextlib.nullcontext():
         yield
+
+
+def replica_count() -> int:
+    """Devices that share a batch by a strategy of TensorFlow. On JAX there is one step for all devices, which counts as one."""
+    return tf.distribute.get_strategy().num_replicas_in_sync if keras.backend.backend() == "tensorflow" else 1
+
+
+def mean_over_replicas(value: Any) -> Any:
+    """A number, averaged over the devices that share a batch."""
+    if replica_count() == 1:
+        return value
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, value)

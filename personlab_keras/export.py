@@ -192,6 +192,8 @@ def export_source(source: str | Path, out: str | Path, overrides: Iterable[str] 
     """
     folder = Path(source)
     if (folder / DESCRIPTION_FILE).is_file():
+        if best:
+            raise InputError(f"{folder}: a model directory has one set of weights; the best checkpoint is that of a workdir")
         directory = read_model_directory(folder)
         network, config, skeleton, provenance = directory.network, directory.config, directory.skeleton, directory.provenance
     elif (folder / CONFIG_FILE).is_file():

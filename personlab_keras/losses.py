@@ -6,7 +6,7 @@ What a mask rules out adds nothing to a loss and nothing to its gradient, whatev
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from keras import ops
@@ -19,13 +19,22 @@ MIDDLE_PREFIX = "middle_"
 """What the names of outputs at a middle layer begin with; their targets are those of the output named after the prefix."""
 
 
-def logistic_loss(target: Any, logits: Any, mask: Any) -> Any:
+Count = Callable[[Any], Any]
+"""From how many positions count here to how many do on average on each of the devices that share a batch (`devices.mean_over_replicas`)."""
+
+
+def _alone(count: Any) -> Any:
+    return count
+
+
+def logistic_loss(target: Any, logits: Any, mask: Any, mean_count: Count = _alone) -> Any:
     """Average logistic loss over the counted positions of all channels (METHOD: heatmaps, person segmentation).
 
     Args:
         target: (B, h, w, C) float, 0 to 1.
         logits: (B, h, w, C) float.
         mask: (B, h, w, 1) float, 0 or 1.
+        mean_count: where several devices share a batch.
 
     Returns:
         A float scalar; 0 where nothing is counted.
@@ -35,10 +44,10 @@ def logistic_loss(target: Any, logits: Any, mask: Any) -> Any:
     target = ops.where(counted, target, 0.0)
     # This form neither overflows nor loses the gradient at logit 0, and is exactly 0 at a saturated right answer.
     losses = target * ops.softplus(-logits) + (1.0 - target) * ops.softplus(logits)
-    return _average(ops.where(counted, losses, 0.0), counted)
+    return _average(ops.where(counted, losses, 0.0), counted, mean_count)
 
 
-def offset_loss(target: Any, offsets: Any, mask: Any, radius: float) -> Any:
+def offset_loss(target: Any, offsets: Any, mask: Any, radius: float, mean_count: Count = _alone) -> Any:
     """Average over the counted fields of (|error in x| + |error in y|) / radius.
 
     Args:
@@ -46,16 +55,19 @@ def offset_loss(target: Any, offsets: Any, mask: Any, radius: float) -> Any:
         offsets: (B, h, w, 2F) float.
         mask: (B, h, w, F) float, 0 or 1: both components of a field count together.
         radius: R in input pixels.
+        mean_count: where several devices share a batch.
 
     Returns:
         A float scalar, in radii; 0 where nothing is counted.
     """
     counted = ops.greater(mask, 0.0)
     errors = ops.where(ops.repeat(counted, 2, axis=-1), offsets - target, 0.0)
-    return _average(ops.abs(errors), counted) / radius
+    return _average(ops.abs(errors), counted, mean_count) / radius
 
 
-def personlab_losses(targets: Mapping[str, Any], outputs: Mapping[str, Any], radius: float) -> dict[str, Any]:
+def personlab_losses(
+    targets: Mapping[str, Any], outputs: Mapping[str, Any], radius: float, mean_count: Count = _alone
+) -> dict[str, Any]:
     """The loss of every output that is trained, unweighted.
 
     Args:
@@ -64,6 +76,8 @@ def personlab_losses(targets: Mapping[str, Any], outputs: Mapping[str, Any], rad
         outputs: flat outputs of the network in training, heatmaps and segmentation as logits. Names with the prefix "middle_"
             are compared with the targets of the name after it. Those of `maps.EXTRA_OUTPUTS` are passed over.
         radius: R in input pixels, by which offset errors are divided.
+        mean_count: where several devices share a batch: the mean of their losses is then the loss of the whole batch, although one
+            of them may see more people than another.
 
     Returns:
         Output name -> scalar.
@@ -71,7 +85,11 @@ def personlab_losses(targets: Mapping[str, Any], outputs: Mapping[str, Any], rad
     Raises:
         InputError: an output is none of the network's, or its map sides and those of its target differ.
     """
-    return {name: _output_loss(name, targets, output, radius) for name, output in outputs.items() if name not in EXTRA_OUTPUTS}
+    return {
+        name: _output_loss(name, targets, output, radius, mean_count)
+        for name, output in outputs.items()
+        if name not in EXTRA_OUTPUTS
+    }
 
 
 def total_loss(losses: Mapping[str, Any], train: TrainConfig) -> Any:
@@ -90,7 +108,7 @@ def total_loss(losses: Mapping[str, Any], train: TrainConfig) -> Any:
     return total
 
 
-def _output_loss(name: str, targets: Mapping[str, Any], output: Any, radius: float) -> Any:
+def _output_loss(name: str, targets: Mapping[str, Any], output: Any, radius: float, mean_count: Count) -> Any:
     target_name = name.removeprefix(MIDDLE_PREFIX)
     if target_name not in OUTPUTS:
         raise InputError(f"an output of the network must be one of {', '.join(OUTPUTS)}. Received: {name}")
@@ -101,11 +119,11 @@ def _output_loss(name: str, targets: Mapping[str, Any], output: Any, radius: flo
             f"model.target_stride must be the stride of the targets. Received: {tuple(output.shape[1:3])}"
         )
     if target_name in PROBABILITIES:
-        return logistic_loss(target, output, mask)
-    return offset_loss(target, output, mask, radius)
+        return logistic_loss(target, output, mask, mean_count)
+    return offset_loss(target, output, mask, radius, mean_count)
 
 
-def _average(values: Any, counted: Any) -> Any:
+def _average(values: Any, counted: Any, mean_count: Count) -> Any:
     """Sum of the values over the number of counted places, 0 where there is none."""
-    count = ops.sum(ops.cast(counted, values.dtype))
-    return ops.sum(values) / ops.maximum(count, 1.0)
+    count = mean_count(ops.sum(ops.cast(counted, values.dtype)))
+    return ops.sum(values) / ops.where(count > 0.0, count, 1.0)

@@ -20,7 +20,7 @@ import numpy as np
 from personlab_keras.checkpoints import CHECKPOINTS, best_checkpoint, latest_checkpoint, restore, save, save_best
 from personlab_keras.config import Config, TrainConfig, config_to_yaml, load_config
 from personlab_keras.data import make_dataset, training_examples
-from personlab_keras.devices import distribution
+from personlab_keras.devices import distribution, mean_over_replicas, replica_count
 from personlab_keras.errors import InputError, Stopped
 from personlab_keras.files import sole_writer, write_atomically
 from personlab_keras.journal import Journal, Log
@@ -86,11 +86,12 @@ class Trainee(keras.Model):
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Any:
-        losses = personlab_losses(y, y_pred, self._radius)
+        losses = personlab_losses(y, y_pred, self._radius, mean_over_replicas)
         for name, loss in losses.items():
             self._means[name].update_state(loss)
             self._watches[name].update_state(loss)
-        return total_loss(losses, self._settings)
+        # Keras adds up the gradients of devices that share a batch.
+        return total_loss(losses, self._settings) / replica_count()
 
 
 def train(

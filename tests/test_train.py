@@ -263,9 +263,11 @@ def test_the_best_checkpoint_is_kept(records, tiny_config, tmp_path, monkeypatch
     assert json.loads((tmp_path / "model" / "personlab.json").read_text())["provenance"]["trained_steps"] == 4
 
 
-def test_without_validation_there_is_no_best_checkpoint(workdir):
+def test_without_validation_there_is_no_best_checkpoint(workdir, model_directory, tmp_path):
     with pytest.raises(InputError, match="--val-records"):
         load_workdir(workdir, best=True)
+    with pytest.raises(InputError, match="one set of weights"):
+        export_source(model_directory, tmp_path / "model", best=True)
 
 
 def test_one_process_at_a_time_trains_in_a_workdir(records, tiny_config, tmp_path):
