@@ -48,11 +48,7 @@ Results = dict[str, list[dict[str, Any]]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="model directory with segmentation and long offsets")
-    parser.add_argument("--annotations", required=True, help="COCO person keypoints JSON")
-    parser.add_argument("--images", type=Path, required=True, help="folder of its images")
-    parser.add_argument("--longer-side", type=int, nargs="+", default=[801])
-    parser.add_argument("--limit", type=int, help="only the first so many images")
-    parser.add_argument("--npm", type=Path, help="folder to install the package to or to find it in; by default one for this run")
+    add_arguments(parser)
     options = parser.parse_args()
     annotations = read_json(options.annotations)
     entries = annotations["images"][: options.limit]
@@ -62,6 +58,15 @@ def main() -> None:
             predictor = load(options.model, [f"predict.longer_side={longer_side}"])
             with google(package) as ask:
                 compare(predictor, annotations, entries, options.images, ask, Path(name))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which images are looked at, and where Google's package is."""
+    parser.add_argument("--annotations", required=True, help="COCO person keypoints JSON")
+    parser.add_argument("--images", type=Path, required=True, help="folder of its images")
+    parser.add_argument("--longer-side", type=int, nargs="+", default=[801])
+    parser.add_argument("--limit", type=int, help="only the first so many images")
+    parser.add_argument("--npm", type=Path, help="folder to install the package to or to find it in; by default one for this run")
 
 
 def compare(

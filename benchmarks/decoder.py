@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from against_bodypix import GOOGLE, OURS, SCORE_THRESHOLD, google, install, request
+from against_bodypix import GOOGLE, OURS, SCORE_THRESHOLD, add_arguments, google, install, request
 
 from personlab_keras.config import DecodeConfig
 from personlab_keras.decoder import View, decode
@@ -45,11 +45,7 @@ BODY = np.array(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, nargs="+", required=True, help="model directories, one per stride")
-    parser.add_argument("--annotations", required=True, help="COCO person keypoints JSON")
-    parser.add_argument("--images", type=Path, required=True, help="folder of its images")
-    parser.add_argument("--longer-side", type=int, nargs="+", default=[801])
-    parser.add_argument("--limit", type=int, help="only the first so many images")
-    parser.add_argument("--npm", type=Path, help="folder to install the package to or to find it in; by default one for this run")
+    add_arguments(parser)
     options = parser.parse_args()
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # Node inherits it
     with tempfile.TemporaryDirectory() as name:

@@ -26,7 +26,6 @@ from personlab_keras.train import CONFIG_FILE, copy_weights, load_workdir
 
 DESCRIPTION_FILE = "personlab.json"
 WEIGHTS_FILE = "model.weights.h5"
-SAVED_MODEL_FILE = "saved_model.pb"
 FORMAT_VERSION = 1
 
 

@@ -89,7 +89,7 @@ class Trainee(keras.Model):
         losses = personlab_losses(y, y_pred, self._radius, mean_over_replicas)
         for name, loss in losses.items():
             self._means[name].update_state(loss)
-            self._watches[name].update_state(loss)
+            self._watches[name].update_state(mean_over_replicas(loss))  # what one device sees stops all
         # Keras adds up the gradients of devices that share a batch.
         return total_loss(losses, self._settings) / replica_count()
 
@@ -150,10 +150,13 @@ def train(
         for steps in (-step % interval, interval):
             if not steps or keeper.step == config.train.steps:
                 continue
-            first_example = keeper.step * config.train.batch_size
-            settings = config.train
             dataset = make_dataset(
-                records, settings.batch_size, training=True, settings=config.data, seed=settings.seed, first_example=first_example
+                records,
+                config.train.batch_size,
+                training=True,
+                settings=config.data,
+                seed=config.train.seed,
+                first_example=keeper.step * config.train.batch_size,
             )
             trainee.fit(
                 dataset,

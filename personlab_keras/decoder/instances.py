@@ -45,45 +45,8 @@ def expected_oks(people: np.ndarray, scales: np.ndarray, landings: Landings, kap
         (P, K) float64 in [0, 1]; 0 where the keypoint was not found or no vote lands near.
     """
     spreads = 2.0 * (scales[:, None] * kappas) ** 2
-    return _expected_oks(people, spreads, landings.points, landings.mass, landings.starts, landings.origin, landings.side, radius)
-
-
-@njit(cache=True)
-def _expected_oks(
-    people: np.ndarray,
-    spreads: np.ndarray,
-    points: np.ndarray,
-    mass: np.ndarray,
-    starts: np.ndarray,
-    origin: float,
-    side: float,
-    radius: float,
-) -> np.ndarray:
-    scores = np.zeros(people.shape[:2])
-    for j in range(people.shape[0]):
-        for k in range(people.shape[1]):
-            x, y = people[j, k]
-            if np.isnan(x) or np.isnan(y):
-                continue
-            agreement = total = 0.0
-            top, bottom = _bins(y, radius, origin, side, starts.shape[1])
-            left, right = _bins(x, radius, origin, side, starts.shape[2] - 1)
-            for row in range(top, bottom):
-                for i in range(starts[k, row, left], starts[k, row, right]):
-                    squared = (points[i, 0] - x) ** 2 + (points[i, 1] - y) ** 2
-                    if squared <= radius**2:
-                        total += mass[i]
-                        agreement += mass[i] * np.exp(-squared / spreads[j, k])
-            if total > 0:
-                scores[j, k] = agreement / total
-    return scores
-
-
-@njit(cache=True)
-def _bins(coordinate: float, radius: float, origin: float, side: float, count: int) -> tuple[int, int]:
-    """The first of `count` bins within a radius along one side, and the one after the last."""
-    first, last = np.floor((coordinate - radius - origin) / side), np.floor((coordinate + radius - origin) / side)
-    return int(min(max(first, 0.0), count)), int(min(max(last + 1, 0.0), count))
+    mass, agreement, _, _ = _around(people, spreads, landings, radius)
+    return np.divide(agreement, mass, out=np.zeros_like(mass), where=mass > 0)
 
 
 def settle(people: np.ndarray, landings: Landings, steps: int, reach: float) -> np.ndarray:
@@ -93,33 +56,59 @@ def settle(people: np.ndarray, landings: Landings, steps: int, reach: float) -> 
     the votes within `reach`, each weighted by its probability and a Gaussian of half the reach. Where no vote lands, it stays.
     """
     settled = people.copy()
+    spreads = np.full(people.shape[:2], reach**2 / 2.0)
     for _ in range(steps):
-        _settle(settled, landings.points, landings.mass, landings.starts, landings.origin, landings.side, reach)
+        _, weight, *pull = _around(settled, spreads, landings, reach)
+        settled += np.stack([np.divide(each, weight, out=np.zeros_like(weight), where=weight > 0) for each in pull], axis=-1)
     return settled
 
 
+def _around(people: np.ndarray, spreads: np.ndarray, landings: Landings, radius: float) -> np.ndarray:
+    """(4, P, K): of the votes within a radius of every keypoint (P, K, 2) the mass; the mass weighted by exp(-d^2 / spread), d the
+    distance; and, weighted so, the sums of their distances in x and in y. Zeros where the keypoint is NaN.
+    """
+    return _sums(people, spreads, landings.points, landings.mass, landings.starts, landings.origin, landings.side, radius)
+
+
 @njit(cache=True)
-def _settle(
-    people: np.ndarray, points: np.ndarray, mass: np.ndarray, starts: np.ndarray, origin: float, side: float, reach: float
-) -> None:
+def _sums(
+    people: np.ndarray,
+    spreads: np.ndarray,
+    points: np.ndarray,
+    mass: np.ndarray,
+    starts: np.ndarray,
+    origin: float,
+    side: float,
+    radius: float,
+) -> np.ndarray:
+    sums = np.zeros((4, *people.shape[:2]))
     for j in range(people.shape[0]):
         for k in range(people.shape[1]):
             x, y = people[j, k]
             if np.isnan(x) or np.isnan(y):
                 continue
-            across = down = total = 0.0
-            top, bottom = _bins(y, reach, origin, side, starts.shape[1])
-            left, right = _bins(x, reach, origin, side, starts.shape[2] - 1)
+            total = weighted = across = down = 0.0
+            top, bottom = _bins(y, radius, origin, side, starts.shape[1])
+            left, right = _bins(x, radius, origin, side, starts.shape[2] - 1)
             for row in range(top, bottom):
                 for i in range(starts[k, row, left], starts[k, row, right]):
-                    squared = (points[i, 0] - x) ** 2 + (points[i, 1] - y) ** 2
-                    if squared <= reach**2:
-                        weight = mass[i] * np.exp(-2.0 * squared / reach**2)
-                        total += weight
-                        across += weight * (points[i, 0] - x)
-                        down += weight * (points[i, 1] - y)
-            if total > 0:
-                people[j, k, 0], people[j, k, 1] = x + across / total, y + down / total
+                    away_x, away_y = points[i, 0] - x, points[i, 1] - y
+                    squared = away_x**2 + away_y**2
+                    if squared <= radius**2:
+                        weight = mass[i] * np.exp(-squared / spreads[j, k])
+                        total += mass[i]
+                        weighted += weight
+                        across += weight * away_x
+                        down += weight * away_y
+            sums[0, j, k], sums[1, j, k], sums[2, j, k], sums[3, j, k] = total, weighted, across, down
+    return sums
+
+
+@njit(cache=True)
+def _bins(coordinate: float, radius: float, origin: float, side: float, count: int) -> tuple[int, int]:
+    """The first of `count` bins within a radius along one side, and the one after the last."""
+    first, last = np.floor((coordinate - radius - origin) / side), np.floor((coordinate + radius - origin) / side)
+    return int(min(max(first, 0.0), count)), int(min(max(last + 1, 0.0), count))
 
 
 def order_by_mean(keypoint_scores: np.ndarray) -> np.ndarray:

@@ -170,13 +170,12 @@ def find_masks(
         P masks of the frame in COCO's compressed run-length form.
     """
     assert maps.segmentation is not None
+    if not len(people):
+        return []
     segmentation = np.ascontiguousarray(maps.segmentation, np.float32)
     # A pixel above the threshold has a cell above it among the four that it is interpolated from.
     active = ndimage.binary_dilation(segmentation >= segmentation_threshold, np.ones((3, 3), bool))
-    cells = np.argwhere(active)
-    if not len(people):
-        return []
-    embedding = embed(maps, cells, refinements)
+    embedding = embed(maps, np.argwhere(active), refinements)
     # Beyond the threshold only the side matters. Uncut, a distance of many times t in a neighbouring cell would pull the
     # border towards the cell inside; cut at twice t, it lies half-way.
     largest = 2 * embedding_threshold
