@@ -150,10 +150,12 @@ def _inspect(options: argparse.Namespace, config: Config) -> int:
 
 
 def _train(options: argparse.Namespace, config: Config) -> int:
+    from personlab_keras.devices import join
     from personlab_keras.export import read_model_directory
     from personlab_keras.records import read_meta
     from personlab_keras.train import train
 
+    join(config.train.strategy)
     directory = None if options.init is None else read_model_directory(options.init)
     meta = read_meta(options.records)
     # What the user leaves unsaid is as it is in the weights to start from and in the records.

@@ -125,9 +125,10 @@ class TrainConfig:
     mixed_precision: str | None = None
     """Compute type of the backbone, 'bfloat16' or 'float16'; null for float32. Heads and losses are float32 always."""
     strategy: str = "auto"
-    """'auto' (TPU if found, else all GPUs, else CPU), 'single', 'mirrored' or 'tpu'."""
+    """'single'; 'mirrored': all devices of this machine; 'multiworker': those of several processes; 'tpu'; or 'auto': several
+    processes if the environment names them, else a TPU if it names one, else all GPUs, else the CPU."""
     jit_compile: bool = False
-    """Compile the step with XLA. Pays on GPU and TPU; TensorFlow's own kernels are faster on CPU."""
+    """Compile the step with XLA, as on the JAX backend always. Pays on GPU and TPU; TensorFlow's own kernels are faster on CPU."""
     seed: int = 0
     """Seed of initial weights, order of records and augmentation."""
     checkpoint_every: int = 5_000
@@ -136,8 +137,14 @@ class TrainConfig:
     """Latest checkpoints to keep."""
     validate_every: int = 5_000
     """Steps between validations, where validation records are given."""
+    validate_raw: bool = False
+    """Validate the weights of the step too, beside their average."""
+    shown_views: int = 8
+    """Views of the validation records that TensorBoard shows with the people found in them."""
     log_every: int = 100
     """Steps between log lines."""
+    loss_limit: float | None = 20.0
+    """The run ends where the mean loss between two log lines is more than this many times the least before; null for never."""
     heatmap_weight: float = 4.0
     """Weight of the heatmap loss (paper: heatmap 4, segmentation 2, short 1, mid 1/4, long 1/8)."""
     segmentation_weight: float = 2.0

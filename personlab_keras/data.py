@@ -18,6 +18,8 @@ from personlab_keras.maps import mask_name
 from personlab_keras.records import Meta, parse_example, read_meta
 from personlab_keras.targets import IGNORE_CROWD, OVERLAP
 
+WAIT = "wait"
+
 
 def make_dataset(
     records: str | Path,
@@ -27,6 +29,8 @@ def make_dataset(
     settings: DataConfig | None = None,
     seed: int = 0,
     first_example: int = 0,
+    part: int = 0,
+    parts: int = 1,
 ) -> tf.data.Dataset:
     """Batches (image, targets) of a records folder.
 
@@ -36,15 +40,25 @@ def make_dataset(
     Training: endless, shuffled anew in every pass over the records, mirrored and recoloured at random, every batch full. Otherwise:
     one pass in the order of the shards, untouched, the last batch may be smaller.
 
+    Processes that share batches each take a part: together they see the stream of one, whatever their number.
+
     Args:
         records: folder that `personlab prepare` wrote.
         settings: flip, colour and shuffle settings for training.
         seed: of everything random.
-        first_example: position in the training stream to start at; batches from there on equal those of an uninterrupted stream.
+        first_example: position in the training stream to start at, at the beginning of a batch; batches from there on equal those of
+            an uninterrupted stream.
+        part: which part of each training batch to give.
+        parts: equal ones that a training batch of `batch_size` is divided into.
     """
     meta = read_meta(records)
     if training:
-        dataset = training_examples(records, meta, settings or DataConfig(), seed, first_example)
+        batch_size //= parts
+
+        def wanted(index: tf.Tensor) -> tf.Tensor:
+            return index // batch_size % parts == part
+
+        dataset = training_examples(records, meta, settings or DataConfig(), seed, first_example, wanted)
     else:
         dataset = stored_examples(records, meta)
     targets = compiled_expansion(meta)
@@ -60,9 +74,15 @@ def stored_examples(records: str | Path, meta: Meta) -> tf.data.Dataset:
 
 
 def training_examples(
-    records: str | Path, meta: Meta, settings: DataConfig, seed: int, first_example: int = 0
+    records: str | Path,
+    meta: Meta,
+    settings: DataConfig,
+    seed: int,
+    first_example: int = 0,
+    wanted: Callable[[tf.Tensor], tf.Tensor] | None = None,
 ) -> tf.data.Dataset:
-    """Endless augmented examples in compact form, from position `first_example` of the stream of this seed."""
+    """Endless augmented examples in compact form, from position `first_example` of the stream of this seed; of them those whose
+    position in it is `wanted`."""
     files = [str(Path(records) / name) for name in meta.shards]
     first_epoch, within = divmod(first_example, meta.records)
 
@@ -83,7 +103,24 @@ def training_examples(
     dataset = tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(one_epoch).skip(within)
     augment = random_augmentation(settings, meta, seed)
     dataset = dataset.enumerate(start=first_example)
+    if wanted is not None:
+        dataset = dataset.filter(lambda index, _: wanted(index))  # before anything is decoded
     return dataset.map(lambda index, serialized: augment(index, read_example(serialized, meta)), tf.data.AUTOTUNE)
+
+
+def watch_waits(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """The batches (image, targets) with `WAIT` among the targets: (B,) float32, the seconds that this batch was waited for."""
+
+    def moments() -> tf.data.Dataset:
+        return tf.data.Dataset.range(tf.int64.max).map(lambda _: tf.timestamp())
+
+    def noted(asked: tf.Tensor, batch: tuple[tf.Tensor, Example], given: tf.Tensor) -> tuple[tf.Tensor, Example]:
+        image, targets = batch
+        seconds = tf.cast(given - asked, tf.float32)
+        return image, {**targets, WAIT: tf.fill(tf.shape(image)[:1], seconds)}
+
+    # Taken one after the other: the clock, the batch, the clock.
+    return tf.data.Dataset.zip(moments(), dataset, moments()).map(noted)
 
 
 def read_example(serialized: tf.Tensor, meta: Meta) -> Example:

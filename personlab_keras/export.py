@@ -22,7 +22,8 @@ from personlab_keras.maps import MASK_OUTPUTS
 from personlab_keras.model import build_model, inference_model
 from personlab_keras.pretrained.network import RELEASED_LONGER_SIDE, RELEASED_RADIUS, read_network
 from personlab_keras.skeleton import COCO_PERSON, Skeleton
-from personlab_keras.train import CONFIG_FILE, copy_weights, load_workdir
+from personlab_keras.train import CONFIG_FILE, load_workdir
+from personlab_keras.trainee import copy_weights
 
 DESCRIPTION_FILE = "personlab.json"
 WEIGHTS_FILE = "model.weights.h5"

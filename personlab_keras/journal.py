@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
 from personlab_keras.files import write_atomically
@@ -42,6 +43,13 @@ class Journal:
                     tf.summary.scalar(name, value)
         self._board.flush()
         self._report(log)
+
+    def show(self, name: str, step: int, images: Sequence[np.ndarray]) -> None:
+        """Gives TensorBoard pictures: (H, W, 3) uint8 each, of one size."""
+        if len(images):
+            with self._board.as_default(step=step):
+                tf.summary.image(name, np.stack(images), max_outputs=len(images))
+            self._board.flush()
 
     def best(self, name: str) -> float:
         """The largest value of a figure so far; -inf where there is none."""

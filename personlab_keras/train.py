@@ -18,80 +18,19 @@ import keras
 import numpy as np
 
 from personlab_keras.checkpoints import CHECKPOINTS, best_checkpoint, latest_checkpoint, restore, save, save_best
-from personlab_keras.config import Config, TrainConfig, config_to_yaml, load_config
-from personlab_keras.data import make_dataset, training_examples
-from personlab_keras.devices import distribution, mean_over_replicas, replica_count
+from personlab_keras.config import Config, config_to_yaml, load_config
+from personlab_keras.data import WAIT, make_dataset, training_examples, watch_waits
+from personlab_keras.devices import Devices, connect, memory
 from personlab_keras.errors import InputError, Stopped
 from personlab_keras.files import sole_writer, write_atomically
-from personlab_keras.journal import Journal, Log
-from personlab_keras.losses import personlab_losses, total_loss
-from personlab_keras.maps import EXTRA_OUTPUTS
-from personlab_keras.model import build_model, freeze_batch_norm, freeze_untrained_heads
-from personlab_keras.optimisers import build_optimizer
+from personlab_keras.journal import Journal, Log, read_log
 from personlab_keras.records import Meta, check_meta, read_meta
 from personlab_keras.skeleton import COCO_PERSON, Skeleton
-from personlab_keras.validation import validate
+from personlab_keras.trainee import WORST, Trainee, assign, averaged_weights, build_trainee, copies, copy_weights
+from personlab_keras.validation import Validation, validate
 
 CONFIG_FILE = "config.yaml"
 _JUDGED_BY = "validation/keypoint_AP"
-_NOT_FINITE = "first_non_finite/"
-
-
-class FirstNonFinite(keras.metrics.Metric):
-    """The first step at which a loss was NaN or infinite, counted from 1 since the last reset; 0 where there was none.
-
-    On the device: the loss of every step need not be fetched for it.
-    """
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name=name)
-        self._seen = self.add_variable(shape=(), initializer="zeros", name="seen")
-        self._first = self.add_variable(shape=(), initializer="zeros", name="first")
-
-    def update_state(self, loss: Any) -> None:
-        self._seen.assign(self._seen + 1.0)
-        seen, first = (keras.ops.convert_to_tensor(variable) for variable in (self._seen, self._first))
-        bad = keras.ops.logical_not(keras.ops.isfinite(loss))
-        self._first.assign(keras.ops.where(keras.ops.logical_and(bad, first == 0.0), seen, first))
-
-    def result(self) -> Any:
-        return keras.ops.convert_to_tensor(self._first)
-
-
-class Trainee(keras.Model):
-    """The network with its loss, as `fit` wants it. Logs each loss as a running mean.
-
-    Args:
-        network: as `build_model` makes it.
-        settings: loss weights.
-        radius: of the discs in pixels, the unit of offset errors.
-    """
-
-    def __init__(self, network: keras.Model, settings: TrainConfig, radius: float) -> None:
-        super().__init__(name="trainee")
-        self.network = network
-        self._settings = settings
-        self._radius = radius
-        # Made here, not on first use: variables may not appear inside a compiled step.
-        self._means = {name: keras.metrics.Mean(name=name) for name in network.output if name not in EXTRA_OUTPUTS}
-        self._watches = {name: FirstNonFinite(f"{_NOT_FINITE}{name}") for name in self._means}
-
-    def call(self, image: Any, training: bool = False) -> dict[str, Any]:
-        return self.network(image, training=training)
-
-    @property
-    def metrics(self) -> list[keras.metrics.Metric]:
-        return [self._loss_tracker, *self._means.values(), *self._watches.values()]
-
-    def compute_loss(
-        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
-    ) -> Any:
-        losses = personlab_losses(y, y_pred, self._radius, mean_over_replicas)
-        for name, loss in losses.items():
-            self._means[name].update_state(loss)
-            self._watches[name].update_state(mean_over_replicas(loss))  # what one device sees stops all
-        # Keras adds up the gradients of devices that share a batch.
-        return total_loss(losses, self._settings) / replica_count()
 
 
 def train(
@@ -129,52 +68,60 @@ def train(
         if found is not None:
             check_meta(found, str(place), skeleton=skeleton, radius=config.targets.radius, stride=config.targets.stride)
     config = resolve(config, meta)
-    with sole_writer(folder), _sigterm() as stop:
-        _claim_workdir(folder, config)
-        keras.utils.set_random_seed(config.train.seed)
+    settings = config.train
+    with connect(settings.strategy) as devices, _workdir(folder, config, devices), _sigterm() as stop:
+        devices.check_batch(settings.batch_size)
+        keras.utils.set_random_seed(settings.seed)
         latest = latest_checkpoint(folder)
-        with distribution(config.train.strategy):
+        with devices.scope():
             trainee = build_trainee(config, skeleton, pretrained=init is None and latest is None)
             if init is not None:
                 copy_weights(init, trainee.network)
             step = restore(_state(trainee), latest) if latest is not None else 0
-        journal = Journal(folder, step, report)
-
-        def check() -> Log:
-            with averaged_weights(trainee):
-                return validate(trainee.network, str(val_records), config)
-
-        keeper = _Keeper(config, folder, step, journal, check if val_records is not None else None, stop, records, meta)
-        interval = config.train.log_every
+        if len(set(devices.gather(step))) > 1:
+            raise InputError(f"{folder}: the processes of a run need one workdir; here some see other checkpoints than others")
+        journal = Journal(folder, step, report) if devices.writes else None
+        keeper = _Keeper(config, folder, step, journal, devices, stop, records, meta, val_records)
         # A run that was stopped between two lines of the log goes to the next one first.
-        for steps in (-step % interval, interval):
-            if not steps or keeper.step == config.train.steps:
+        for steps in (-step % settings.log_every, settings.log_every):
+            if not steps or keeper.step == settings.steps:
                 continue
             dataset = make_dataset(
                 records,
-                config.train.batch_size,
+                settings.batch_size,
                 training=True,
                 settings=config.data,
-                seed=config.train.seed,
-                first_example=keeper.step * config.train.batch_size,
+                seed=settings.seed,
+                first_example=keeper.step * settings.batch_size,
+                part=devices.process,
+                parts=devices.processes,
             )
             trainee.fit(
-                dataset,
-                epochs=1 if steps < interval else (config.train.steps - keeper.step) // interval,
+                devices.feed(watch_waits(dataset), settings.batch_size),
+                epochs=1 if steps < settings.log_every else (settings.steps - keeper.step) // steps,
                 steps_per_epoch=steps,
                 callbacks=[keeper],
                 shuffle=False,
                 verbose=0,
             )
-            if stop.is_set() and keeper.step < config.train.steps:
-                raise Stopped(
-                    f"{folder}: stopped at step {keeper.step} of {config.train.steps}; the same command goes on from there"
-                )
-            if keeper.step < config.train.steps:
+            if keeper.stopping and keeper.step < settings.steps:
+                raise Stopped(f"{folder}: stopped at step {keeper.step} of {settings.steps}; the same command goes on from there")
+            if keeper.step < settings.steps:
                 keeper.take_back_averaging()
         if keeper.step == step and trainee.optimizer.use_ema:  # `fit` ends by averaging; where there was none it is done here
             trainee.optimizer.finalize_variable_values(trainee.trainable_variables)
         return trainee.network
+
+
+@contextlib.contextmanager
+def _workdir(folder: Path, config: Config, devices: Devices) -> Iterator[None]:
+    """Within, the workdir is this run's. Of several processes one keeps it."""
+    if not devices.writes:
+        yield
+        return
+    with sole_writer(folder):
+        _claim_workdir(folder, config)
+        yield
 
 
 @contextlib.contextmanager
@@ -208,70 +155,6 @@ def resolve(config: Config, meta: Meta) -> Config:
             validate_every=whole(config.train.validate_every),
         ),
     )
-
-
-def build_trainee(config: Config, skeleton: Skeleton = COCO_PERSON, pretrained: bool = True) -> Trainee:
-    """A compiled network with its optimiser; `pretrained=False` skips loading `model.weights`."""
-    policy = keras.config.dtype_policy()
-    if config.train.mixed_precision is not None:
-        if config.train.mixed_precision not in ("bfloat16", "float16"):
-            raise InputError(f"train.mixed_precision must be bfloat16, float16 or null. Received: {config.train.mixed_precision}")
-        keras.config.set_dtype_policy(f"mixed_{config.train.mixed_precision}")
-    try:
-        network = build_model(config.model if pretrained else replace(config.model, weights=None), skeleton)
-        freeze_untrained_heads(network)
-        if config.train.freeze_batch_norm:
-            freeze_batch_norm(network)
-        trainee = Trainee(network, config.train, config.targets.radius)
-        trainee.compile(optimizer=build_optimizer(config.train), jit_compile=config.train.jit_compile)
-    finally:
-        keras.config.set_dtype_policy(policy)
-    trainee.build((None, None, None, 3))
-    trainee.optimizer.build(trainee.trainable_variables)
-    return trainee
-
-
-def copy_weights(source: keras.Model, target: keras.Model) -> None:
-    """Sets the weights of `target` from a network of the same layers; stride and upsampling may differ.
-
-    Raises:
-        InputError: the networks differ in the number or shape of their weights.
-    """
-    theirs, ours = source.variables, target.variables
-    different = [f"{a.path} {a.shape}" for a, b in zip(ours, theirs, strict=False) if a.shape != b.shape]
-    if len(theirs) != len(ours) or different:
-        raise InputError(
-            f"the other network has other weights than this configuration: {len(theirs)} arrays where {len(ours)} are due"
-            + (f", first difference at {different[0]}" if different else "")
-        )
-    for ours_one, theirs_one in zip(ours, theirs, strict=True):
-        ours_one.assign(theirs_one)
-
-
-@contextlib.contextmanager
-def averaged_weights(trainee: Trainee) -> Iterator[None]:
-    """Within, the network has its Polyak-averaged weights, where the optimiser keeps them."""
-    if not trainee.optimizer.use_ema:
-        yield
-        return
-    variables = trainee.trainable_variables
-    current = _copies(variables)
-    trainee.optimizer.finalize_variable_values(variables)
-    # On JAX the weights now share memory with the averages, which a prediction would give away.
-    _assign(variables, _copies(variables))
-    try:
-        yield
-    finally:
-        _assign(variables, current)
-
-
-def _copies(variables: list[Any]) -> list[np.ndarray]:
-    return [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
-
-
-def _assign(variables: list[Any], values: list[np.ndarray]) -> None:
-    for variable, value in zip(variables, values, strict=True):
-        variable.assign(value)
 
 
 def _state(trainee: Trainee) -> dict[str, Any]:
@@ -308,6 +191,7 @@ class _Keeper(keras.callbacks.Callback):
 
     Attributes:
         step: that the run has reached.
+        stopping: whether the run was told to end before its last step.
     """
 
     def __init__(
@@ -315,59 +199,122 @@ class _Keeper(keras.callbacks.Callback):
         config: Config,
         folder: Path,
         step: int,
-        journal: Journal,
-        check: Callable[[], Log] | None,
+        journal: Journal | None,
+        devices: Devices,
         stop: threading.Event,
         records: str | Path,
         meta: Meta,
+        val_records: str | Path | None,
     ) -> None:
         super().__init__()
         self._config, self._settings = config, config.train
-        self._folder, self._journal, self._check, self._stop = folder, journal, check, stop
-        self._records, self._meta = records, meta
+        self._folder, self._journal, self._devices, self._stop = folder, journal, devices, stop
+        self._records, self._meta, self._val_records = records, meta, val_records
         self.step = self._begin = step
+        self.stopping = False
         self._began = 0.0
+        # Read in all processes, so that all come to the same end.
+        self._least = min((line["loss"] for line in read_log(folder) if "loss" in line and line["step"] <= step), default=np.inf)
         self._current: list[np.ndarray] = []
+        self._copy: keras.Model | None = None
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._begin, self._began = self.step, time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.step += 1
-        if self._stop.is_set():
+        if self._devices.processes == 1 and self._stop.is_set():
             self.model.stop_training = True
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        settings, means = self._settings, {name: float(value) for name, value in (logs or {}).items()}
-        watches = {name: int(means.pop(name)) for name in list(means) if name.startswith(_NOT_FINITE)}
-        if first := min(filter(None, watches.values()), default=0):
-            parts = [name.removeprefix(_NOT_FINITE) for name, step in watches.items() if step == first]
-            raise InputError(self._not_finite(self._begin + first, parts))
+        settings = self._settings
+        values = {name: np.asarray(value).item() for name, value in (logs or {}).items()}
+        worst = {name.removeprefix(WORST): int(values.pop(name)) for name in list(values) if name.startswith(WORST)}
+        wait = values.pop(WAIT)
+        self._check_losses(values, worst)
+        # All processes stop at the same step.
+        self.stopping = bool(self._devices.gather(self._stop.is_set()).any())
+        self.model.stop_training = self.stopping
         last = self.step >= settings.steps
         whole = self.step % settings.log_every == 0
-        if whole:
-            rate = (self.step - self._begin) * settings.batch_size / (time.perf_counter() - self._began)
-            losses = {name if name == "loss" else f"loss/{name}": value for name, value in means.items()}
-            speed = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
-            self._journal.write({"step": self.step, "images_per_second": round(rate, 2), "learning_rate": speed, **losses})
         if epoch + 1 == self.params["epochs"] and self.model.optimizer.use_ema:
-            self._current = _copies(self.model.trainable_variables)
-        stopping = self._stop.is_set()
-        if self._check is not None and whole and not stopping and (last or self.step % settings.validate_every == 0):
-            best = self._journal.best(_JUDGED_BY)
-            self._journal.write({"step": self.step, **{f"validation/{name}": value for name, value in self._check().items()}})
-            if self._journal.best(_JUDGED_BY) > best:
-                save_best(_state(self.model), self._folder, self.step)
-        if last or stopping or self.step % settings.checkpoint_every == 0:
+            self._current = copies(self.model.trainable_variables)
+        if self._journal is not None and whole:
+            self._journal.write(self._line(values, wait))
+        validating = self._val_records is not None and whole and not self.stopping
+        if validating and (last or self.step % settings.validate_every == 0):
+            self._validate()
+        if self._journal is not None and (last or self.stopping or self.step % settings.checkpoint_every == 0):
             save(_state(self.model), self._folder, self.step, settings.keep_checkpoints)
+
+    def _line(self, losses: Log, wait: float) -> Log:
+        steps, seconds = self.step - self._begin, time.perf_counter() - self._began
+        return {
+            "step": self.step,
+            "images_per_second": round(steps * self._settings.batch_size / seconds, 2),
+            "data_wait": round(min(1.0, wait * steps / seconds), 4),
+            **{name: round(value) for name, value in memory().items()},
+            "learning_rate": float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)),
+            **{name if name == "loss" else f"loss/{name}": value for name, value in losses.items()},
+        }
+
+    def _validate(self) -> None:
+        """Line and pictures of a validation: of the averaged weights, and where `train.validate_raw` of those of this step too."""
+        found = self._judge(averaged=True, shown=self._settings.shown_views)
+        raw = self._judge(averaged=False) if self._settings.validate_raw else None
+        if self._journal is None or found is None:
+            return
+        figures = {f"validation/{name}": value for name, value in found.figures.items()}
+        if raw is not None:
+            figures |= {f"validation_raw/{name}": value for name, value in raw.figures.items()}
+        best = self._journal.best(_JUDGED_BY)
+        self._journal.write({"step": self.step, **figures})
+        self._journal.show("validation", self.step, found.overlays)
+        if self._journal.best(_JUDGED_BY) > best:
+            save_best(_state(self.model), self._folder, self.step)
+
+    def _judge(self, averaged: bool, shown: int = 0) -> Validation | None:
+        """By the network that trains, or where that cannot be by a copy of it. All processes hand over weights, one of them judges."""
+        with averaged_weights(self.model) if averaged else contextlib.nullcontext():
+            if self._devices.keep_network_whole:
+                return validate(self.model.network, str(self._val_records), self._config, shown)
+            weights = copies(self.model.network.variables)
+        if self._journal is None:
+            return None
+        with self._devices.alone():
+            if self._copy is None:
+                self._copy = build_trainee(self._config, self._meta.skeleton, pretrained=False).network
+            assign(self._copy.variables, weights)
+            return validate(self._copy, str(self._val_records), self._config, shown)
+
+    def _check_losses(self, means: Log, worst: dict[str, int]) -> None:
+        """Raises:
+        InputError: a loss was not finite, or the mean loss of this interval is out of all proportion to those before.
+        """
+        bad = [name for name in worst if not np.isfinite(means[name])]
+        limit = self._settings.loss_limit
+        if bad:
+            first = min(worst[name] for name in bad)
+            parts = [name for name in bad if name != "loss" and worst[name] == first]
+            raise InputError(self._blame(first, f"is not finite ({', '.join(parts)})"))
+        if limit is not None and means["loss"] > limit * self._least:
+            raise InputError(
+                self._blame(
+                    worst["loss"],
+                    f"is the largest of an interval whose mean is {means['loss']:.4g}, more than {limit:g} times (train.loss_limit) "
+                    f"the least before, {self._least:.4g}",
+                )
+            )
+        self._least = min(self._least, means["loss"])
 
     def take_back_averaging(self) -> None:
         """Undoes that `fit` ended in the midst of the run, where the optimiser put the averages in place of the weights."""
         if self.model.optimizer.use_ema:
-            _assign(self.model.trainable_variables, self._current)
+            assign(self.model.trainable_variables, self._current)
 
-    def _not_finite(self, step: int, parts: list[str]) -> str:
-        """What is to be said of a step of which these losses were not finite."""
+    def _blame(self, within: int, what: str) -> str:
+        """What is to be said of the loss of a step, counted from 1 within the interval."""
+        step = self._begin + within
         first = (step - 1) * self._settings.batch_size
         examples = training_examples(self._records, self._meta, self._config.data, self._settings.seed, first)
         batch = [
@@ -375,7 +322,7 @@ class _Keeper(keras.callbacks.Callback):
             for example in examples.take(self._settings.batch_size).as_numpy_iterator()
         ]
         kept = latest_checkpoint(self._folder)
-        return f"{self._folder}: the loss of step {step} is not finite ({', '.join(parts)}). Its batch: {', '.join(batch)}. " + (
+        return f"{self._folder}: the loss of step {step} {what}. Its batch: {', '.join(batch)}. " + (
             f"The checkpoint before is kept: {kept.name}" if kept is not None else "There is no checkpoint before it"
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -15,14 +15,24 @@ from personlab_keras.config import Config
 from personlab_keras.coordinates import box_to_coco
 from personlab_keras.data import expand, stored_examples
 from personlab_keras.decoder import decode
+from personlab_keras.drawing import draw
 from personlab_keras.evaluation import evaluate_results
 from personlab_keras.losses import personlab_losses, total_loss
 from personlab_keras.maps import OUTPUTS, PROBABILITIES, unpack
 from personlab_keras.records import Meta, read_meta
 
 
-def validate(network: keras.Model, records: str, config: Config) -> dict[str, float]:
-    """Mean losses by name, 'loss' in all, and 'keypoint_AP' over all views of the records (COCO's definition, view pixels).
+class Validation(NamedTuple):
+    """How good a network is."""
+
+    figures: dict[str, float]
+    """Mean losses by name, 'loss' in all, and 'keypoint_AP' (COCO's definition, view pixels)."""
+    overlays: list[np.ndarray]
+    """(side, side, 3) uint8 each: views with the people found in them."""
+
+
+def validate(network: keras.Model, records: str, config: Config, shown: int = 0) -> Validation:
+    """Judges a network by all views of the records, and draws people over the first `shown` of them.
 
     Each view goes through the network once. Masks are not judged: records hold them at map resolution only.
     """
@@ -32,9 +42,11 @@ def validate(network: keras.Model, records: str, config: Config) -> dict[str, fl
     sums: dict[str, float] = {}
     truth: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
+    overlays: list[np.ndarray] = []
     seen = 0
     for example, targets in examples.batch(config.train.batch_size).prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
-        outputs = network.predict_on_batch(example["image"].astype(np.float32))
+        image = example["image"].astype(np.float32)
+        outputs = network.predict(image, batch_size=len(image), verbose=0)  # which devices share, unlike `predict_on_batch`
         losses = personlab_losses(targets, outputs, meta.radius)
         losses = {**losses, "loss": total_loss(losses, config.train)}
         count = len(example["image"])
@@ -44,11 +56,15 @@ def validate(network: keras.Model, records: str, config: Config) -> dict[str, fl
             maps = unpack(_probabilities(outputs, i), meta.stride, meta.skeleton)
             for person in decode(maps, meta.skeleton, options, radius=meta.radius):
                 results += person.to_coco(image_id=seen + i)
+            if len(overlays) < shown:
+                people = decode(maps, meta.skeleton, config.decode, radius=meta.radius)
+                overlays.append(draw(example["image"][i], people, meta.skeleton))
             truth += _annotations({name: value[i] for name, value in example.items()}, seen + i, first_id=len(truth) + 1)
         seen += count
     annotations = _coco_file(truth, seen, meta)
     metrics = evaluate_results(annotations, results, [], skeleton=meta.skeleton)
-    return {**{name: value / seen for name, value in sums.items()}, "keypoint_AP": metrics["keypoints"]["AP"] or 0.0}
+    figures = {**{name: value / seen for name, value in sums.items()}, "keypoint_AP": metrics["keypoints"]["AP"] or 0.0}
+    return Validation(figures, overlays)
 
 
 def _probabilities(outputs: Mapping[str, np.ndarray], i: int) -> dict[str, np.ndarray]:

@@ -1,3 +1,4 @@
+import time
 from dataclasses import replace
 
 import cv2
@@ -8,7 +9,7 @@ import tensorflow as tf
 from personlab_keras.augmentation import flip, random_augmentation, recolour, warp
 from personlab_keras.config import DataConfig
 from personlab_keras.coordinates import grid
-from personlab_keras.data import compiled_expansion, expand, make_dataset, stored_examples
+from personlab_keras.data import WAIT, compiled_expansion, expand, make_dataset, stored_examples, watch_waits
 from personlab_keras.errors import InputError
 from personlab_keras.maps import OUTPUTS, mask_name
 from personlab_keras.records import Meta, Record, check_meta, parse_example, read_meta, write_example, write_meta
@@ -287,6 +288,35 @@ def test_the_stream_can_be_entered_anywhere(records, first):
         (image, targets), (image_again, targets_again) = next(whole), next(entered)
         np.testing.assert_array_equal(image, image_again)
         np.testing.assert_array_equal(targets["mid_offsets"], targets_again["mid_offsets"])
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_processes_together_see_the_stream_of_one(records, parts):
+    def batches(**named):
+        stream = make_dataset(records, 4, training=True, seed=3, first_example=8, **named)
+        return [(image, targets["heatmaps"]) for image, targets in stream.take(5).as_numpy_iterator()]
+
+    whole = batches()
+    shares = [batches(part=part, parts=parts) for part in range(parts)]
+    for batch, *pieces in zip(whole, *shares, strict=True):
+        for kind in range(2):
+            assert {len(piece[kind]) for piece in pieces} == {4 // parts}
+            np.testing.assert_array_equal(np.concatenate([piece[kind] for piece in pieces]), batch[kind])
+
+
+def test_waits_are_noted_with_the_batch():
+    def slowly(value):
+        time.sleep(0.05)
+        return value
+
+    numbers = tf.data.Dataset.range(6).map(lambda i: tf.ensure_shape(tf.py_function(slowly, [i], tf.int64), []))
+    batches = list(watch_waits(numbers.map(lambda i: (i, {"doubled": 2 * i})).batch(2)).as_numpy_iterator())
+    assert [list(image) for image, _ in batches] == [[0, 1], [2, 3], [4, 5]]
+    assert [list(targets["doubled"]) for _, targets in batches] == [[0, 2], [4, 6], [8, 10]]
+    for _, targets in batches:
+        assert targets[WAIT].shape == (2,)
+        assert (targets[WAIT] >= 0.1).all()  # two sleeps
+        assert len(set(targets[WAIT])) == 1
 
 
 def test_a_global_seed_of_zero_changes_nothing(records):

@@ -41,7 +41,8 @@ from personlab_keras.pretrained.graph import Convolution, Graph, Node, below
 from personlab_keras.pretrained.network import locate, read_network
 from personlab_keras.pretrained.tfjs import read_tfjs
 from personlab_keras.skeleton import COCO_PERSON
-from personlab_keras.train import copy_weights, train
+from personlab_keras.train import train
+from personlab_keras.trainee import copy_weights
 
 PROBABILITY_TOLERANCE = 1e-5
 OFFSET_TOLERANCE = 1e-2  # input pixels

@@ -10,6 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import TINY
 
 from personlab_keras.checkpoints import latest_checkpoint
@@ -19,12 +20,15 @@ from personlab_keras.errors import InputError, Stopped
 from personlab_keras.export import export_model, export_source, read_model_directory
 from personlab_keras.files import sole_writer
 from personlab_keras.journal import read_log
+from personlab_keras.losses import personlab_losses
 from personlab_keras.model import build_model
 from personlab_keras.optimisers import build_optimizer, learning_rate
 from personlab_keras.predict import load
 from personlab_keras.records import META_FILE, read_meta
 from personlab_keras.skeleton import COCO_PERSON
-from personlab_keras.train import _Keeper, averaged_weights, build_trainee, load_workdir, train
+from personlab_keras.train import _Keeper, load_workdir, train
+from personlab_keras.trainee import Trainee
+from personlab_keras.validation import Validation
 
 ROOT = Path(__file__).parents[1]
 
@@ -76,21 +80,6 @@ def test_training_reduces_every_loss(records, tiny_config, tmp_path):
             assert last[name] < first[name], name
 
 
-def test_averaged_weights_are_lent_and_given_back(records, tiny_config, tmp_path):
-    config = replace(tiny_config, train=replace(tiny_config.train, ema=0.9))
-    trainee = build_trainee(config, pretrained=False)
-    image = np.random.default_rng(0).uniform(0, 255, (2, 97, 97, 3)).astype(np.float32)
-    for batch in make_dataset(records, 2, training=True).take(3):  # `fit` would end by averaging
-        trainee.train_on_batch(*batch)
-    before = weights(trainee.network)
-    raw = trainee.network.predict_on_batch(image)["heatmaps"]
-    with averaged_weights(trainee):
-        averaged = trainee.network.predict_on_batch(image)["heatmaps"]
-    assert np.abs(raw - averaged).max() > 1e-6
-    for a, b in zip(before, weights(trainee.network), strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
 def test_the_exported_weights_are_the_averaged_ones(records, tiny_config, tmp_path):
     config = replace(tiny_config, train=replace(tiny_config.train, ema=0.9))
     trained = weights(train(records, tmp_path, config))
@@ -124,6 +113,31 @@ def test_a_step_runs_on_each_backend_and_both_start_alike(backend, records, tmp_
     assert 1.0 < first["loss"] < 10.0
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_step_is_traced_once(records, tiny_config, tmp_path, monkeypatch, compiled):
+    """Over several intervals, with averaging, a validation and a checkpoint between them."""
+    settings = replace(tiny_config.train, steps=8, ema=0.9, validate_every=2, checkpoint_every=2, jit_compile=compiled)
+    traces, original = [], Trainee.compute_loss
+
+    def counted(self, *arguments, **named):
+        traces.append(len(read_log(tmp_path)))
+        return original(self, *arguments, **named)
+
+    monkeypatch.setattr(Trainee, "compute_loss", counted)
+    train(records, tmp_path, replace(tiny_config, train=settings), val_records=records)
+    assert traces == [0]  # before the first line of the log
+
+
+def test_the_same_seed_gives_the_same_losses(records, tiny_config, tmp_path):
+    config = replace(tiny_config, train=replace(tiny_config.train, steps=6, log_every=1))
+    logs = []
+    for name, seed in (("one", 4), ("two", 4), ("other", 5)):
+        train(records, tmp_path / name, replace(config, train=replace(config.train, seed=seed)))
+        logs.append([line["loss"] for line in read_log(tmp_path / name)])
+    assert logs[0] == logs[1]
+    assert logs[0] != logs[2]
+
+
 def test_compiled_steps_give_the_same_losses(records, tiny_config, tmp_path):
     losses = []
     for compiled in (False, True):
@@ -148,6 +162,12 @@ def test_mixed_precision_keeps_outputs_and_weights_in_float32(records, tiny_conf
     assert {str(variable.dtype) for variable in network.trainable_variables} == {"float32"}
     assert {str(output.dtype) for output in network.output.values()} == {"float32"}
     assert keras.config.dtype_policy().name == "float32"
+    convolutions = [layer for layer in network.layers if isinstance(layer, keras.layers.Conv2D)]
+    assert {layer.compute_dtype for layer in convolutions if "head" not in layer.name} == {"bfloat16"}
+    assert {layer.compute_dtype for layer in convolutions if "head" in layer.name} == {"float32"}
+    image, targets = next(iter(make_dataset(records, 2, training=True)))
+    losses = personlab_losses(targets, network(image), config.targets.radius)
+    assert {keras.backend.standardize_dtype(loss.dtype) for loss in losses.values()} == {"float32"}
     assert any(layer.compute_dtype == "bfloat16" for layer in network.layers)
 
 
@@ -248,12 +268,49 @@ def test_a_loss_that_is_not_finite_names_step_and_records(records, tiny_config, 
     assert len(list((tmp_path / "checkpoints").iterdir())) == 1
 
 
+def test_a_loss_out_of_all_proportion_ends_the_run(records, tiny_config, tmp_path, monkeypatch):
+    config = replace(tiny_config, train=replace(tiny_config.train, steps=9, log_every=3, checkpoint_every=3))
+    original = _Keeper.on_train_batch_end
+
+    def spoil(self, batch, logs=None):
+        original(self, batch, logs)
+        if self.step in (4, 5):
+            bias = self.model.network.get_layer("segmentation_head").bias
+            bias.assign(np.full(bias.shape, 1e4 if self.step == 4 else 0.0, np.float32))
+
+    monkeypatch.setattr(_Keeper, "on_train_batch_end", spoil)
+    with pytest.raises(
+        InputError, match=r"the loss of step 5 is the largest .* more than 20 times \(train.loss_limit\) .* image \d+ view"
+    ):
+        train(records, tmp_path / "limited", config)
+    assert latest_checkpoint(tmp_path / "limited").name == "step-00000003.npz"
+    train(records, tmp_path / "free", replace(config, train=replace(config.train, loss_limit=None)))
+    assert latest_checkpoint(tmp_path / "free").name == "step-00000009.npz"
+
+
+def test_tensorboard_shows_views_with_people(records, tiny_config, tmp_path):
+    config = replace(tiny_config, train=replace(tiny_config.train, validate_every=2, shown_views=3, ema=0.9, validate_raw=True))
+    train(records, tmp_path, config, val_records=records)
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    found = {}
+    for event in tf.compat.v1.train.summary_iterator(str(events)):
+        for value in event.summary.value:
+            found.setdefault(value.tag, []).append((event.step, tf.make_ndarray(value.tensor)))
+    assert {"loss", "loss/heatmaps", "learning_rate", "data_wait", "host_MiB", "validation/keypoint_AP"} <= found.keys()
+    assert [step for step, _ in found["validation"]] == [2, 4]
+    width, height, *pictures = found["validation"][0][1]
+    assert (int(width), int(height), len(pictures)) == (97, 97, 3)
+    assert tf.io.decode_png(pictures[0]).shape == (97, 97, 3)
+    raw, averaged = (line[f"{kind}/loss"] for kind in ("validation_raw", "validation") for line in read_log(tmp_path)[-1:])
+    assert raw != averaged
+
+
 def test_the_best_checkpoint_is_kept(records, tiny_config, tmp_path, monkeypatch):
     config = replace(
         tiny_config, train=replace(tiny_config.train, steps=6, validate_every=2, checkpoint_every=2, keep_checkpoints=1)
     )
     precisions = iter((0.2, 0.5, 0.4))
-    monkeypatch.setattr("personlab_keras.train.validate", lambda *_: {"keypoint_AP": next(precisions)})
+    monkeypatch.setattr("personlab_keras.train.validate", lambda *_: Validation({"keypoint_AP": next(precisions)}, []))
     train(records, tmp_path, config, val_records=records)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["best.npz", "step-00000006.npz"]
     _, _, best = load_workdir(tmp_path, best=True)
