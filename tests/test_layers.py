@@ -21,7 +21,7 @@ ROWS: list[dict[str, set[str]]] = [
     | {"devices": {TENSORFLOW, KERAS}, "checkpoints": {KERAS}, "journal": {TENSORFLOW}},
     {"augmentation": {TENSORFLOW}, "pretrained": {KERAS}},
     {"data": {TENSORFLOW}},
-    {"validation": {TENSORFLOW, KERAS}},
+    {"validation": {TENSORFLOW, KERAS}, "trainee": {KERAS}},
     {"train": {KERAS}},
     {"export": {KERAS}},
     {"predict": {KERAS}},
