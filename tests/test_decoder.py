@@ -575,7 +575,8 @@ def test_masks_equal_both_quantities_brought_to_every_pixel_and_compared():
     masks = find_masks(people, weights, scales, maps, frame, **options)
     x, y = np.meshgrid(np.arange(61) * 1.1 - 0.3, np.arange(75) * 0.7 + 0.4)
     points, zeros = np.stack([x, y], axis=-1).reshape(-1, 2), np.zeros(61 * 75, int)
-    foreground = sample(maps.segmentation[..., None], zeros, points, 8) >= 0.5
+    logits = np.log(maps.segmentation / (1 - maps.segmentation))
+    foreground = sample(logits[..., None], zeros, points, 8) >= 0.0
     cells = [(row, column) for row in range(7) for column in range(9)]
     guesses = np.array([[embedding_loop(maps, *cell, k, 1) for k in range(2)] for cell in cells])
     for mask, person, weight, scale in zip(masks, people, weights, scales, strict=True):
@@ -604,6 +605,18 @@ def test_exclusive_masks_give_every_pixel_to_the_nearest():
     nearest = np.argmin(distances, axis=0).reshape(75, 61)
     np.testing.assert_array_equal(alone, shared & (nearest == np.arange(4)[:, None, None]))
     assert not alone[3].any()
+
+
+def test_border_of_a_mask_by_hand():
+    # Between cells of odds 9:1 for and 3:1 against, logits 2.197 and -1.099, even odds lie two thirds of the way to the second:
+    # at 8 + 5.33 pixels. Probabilities, .9 and .25, would have put it at 8 + 4.92.
+    maps = blank_maps(1, 4, skeleton=PAIR)
+    maps.segmentation[...] = [[0.9, 0.9, 0.25, 0.25]]
+    options = {"refinements": 0, "segmentation_threshold": 0.5, "embedding_threshold": 0.5}
+    people = np.tile(np.array([[[12.0, 0.0]]]), (1, 2, 1))
+    maps.long_offsets[...] = people[0] - np.stack([np.arange(4) * 8.0, np.zeros(4)], axis=-1)[None, :, None]
+    (mask,) = find_masks(people, np.ones((1, 2)), np.array([50.0]), maps, Frame(1, 25), **options)
+    np.testing.assert_array_equal(decode_mask(mask)[0], np.arange(25) <= 13)
 
 
 def test_each_person_gets_its_own_pixels():

@@ -150,9 +150,10 @@ def find_masks(
 ) -> list[dict[str, Any]]:
     """A mask for every person: the pixels that show somebody and point at this person's keypoints.
 
-    Probabilities and distances are known at the cells and brought to the image's resolution bilinearly before they are compared
-    with their thresholds; between four cells that agree nothing has to be interpolated. Unless exclusive, a pixel may be owned by
-    several people; it may always be owned by none.
+    Distances and the logits of probabilities are known at the cells and brought to the image's resolution bilinearly before they are
+    compared with their thresholds; between four cells that agree nothing has to be interpolated. Logits, not probabilities: a network
+    upsampled by itself would interpolate these, and a probability, which hardly changes far from one half, draws the border to the
+    less certain side. Unless exclusive, a pixel may be owned by several people; it may always be owned by none.
 
     Args:
         people: (P, K, 2) in input pixels, NaN where not found.
@@ -176,6 +177,7 @@ def find_masks(
     # A pixel above the threshold has a cell above it among the four that it is interpolated from.
     active = ndimage.binary_dilation(segmentation >= segmentation_threshold, np.ones((3, 3), bool))
     embedding = embed(maps, np.argwhere(active), refinements)
+    logits = _logits(segmentation)
     # Beyond the threshold only the side matters. Uncut, a distance of many times t in a neighbouring cell would pull the
     # border towards the cell inside; cut at twice t, it lies half-way.
     largest = 2 * embedding_threshold
@@ -188,26 +190,33 @@ def find_masks(
             near[active] = embedding_distances(embedding, keypoints, weight, scale, largest)
             yield near, _pixels_around(near <= embedding_threshold, rows, columns)
 
-    thresholds = np.float32(embedding_threshold), np.float32(segmentation_threshold)
+    thresholds = np.float32(embedding_threshold), _logits(np.float32(segmentation_threshold))
     owners, distances = np.zeros((0, 0), np.int16), np.zeros((0, 0), np.float32)
     if exclusive:
         owners = np.full((frame.height, frame.width), -1, np.int16)
         distances = np.full(owners.shape, np.inf, np.float32)
         for j, (near, box) in enumerate(claims()):
             _claim(near, rows, columns, box, thresholds[0], j, owners, distances)
-    edges = [_edges(near, segmentation, rows, columns, box, *thresholds, j, owners) for j, (near, box) in enumerate(claims())]
+    edges = [_edges(near, logits, rows, columns, box, *thresholds, j, owners) for j, (near, box) in enumerate(claims())]
     return [encode_runs(each, frame.height, frame.width) for each in edges]
+
+
+def _logits(probabilities: np.ndarray | np.floating) -> Any:
+    """log(p / (1 - p)) as float32, cut where float32 no longer tells p from 1; so between 0 and 1 one half lies half-way."""
+    inside = np.clip(probabilities, 0, 1)
+    with np.errstate(divide="ignore"):
+        return np.clip(np.log(inside) - np.log1p(-inside), -16, 16).astype(np.float32)
 
 
 @njit(cache=True)
 def _edges(
     near: np.ndarray,
-    segmentation: np.ndarray,
+    logits: np.ndarray,
     rows: np.ndarray,
     columns: np.ndarray,
     box: tuple[int, int, int, int],
     embedding_threshold: float,
-    segmentation_threshold: float,
+    logit_threshold: float,
     person: int,
     owners: np.ndarray,
 ) -> np.ndarray:
@@ -215,10 +224,11 @@ def _edges(
 
     Args:
         near: (h, w) distances to the person.
-        segmentation: (h, w).
+        logits: (h, w) of the segmentation.
         rows, columns: place in the map of every row and column of the image.
         box: (top, bottom, left, right) pixels outside of which the mask is empty.
-        embedding_threshold, segmentation_threshold: as of `find_masks`.
+        embedding_threshold: as of `find_masks`.
+        logit_threshold: least logit of a pixel.
         person: which one it is.
         owners: (H, W) who has each pixel alone; empty where pixels are shared.
     """
@@ -226,7 +236,7 @@ def _edges(
     if top == bottom or left == right:
         return np.zeros(0, np.int64)
     cells = int(rows[top]), int(rows[bottom - 1]) + 1, int(columns[left]), int(columns[right - 1]) + 1
-    verdict = _verdicts(near, segmentation, cells, embedding_threshold, segmentation_threshold)
+    verdict = _verdicts(near, logits, cells, embedding_threshold, logit_threshold)
     edges = [0 for _ in range(0)]
     for column in range(left, right):
         first_column = int(columns[column])
@@ -240,7 +250,7 @@ def _edges(
                 down = rows[row] - first_row
                 own = (
                     _between(near, first_row, first_column, down, across) <= embedding_threshold
-                    and _between(segmentation, first_row, first_column, down, across) >= segmentation_threshold
+                    and _between(logits, first_row, first_column, down, across) >= logit_threshold
                 )
             if own and len(owners):
                 own = owners[row, column] == person
@@ -264,10 +274,10 @@ def _add_edge(edges: list[int], position: int) -> None:
 @njit(cache=True)
 def _verdicts(
     near: np.ndarray,
-    segmentation: np.ndarray,
+    logits: np.ndarray,
     cells: tuple[int, int, int, int],
     embedding_threshold: float,
-    segmentation_threshold: float,
+    logit_threshold: float,
 ) -> np.ndarray:
     """(h, w) uint8: whether all pixels from a cell to the next ones down and right are in the mask, or none, or who knows.
 
@@ -277,16 +287,16 @@ def _verdicts(
     verdict = np.empty(near.shape, np.uint8)
     for row in range(cells[0], cells[1]):
         for column in range(cells[2], cells[3]):
-            agree = refuse_near = refuse_segmentation = 0
+            agree = refuse_near = refuse_logit = 0
             below, beside = min(row + 1, height - 1), min(column + 1, width - 1)
             for y, x in ((row, column), (row, beside), (below, column), (below, beside)):
-                close, shown = near[y, x] <= embedding_threshold, segmentation[y, x] >= segmentation_threshold
+                close, shown = near[y, x] <= embedding_threshold, logits[y, x] >= logit_threshold
                 agree += close and shown
                 refuse_near += not close
-                refuse_segmentation += not shown
+                refuse_logit += not shown
             if agree == 4:
                 verdict[row, column] = _IN
-            elif refuse_near == 4 or refuse_segmentation == 4:
+            elif refuse_near == 4 or refuse_logit == 4:
                 verdict[row, column] = _OUT
             else:
                 verdict[row, column] = _MIXED
