@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -17,32 +18,42 @@ from personlab_keras.files import write_atomically
 CHECKPOINTS = "checkpoints"
 BEST = "best.npz"
 """The checkpoint with the best validation AP so far."""
-_STEP = "step"
+_STEP, _EXAMPLE, _VERSIONS = "step", "example", "versions"
+
+
+class Position(NamedTuple):
+    """Where a run stands."""
+
+    step: int
+    """Steps taken."""
+    example: int
+    """Examples seen, which is the position in the stream of them."""
+
 
 State = Mapping[str, Any]
 """Variables by name, in a stable order."""
 
 
-def save(state: State, folder: Path, step: int, keep: int) -> Path:
+def save(state: State, folder: Path, position: Position, keep: int) -> Path:
     """Writes a checkpoint and then removes those older than the latest `keep`.
 
     Raises:
         InputError: it cannot be written; those before are kept.
     """
-    path = folder / CHECKPOINTS / f"step-{step:08d}.npz"
-    write_atomically(path, _content(state, step))
+    path = folder / CHECKPOINTS / f"step-{position.step:08d}.npz"
+    write_atomically(path, _content(state, position))
     for old in _checkpoints(folder)[:-keep]:
         old.unlink()
     return path
 
 
-def save_best(state: State, folder: Path, step: int) -> None:
+def save_best(state: State, folder: Path, position: Position) -> None:
     """Writes the checkpoint of the best validation, in place of the one before."""
-    write_atomically(folder / CHECKPOINTS / BEST, _content(state, step))
+    write_atomically(folder / CHECKPOINTS / BEST, _content(state, position))
 
 
-def restore(state: State, path: Path) -> int:
-    """Sets the variables to what a checkpoint holds; returns its step.
+def restore(state: State, path: Path) -> Position:
+    """Sets the variables to what a checkpoint holds; returns where the run stood.
 
     Raises:
         InputError: it is damaged or of another network or optimiser.
@@ -50,7 +61,8 @@ def restore(state: State, path: Path) -> int:
     try:
         with np.load(path) as saved:
             values = {name: saved[name] for name in saved.files}
-        step = int(values.pop(_STEP))
+        position = Position(int(values.pop(_STEP)), int(values.pop(_EXAMPLE)))
+        values.pop(_VERSIONS)
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: damaged checkpoint: {error}. Delete it to go on from the one before") from None
     unlike = sorted(values.keys() ^ state.keys()) or [name for name in state if values[name].shape != tuple(state[name].shape)]
@@ -58,7 +70,7 @@ def restore(state: State, path: Path) -> int:
         raise InputError(f"{path}: a checkpoint of another network or optimiser; first difference: {unlike[0]}")
     for name, variable in state.items():
         variable.assign(values[name])
-    return step
+    return position
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
@@ -72,10 +84,13 @@ def best_checkpoint(folder: Path) -> Path | None:
     return path if path.is_file() else None
 
 
-def _content(state: State, step: int) -> bytes:
+def _content(state: State, position: Position) -> bytes:
     buffer = io.BytesIO()
+    # For people who wonder why a run came out as it did.
+    versions = {"keras": keras.__version__, "numpy": np.__version__, "backend": keras.backend.backend()}
+    run = {_STEP: np.array(position.step), _EXAMPLE: np.array(position.example), _VERSIONS: np.array(json.dumps(versions))}
     arrays: dict[str, Any] = {name: keras.ops.convert_to_numpy(value) for name, value in state.items()}
-    np.savez(buffer, allow_pickle=False, **{_STEP: np.array(step)}, **arrays)
+    np.savez(buffer, allow_pickle=False, **run, **arrays)
     return buffer.getvalue()
 
 

@@ -46,8 +46,7 @@ def make_dataset(
         records: folder that `personlab prepare` wrote.
         settings: flip, colour and shuffle settings for training.
         seed: of everything random.
-        first_example: position in the training stream to start at, at the beginning of a batch; batches from there on equal those of
-            an uninterrupted stream.
+        first_example: position in the training stream to start at; batches from there on equal those of an uninterrupted stream.
         part: which part of each training batch to give.
         parts: equal ones that a training batch of `batch_size` is divided into.
     """
@@ -56,7 +55,7 @@ def make_dataset(
         batch_size //= parts
 
         def wanted(index: tf.Tensor) -> tf.Tensor:
-            return index // batch_size % parts == part
+            return (index - first_example) // batch_size % parts == part
 
         dataset = training_examples(records, meta, settings or DataConfig(), seed, first_example, wanted)
     else:

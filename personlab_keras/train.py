@@ -17,7 +17,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from personlab_keras.checkpoints import CHECKPOINTS, best_checkpoint, latest_checkpoint, restore, save, save_best
+from personlab_keras.checkpoints import CHECKPOINTS, Position, best_checkpoint, latest_checkpoint, restore, save, save_best
 from personlab_keras.config import Config, config_to_yaml, load_config
 from personlab_keras.data import WAIT, make_dataset, training_examples, watch_waits
 from personlab_keras.devices import Devices, connect, memory
@@ -77,13 +77,13 @@ def train(
             trainee = build_trainee(config, skeleton, pretrained=init is None and latest is None)
             if init is not None:
                 copy_weights(init, trainee.network)
-            step = restore(_state(trainee), latest) if latest is not None else 0
-        if len(set(devices.gather(step))) > 1:
+            start = restore(_state(trainee), latest) if latest is not None else Position(0, 0)
+        if len(set(devices.gather(start.step))) > 1:
             raise InputError(f"{folder}: the processes of a run need one workdir; here some see other checkpoints than others")
-        journal = Journal(folder, step, report) if devices.writes else None
-        keeper = _Keeper(config, folder, step, journal, devices, stop, records, meta, val_records)
+        journal = Journal(folder, start.step, report) if devices.writes else None
+        keeper = _Keeper(config, folder, start, journal, devices, stop, records, meta, val_records)
         # A run that was stopped between two lines of the log goes to the next one first.
-        for steps in (-step % settings.log_every, settings.log_every):
+        for steps in (-start.step % settings.log_every, settings.log_every):
             if not steps or keeper.step == settings.steps:
                 continue
             dataset = make_dataset(
@@ -92,7 +92,7 @@ def train(
                 training=True,
                 settings=config.data,
                 seed=settings.seed,
-                first_example=keeper.step * settings.batch_size,
+                first_example=keeper.position.example,
                 part=devices.process,
                 parts=devices.processes,
             )
@@ -108,7 +108,8 @@ def train(
                 raise Stopped(f"{folder}: stopped at step {keeper.step} of {settings.steps}; the same command goes on from there")
             if keeper.step < settings.steps:
                 keeper.take_back_averaging()
-        if keeper.step == step and trainee.optimizer.use_ema:  # `fit` ends by averaging; where there was none it is done here
+        # `fit` ends by averaging; where there was none it is done here.
+        if keeper.step == start.step and trainee.optimizer.use_ema:
             trainee.optimizer.finalize_variable_values(trainee.trainable_variables)
         return trainee.network
 
@@ -180,7 +181,7 @@ def load_workdir(workdir: str | Path, skeleton: Skeleton = COCO_PERSON, best: bo
         raise InputError(f"{folder}: no {CONFIG_FILE} with a {wanted} there; a workdir is what `personlab train --workdir` wrote")
     config = load_config(folder / CONFIG_FILE)
     trainee = build_trainee(config, skeleton, pretrained=False)
-    step = restore(_state(trainee), path)
+    step = restore(_state(trainee), path).step
     if trainee.optimizer.use_ema:
         trainee.optimizer.finalize_variable_values(trainee.trainable_variables)
     return trainee.network, config, step
@@ -198,7 +199,7 @@ class _Keeper(keras.callbacks.Callback):
         self,
         config: Config,
         folder: Path,
-        step: int,
+        start: Position,
         journal: Journal | None,
         devices: Devices,
         stop: threading.Event,
@@ -210,13 +211,24 @@ class _Keeper(keras.callbacks.Callback):
         self._config, self._settings = config, config.train
         self._folder, self._journal, self._devices, self._stop = folder, journal, devices, stop
         self._records, self._meta, self._val_records = records, meta, val_records
-        self.step = self._begin = step
+        self._start = start
+        self.step = self._begin = start.step
         self.stopping = False
         self._began = 0.0
         # Read in all processes, so that all come to the same end.
-        self._least = min((line["loss"] for line in read_log(folder) if "loss" in line and line["step"] <= step), default=np.inf)
+        self._least = min(
+            (line["loss"] for line in read_log(folder) if "loss" in line and line["step"] <= start.step), default=np.inf
+        )
         self._current: list[np.ndarray] = []
         self._copy: keras.Model | None = None
+
+    @property
+    def position(self) -> Position:
+        """That the run has reached."""
+        return self._after(self.step)
+
+    def _after(self, step: int) -> Position:
+        return Position(step, self._start.example + (step - self._start.step) * self._settings.batch_size)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._begin, self._began = self.step, time.perf_counter()
@@ -245,7 +257,7 @@ class _Keeper(keras.callbacks.Callback):
         if validating and (last or self.step % settings.validate_every == 0):
             self._validate()
         if self._journal is not None and (last or self.stopping or self.step % settings.checkpoint_every == 0):
-            save(_state(self.model), self._folder, self.step, settings.keep_checkpoints)
+            save(_state(self.model), self._folder, self.position, settings.keep_checkpoints)
 
     def _line(self, losses: Log, wait: float) -> Log:
         steps, seconds = self.step - self._begin, time.perf_counter() - self._began
@@ -271,7 +283,7 @@ class _Keeper(keras.callbacks.Callback):
         self._journal.write({"step": self.step, **figures})
         self._journal.show("validation", self.step, found.overlays)
         if self._journal.best(_JUDGED_BY) > best:
-            save_best(_state(self.model), self._folder, self.step)
+            save_best(_state(self.model), self._folder, self.position)
 
     def _judge(self, averaged: bool, shown: int = 0) -> Validation | None:
         """By the network that trains, or where that cannot be by a copy of it. All processes hand over weights, one of them judges."""
@@ -315,7 +327,7 @@ class _Keeper(keras.callbacks.Callback):
     def _blame(self, within: int, what: str) -> str:
         """What is to be said of the loss of a step, counted from 1 within the interval."""
         step = self._begin + within
-        first = (step - 1) * self._settings.batch_size
+        first = self._after(step - 1).example
         examples = training_examples(self._records, self._meta, self._config.data, self._settings.seed, first)
         batch = [
             f"image {int(example['image_id'])} view {int(example['view'])}"

@@ -123,7 +123,7 @@ def test_two_devices_and_two_processes_see_the_losses_of_one(backend, records, t
         np.testing.assert_allclose(validations[name], validations["one"], rtol=1e-3)
         with np.load(latest_checkpoint(tmp_path / "one")) as one, np.load(latest_checkpoint(tmp_path / name)) as other:
             assert set(one.files) == set(other.files)
-            for array in one.files:
+            for array in set(one.files) - {"versions"}:
                 np.testing.assert_allclose(other[array], one[array], rtol=1e-2, atol=1e-4)
         if backend == "jax":
             # The batch is divided, not computed on each device.

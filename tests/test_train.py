@@ -71,6 +71,22 @@ def test_a_resumed_run_equals_an_uninterrupted_one(records, tiny_config, tmp_pat
     assert [line["step"] for line in read_log(tmp_path / "resumed")] == [2, 4]
 
 
+def test_a_run_that_goes_on_with_other_batches_sees_what_comes_next(records, tiny_config, tmp_path, monkeypatch):
+    begun = []
+
+    def noted(*arguments, original=make_dataset, **named):
+        begun.append(named["first_example"])
+        return original(*arguments, **named)
+
+    monkeypatch.setattr("personlab_keras.train.make_dataset", noted)
+    for steps, batch_size in ((2, 2), (4, 5), (6, 1)):
+        train(records, tmp_path, replace(tiny_config, train=replace(tiny_config.train, steps=steps, batch_size=batch_size)))
+    assert begun == [0, 4, 14]
+    with np.load(latest_checkpoint(tmp_path)) as saved:
+        assert (int(saved["step"]), int(saved["example"])) == (6, 16)
+        assert json.loads(str(saved["versions"]))["keras"] == keras.__version__
+
+
 def test_training_reduces_every_loss(records, tiny_config, tmp_path):
     config = replace(tiny_config, train=replace(tiny_config.train, steps=40, log_every=10, learning_rate=3e-3))
     train(records, tmp_path, config)
