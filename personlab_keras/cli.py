@@ -90,8 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     imports.add_argument("--out", type=Path, help="the model directory to write")
     imports.add_argument("--list", action="store_true", help="print names, sizes and licence of what is published")
 
-    predict = command("predict", _predict, "images -> people as JSON and overlays")
-    predict.add_argument("sources", nargs="+", metavar="SOURCE", help="images, folders or globs")
+    predict = command("predict", _predict, "images, videos, cameras -> people as JSON and overlays")
+    predict.add_argument("sources", nargs="+", metavar="SOURCE", help="images, folders or globs; videos; the number of a camera")
     predict.add_argument("--model", type=Path, required=True, help="model directory")
     predict.add_argument("--out", type=Path, required=True, help="folder for the results")
 
@@ -208,14 +208,29 @@ def _import_weights(options: argparse.Namespace, config: Config) -> int:
 
 def _predict(options: argparse.Namespace, config: Config) -> int:
     from personlab_keras.predict import load, predict_files
+    from personlab_keras.stream import is_video, predict_video
 
     predictor = load(options.model, [*_view_settings(options), *options.set])
-    with _progress() as progress:
-        summary = predict_files(predictor, options.sources, options.out, progress=progress("images"))
-    print(f"{options.out}: {summary.done} images, {summary.people} people")
-    for reason in summary.failed:
+    videos = [source for source in options.sources if is_video(source)]
+    images = [source for source in options.sources if not is_video(source)]
+    failed: tuple[str, ...] = ()
+    if images:
+        with _progress() as progress:
+            summary = predict_files(predictor, images, options.out, progress=progress("images"))
+        print(f"{options.out}: {summary.done} images, {summary.people} people")
+        failed = summary.failed
+    for video in videos:
+        with _progress() as progress:
+            film = predict_video(predictor, video, options.out, progress=progress("frames"))
+        rate = f"{film.frames / film.seconds:.1f} frames/s"
+        print(f"{options.out}: {video}: {film.frames} frames, {film.people} people, {rate}")
+        if film.interrupted:
+            raise KeyboardInterrupt
+        if film.frames < film.announced:
+            failed += (f"{video}: could be read for {film.frames} of the {film.announced} frames that it announces",)
+    for reason in failed:
         print(f"personlab predict: {reason}", file=sys.stderr)
-    return 2 if summary.failed else 0
+    return 2 if failed else 0
 
 
 def _evaluate(options: argparse.Namespace, config: Config) -> int:

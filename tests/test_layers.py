@@ -25,7 +25,7 @@ ROWS: list[dict[str, set[str]]] = [
     {"train": {KERAS}},
     {"export": {KERAS}},
     {"predict": {KERAS}},
-    {"demo": set()},
+    {"demo": set(), "stream": set()},
     {"cli": set()},
 ]
 
