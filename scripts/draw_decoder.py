@@ -267,10 +267,10 @@ def draw_bridge(image: np.ndarray, keypoints: np.ndarray, maps: Maps) -> np.ndar
 
 
 def draw_embedding(image: np.ndarray, maps: Maps, people: Sequence[Person]) -> np.ndarray:
-    """Cells of people, each with a line to the mean of where it believes its person's keypoints to be."""
+    """Cells of people, each with a line to the mean of its first guesses at its person's keypoints."""
     canvas = Canvas(image)
     cells, embedding = embedded(maps)
-    centres = embedding.mean(axis=1)
+    centres = embedding[:, :, 0].mean(axis=1)
     wanted = [np.nanmean(person.keypoints, axis=0) for person in people]
     owners = np.argmin([np.hypot(*(centres - centre).T) for centre in wanted], axis=0)
     sparse = (cells % 2 == 0).all(axis=1)
@@ -308,7 +308,7 @@ def draw_basins(
 
 
 def embedded(maps: Maps) -> tuple[np.ndarray, np.ndarray]:
-    """(A, 2) row and column of the cells that show somebody, and (A, K, 2) where they believe the keypoints to be."""
+    """(A, 2) row and column of the cells that show somebody, and (A, K, 2, 2) where they believe the keypoints to be."""
     assert maps.segmentation is not None
     cells = np.argwhere(maps.segmentation >= OPTIONS.segmentation_threshold)
     return cells, embed(maps, cells, OPTIONS.long_refinements)

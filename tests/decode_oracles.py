@@ -120,21 +120,24 @@ def expected_oks_loop(maps: Maps, point: np.ndarray, keypoint: int, scale: float
 
 
 def embedding_loop(maps: Maps, row: int, column: int, keypoint: int, refinements: int) -> np.ndarray:
-    """(2,) where one cell believes its person's keypoint is."""
-    point = np.array([column, row], float) * maps.stride
+    """(2, 2) where one cell believes its person's keypoint is: as its long-range offset says, and refined."""
     assert maps.long_offsets is not None
-    for field in [maps.long_offsets] * (1 + refinements) + [maps.short_offsets] * refinements:
-        cell = np.clip(point / maps.stride, 0, np.array(field.shape[1::-1]) - 1)
-        point = cell * maps.stride + bilinear_loop(field[:, :, keypoint], *cell)
-    return point
+    guesses = []
+    for steps in (0, refinements):
+        point = np.array([column, row], float) * maps.stride
+        for field in [maps.long_offsets] * (1 + steps) + [maps.short_offsets] * steps:
+            cell = np.clip(point / maps.stride, 0, np.array(field.shape[1::-1]) - 1)
+            point = cell * maps.stride + bilinear_loop(field[:, :, keypoint], *cell)
+        guesses.append(point)
+    return np.array(guesses)
 
 
 def distance_loop(embedding: np.ndarray, keypoints: np.ndarray, weights: np.ndarray, scale: float) -> float:
-    """D_ij of one cell with guesses (K, 2) to one person."""
+    """D_ij of one cell with guesses (K, 2, 2) to one person."""
     total = weight = 0.0
-    for guess, point, p in zip(embedding, keypoints, weights, strict=True):
+    for guesses, point, p in zip(embedding, keypoints, weights, strict=True):
         if np.isfinite(point).all():
-            total += p * math.dist(guess, point) / scale
+            total += p * min(math.dist(guess, point) for guess in guesses) / scale
             weight += p
     return total / weight
 

@@ -531,7 +531,7 @@ def test_embedding_equals_the_slow_walk():
 
 def test_embedding_distance_equals_the_sum_over_keypoints():
     rng = np.random.default_rng(7)
-    embedding = rng.uniform(0, 200, (40, 17, 2))
+    embedding = rng.uniform(0, 200, (40, 17, 2, 2))
     keypoints, weights = rng.uniform(50, 150, (17, 2)), rng.random(17)
     keypoints[[2, 9]], weights[[2, 9]] = np.nan, 0
     expected = np.array([distance_loop(guess, keypoints, weights, 80.0) for guess in embedding])
@@ -542,10 +542,29 @@ def test_embedding_distance_equals_the_sum_over_keypoints():
 
 def test_embedding_distance_worked_by_hand():
     keypoints = np.array([(0.0, 0.0), (100.0, 0.0), (np.nan, np.nan)])
-    embedding = np.array([[(3.0, 4.0), (100.0, 10.0), (np.nan, np.nan)]])
+    unknown = (np.nan, np.nan)
+    embedding = np.array([[((3.0, 4.0), (50.0, 0.0)), (unknown, (100.0, 10.0)), (unknown, unknown)]])
     weights = np.array([1.0, 0.5, 0.0])
-    # (1 * 5 + 0.5 * 10) / 1.5 px, by a person of 50 px.
+    # (1 * 5 + 0.5 * 10) / 1.5 px, by a person of 50 px: the nearer guess counts, one that is unknown does not.
     np.testing.assert_allclose(embedding_distances(embedding, keypoints, weights, 50.0, 9.0), [10 / 1.5 / 50], rtol=1e-6)
+
+
+def test_pixels_of_a_person_with_hidden_keypoints_stay_with_it():
+    """The keypoints of one lie behind another: whoever follows the fields from there arrives at those of the other."""
+    maps = blank_maps(10, 10, skeleton=PAIR)
+    hidden, other = np.array([56.0, 40.0]), np.array([72.0, 8.0])
+    y, x = np.mgrid[0:10, 0:10] * 8.0
+    places, behind = np.stack([x, y], axis=-1)[:, :, None], (x < 40)[..., None, None]
+    maps.long_offsets[...] = np.where(behind, hidden, other) - places
+    maps.segmentation[...] = 1
+    options = {"segmentation_threshold": 0.5, "embedding_threshold": 0.25}
+    people, weights, scales = np.stack([[hidden] * 2, [other] * 2]), np.ones((2, 2)), np.array([40.0, 40.0])
+    for refinements in (0, 2):
+        masks = find_masks(people, weights, scales, maps, Frame(73, 73), refinements=refinements, **options)
+        first, second = (decode_mask(mask) for mask in masks)
+        assert first[:, :33].all()
+        assert second[:, 40:].all()
+        assert not first[:, 40:].any()
 
 
 def test_upsampling_is_bilinear_at_every_pixel():

@@ -62,7 +62,10 @@ class Frame:
 
 
 def embed(maps: Maps, cells: np.ndarray, refinements: int) -> np.ndarray:
-    """G_k(x) = x + L_k(x) for each of the cells, refined so many times by the long-range field and then by the short one.
+    """Where each of the cells believes its person's keypoints are: two guesses at each.
+
+    The first is G_k(x) = x + L_k(x). The second is refined so many times by the long-range field and then by the short one: sharper,
+    but where the keypoint is hidden these fields speak of whoever hides it.
 
     Args:
         maps: with long offsets.
@@ -70,7 +73,7 @@ def embed(maps: Maps, cells: np.ndarray, refinements: int) -> np.ndarray:
         refinements: steps of each kind.
 
     Returns:
-        (A, K, 2) float32 (x, y) in input pixels where each cell believes its person's keypoints are; NaN for no belief.
+        (A, K, 2, 2) float32: (x, y) of either guess in input pixels; NaN for none.
     """
     assert maps.long_offsets is not None
     long_offsets, short_offsets = (np.ascontiguousarray(field, np.float32) for field in (maps.long_offsets, maps.short_offsets))
@@ -80,17 +83,18 @@ def embed(maps: Maps, cells: np.ndarray, refinements: int) -> np.ndarray:
 @njit(cache=True)
 def _embed(long_offsets: np.ndarray, short_offsets: np.ndarray, cells: np.ndarray, stride: int, refinements: int) -> np.ndarray:
     count = long_offsets.shape[2]
-    embedding = np.empty((len(cells), count, 2), np.float32)
+    embedding = np.empty((len(cells), count, 2, 2), np.float32)
     for a in range(len(cells)):
         row, column = cells[a]
         for k in range(count):
             x = column * stride + np.float64(long_offsets[row, column, k, 0])
             y = row * stride + np.float64(long_offsets[row, column, k, 1])
+            embedding[a, k, 0, 0], embedding[a, k, 0, 1] = x, y
             for _ in range(refinements):
                 x, y = lead(long_offsets, k, x, y, stride)
             for _ in range(refinements):
                 x, y = lead(short_offsets, k, x, y, stride)
-            embedding[a, k, 0], embedding[a, k, 1] = x, y
+            embedding[a, k, 1, 0], embedding[a, k, 1, 1] = x, y
     return embedding
 
 
@@ -99,17 +103,18 @@ def embedding_distances(
 ) -> np.ndarray:
     """D_ij of every cell to one person: the mean distance of its guesses from the person's keypoints, by the person's size.
 
-    D_ij = 1 / (sum_k p_k(y_jk)) * sum_k p_k(y_jk) |G_k(x_i) - y_jk| / lambda_j, over the keypoints that were found.
+    D_ij = 1 / (sum_k p_k(y_jk)) * sum_k p_k(y_jk) |G_k(x_i) - y_jk| / lambda_j, over the keypoints that were found, with the nearer
+    of the two guesses at each.
 
     Args:
-        embedding: (A, K, 2) in input pixels.
+        embedding: (A, K, 2, 2) in input pixels.
         keypoints: (K, 2) in input pixels, NaN where not found.
         weights: (K,) p_k(y_jk).
         scale: lambda_j in input pixels.
         largest: distances are cut at this; cells that are surely farther are told at a fraction of the cost.
 
     Returns:
-        (A,) float32, at most `largest`, which also stands where a guess is unknown or all weights are zero.
+        (A,) float32, at most `largest`, which also stands where both guesses are unknown or all weights are zero.
     """
     found = np.flatnonzero(np.isfinite(keypoints).all(axis=-1) & (weights > 0))
     if not len(found):
@@ -127,9 +132,15 @@ def _distances(
     for a in range(len(embedding)):
         total = 0.0
         for i in range(len(channels)):
-            x, y = embedding[a, channels[i], 0] - keypoints[i, 0], embedding[a, channels[i], 1] - keypoints[i, 1]
-            total += shares[i] * np.sqrt(x * x + y * y)
-            if not total < largest:  # nor where a guess is unknown
+            nearer = np.inf
+            for guess in range(2):
+                x = embedding[a, channels[i], guess, 0] - keypoints[i, 0]
+                y = embedding[a, channels[i], guess, 1] - keypoints[i, 1]
+                square = x * x + y * y
+                if square < nearer:  # which a guess that is unknown is not
+                    nearer = square
+            total += shares[i] * np.sqrt(nearer)
+            if total >= largest:
                 total = largest
                 break
         distances[a] = total
