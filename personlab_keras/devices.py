@@ -189,7 +189,8 @@ def _join_jax() -> None:
     try:
         keras.distribution.initialize()
     except (ValueError, RuntimeError) as error:
-        raise InputError(f"train.strategy: the processes cannot join: {str(error).splitlines()[0]}") from None
+        names = "KERAS_DISTRIBUTION_JOB_ADDRESSES, _NUM_PROCESSES and _PROCESS_ID"
+        raise InputError(f"train.strategy: the processes that {names} name cannot join: {str(error).splitlines()[0]}") from None
 
 
 def replica_count() -> int:

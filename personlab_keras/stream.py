@@ -162,8 +162,15 @@ def ahead(items: Generator[Item, None, None], count: int) -> Generator[Item, Non
 def _open(source: str) -> cv2.VideoCapture:
     if not source.isdecimal() and not Path(source).is_file():
         raise InputError(f"{source}: no such file")
-    # FFmpeg alone: another of OpenCV's readers takes %d in a name for a series of images.
-    capture = cv2.VideoCapture(int(source)) if source.isdecimal() else cv2.VideoCapture(str(source), cv2.CAP_FFMPEG)
+    # What is wrong is said below, in one line.
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        # FFmpeg alone: another of OpenCV's readers takes %d in a name for a series of images.
+        capture = cv2.VideoCapture(int(source)) if source.isdecimal() else cv2.VideoCapture(str(source), cv2.CAP_FFMPEG)
+    finally:
+        cv2.utils.logging.setLogLevel(level)
     if not capture.isOpened():
         what = "a camera of this machine" if source.isdecimal() else "a video that OpenCV can read"
         raise InputError(f"{source}: must be {what}")
