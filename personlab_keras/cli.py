@@ -208,7 +208,7 @@ def _import_weights(options: argparse.Namespace, config: Config) -> int:
 
 def _predict(options: argparse.Namespace, config: Config) -> int:
     from personlab_keras.predict import load, predict_files
-    from personlab_keras.stream import is_video, predict_video
+    from personlab_keras.stream import is_video, predict_video, video_names
 
     predictor = load(options.model, [*_view_settings(options), *options.set])
     videos = [source for source in options.sources if is_video(source)]
@@ -219,9 +219,9 @@ def _predict(options: argparse.Namespace, config: Config) -> int:
             summary = predict_files(predictor, images, options.out, progress=progress("images"))
         print(f"{options.out}: {summary.done} images, {summary.people} people")
         failed = summary.failed
-    for video in videos:
+    for video, name in zip(videos, video_names(videos), strict=True):
         with _progress() as progress:
-            film = predict_video(predictor, video, options.out, progress=progress("frames"))
+            film = predict_video(predictor, video, options.out / name, progress=progress("frames"))
         rate = f"{film.frames / film.seconds:.1f} frames/s"
         print(f"{options.out}: {video}: {film.frames} frames, {film.people} people, {rate}")
         if film.interrupted:

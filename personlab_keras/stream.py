@@ -8,7 +8,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +19,7 @@ import numpy as np
 from personlab_keras.decoder import decode
 from personlab_keras.drawing import draw
 from personlab_keras.errors import InputError
-from personlab_keras.predict import Predictor
+from personlab_keras.predict import Predictor, output_names
 
 VIDEO_EXTENSIONS = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"})
 _AHEAD = 4
@@ -58,14 +58,23 @@ def is_video(source: str) -> bool:
     return source.isdecimal() or Path(source).suffix.lower() in VIDEO_EXTENSIONS
 
 
+def video_names(sources: Sequence[str]) -> list[str]:
+    """A name for the results of each video, as `predict.output_names`; of camera 0 "camera0".
+
+    >>> video_names(["a/clip.mp4", "b/clip.mp4", "0"])
+    ['a/clip.mp4', 'b/clip.mp4', 'camera0']
+    """
+    return output_names([Path(f"camera{source}" if source.isdecimal() else source) for source in sources])
+
+
 def predict_video(
     predictor: Predictor,
     source: str,
-    out: str | Path,
+    stem: str | Path,
     overlay: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> StreamSummary:
-    """Writes `x.jsonl` and `x.overlay.mp4` for a video `x.mp4`; `camera0.jsonl` and so on for a camera.
+    """Writes `stem.jsonl` and `stem.overlay.mp4` for a video or a camera.
 
     A line of the JSON for each frame: "frame" from 0, "time" in seconds from the beginning, "people" as in the JSON of images, best
     first. Lines are written as frames are done. The overlay appears under its name when it is finished, which Ctrl-C does as well.
@@ -73,19 +82,19 @@ def predict_video(
 
     Args:
         source: a file, or the number of a camera.
-        out: folder for the results, made if missing; results of an earlier run are replaced.
+        stem: of the results, their path without ending; its folder is made if missing, results of an earlier run are replaced.
         overlay: whether to draw the people found over the frames.
         progress: called with (frames done, frames announced).
 
     Raises:
-        InputError: the source cannot be read as a video or has no frame; `out` cannot be written.
+        InputError: the source cannot be read as a video or has no frame; results cannot be written.
     """
-    name = f"camera{source}" if source.isdecimal() else Path(source).stem
+    stem = Path(stem)
     capture = _open(source)
     announced = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
     rate = capture.get(cv2.CAP_PROP_FPS)
-    lines = _folder(Path(out)) / f"{name}.jsonl"
-    film = _Film(lines.with_name(f"{name}.overlay.mp4"), rate if rate > 0 else _CAMERA_RATE) if overlay else None
+    lines = _folder(stem.parent) / f"{stem.name}.jsonl"
+    film = _Film(lines.with_name(f"{stem.name}.overlay.mp4"), rate if rate > 0 else _CAMERA_RATE) if overlay else None
     frames = people_found = 0
     interrupted = False
     began = time.perf_counter()

@@ -47,7 +47,7 @@ def predictor(model_directory):
 
 def test_a_video_is_predicted_frame_by_frame(predictor, scenes, tmp_path):
     source, ticks = film(tmp_path / "clip.avi", 7, scenes), []
-    summary = predict_video(predictor, str(source), tmp_path / "out", progress=lambda *counts: ticks.append(counts))
+    summary = predict_video(predictor, str(source), tmp_path / "out" / "clip", progress=lambda *counts: ticks.append(counts))
     assert (summary.frames, summary.announced, summary.interrupted) == (7, 7, False)
     assert ticks == [(i, 7) for i in range(1, 8)]
     lines = [json.loads(line) for line in (tmp_path / "out" / "clip.jsonl").read_text().splitlines()]
@@ -71,6 +71,16 @@ def test_images_and_videos_may_come_together(model_directory, scenes, tmp_path, 
     assert "clip.avi: 3 frames" in said
     assert "frames/s" in said
     assert {"clip.jsonl", "clip.overlay.mp4", f"{image.stem}.json"} <= {path.name for path in (tmp_path / "out").iterdir()}
+
+
+def test_videos_of_one_name_do_not_replace_each_other(model_directory, scenes, tmp_path):
+    sources = []
+    for folder, frames in (("a", 2), ("b", 3)):
+        (tmp_path / folder).mkdir()
+        sources.append(str(film(tmp_path / folder / "clip.avi", frames, scenes)))
+    assert main(["predict", *sources, "--model", str(model_directory), "--out", str(tmp_path / "out")]) == 0
+    lines = {str(path.parent.name): len(path.read_text().splitlines()) for path in (tmp_path / "out").rglob("*.jsonl")}
+    assert lines == {"a": 2, "b": 3}
 
 
 def test_a_video_that_ends_too_soon_is_said(model_directory, scenes, tmp_path, capsys):
@@ -102,13 +112,13 @@ def test_what_is_no_video_gets_one_line(model_directory, tmp_path, capsys, name,
     assert main(["predict", source, "--model", str(model_directory), "--out", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert words in said
-    assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
+    assert not list((tmp_path / "out").glob("*"))
 
 
 def test_a_file_in_place_of_the_folder_gets_one_line(predictor, scenes, tmp_path):
     (tmp_path / "out").write_text("a file")
     with pytest.raises(InputError, match="must be a folder for the results"):
-        predict_video(predictor, str(film(tmp_path / "clip.avi", 2, scenes)), tmp_path / "out")
+        predict_video(predictor, str(film(tmp_path / "clip.avi", 2, scenes)), tmp_path / "out" / "clip")
 
 
 def test_ctrl_c_leaves_a_playable_video(model_directory, scenes, tmp_path):
@@ -137,7 +147,7 @@ def test_memory_does_not_grow_with_the_video(predictor, scenes, tmp_path):
     def note(done, _):
         peaks[done] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
-    assert predict_video(predictor, str(source), tmp_path / "out", progress=note).frames == 900
+    assert predict_video(predictor, str(source), tmp_path / "out" / "clip", progress=note).frames == 900
     assert peaks[900] - peaks[15] < 40 * 2**10  # KiB; the frames alone would be as much again, maps and masks many times that
 
 

@@ -31,7 +31,8 @@ from personlab_keras.config import load_config
 from personlab_keras.losses import personlab_losses, total_loss
 from personlab_keras.trainee import build_trainee
 folder, settings = sys.argv[1], json.loads(sys.argv[2])
-trainee = build_trainee(load_config(None, settings), pretrained=False)
+config = load_config(None, settings)
+trainee = build_trainee(config, pretrained=False)
 with np.load(folder + "/start.npz") as start:
     for i, variable in enumerate(trainee.network.variables):
         variable.assign(start[f"{i:04d}"])
@@ -43,14 +44,14 @@ if keras.backend.backend() == "jax":
     def compute(weights):
         state = [variable.value for variable in trainee.network.non_trainable_variables]
         outputs, _ = trainee.network.stateless_call(weights, state, image, training=True)
-        parts = personlab_losses(batch, outputs, trainee._radius)
-        return total_loss(parts, trainee._settings), parts
+        parts = personlab_losses(batch, outputs, config.targets.radius)
+        return total_loss(parts, config.train), parts
     (loss, parts), gradients = jax.value_and_grad(compute, has_aux=True)([v.value for v in trainee.network.trainable_variables])
 else:
     import tensorflow as tf
     with tf.GradientTape() as tape:
-        parts = personlab_losses(batch, trainee.network(image, training=True), trainee._radius)
-        loss = total_loss(parts, trainee._settings)
+        parts = personlab_losses(batch, trainee.network(image, training=True), config.targets.radius)
+        loss = total_loss(parts, config.train)
     gradients = tape.gradient(loss, [v.value for v in trainee.network.trainable_variables])
 arrays = {f"gradient/{v.path}/{i}": np.asarray(g) for i, (v, g) in enumerate(zip(trainee.network.trainable_variables, gradients))}
 np.savez(f"{folder}/{keras.backend.backend()}.npz", loss=np.asarray(loss), **{k: np.asarray(v) for k, v in parts.items()}, **arrays)
