@@ -47,6 +47,8 @@ if keras.backend.backend() == "jax":
     import jax
     original = Trainee.compute_loss
     def inspected(self, x=None, y=None, y_pred=None, *others, **named):
+        with open(os.path.join(workdir, "traces"), "a") as traces:
+            traces.write("x")
         def note(sharding):
             parts = {str(index) for index in sharding.devices_indices_map(y_pred["heatmaps"].shape).values()}
             open(os.path.join(workdir, "parts"), "w").write(str(len(parts)))
@@ -96,6 +98,29 @@ def test_strategies_that_cannot_be(monkeypatch):
         Devices(count=3).check_batch(8)
 
 
+WORST = """
+import keras
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from personlab_keras.trainee import WorstStep
+strategy = tf.distribute.MirroredStrategy()
+with strategy.scope():
+    worst = WorstStep("worst")
+step = tf.function(lambda loss: strategy.run(worst.update_state, args=(loss,)))
+for loss in (1.0, 5.0, float("nan"), 7.0):
+    step(tf.constant(loss))
+assert strategy.num_replicas_in_sync == 2
+print("worst", float(keras.ops.reshape(worst.result(), (1,))[0]))  # as `Trainee.get_metrics_result` reads it
+"""
+
+
+def test_the_worst_step_is_counted_once_on_two_devices():
+    environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)}
+    run = subprocess.run([sys.executable, "-c", WORST], check=True, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert run.stdout.strip().splitlines()[-1] == "worst 3.0"
+
+
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
 def test_two_devices_and_two_processes_see_the_losses_of_one(backend, records, tmp_path):
     runs = {
@@ -128,3 +153,5 @@ def test_two_devices_and_two_processes_see_the_losses_of_one(backend, records, t
         if backend == "jax":
             # The batch is divided, not computed on each device.
             assert (tmp_path / name / "parts").read_text() == "2"
+            # A step is compiled, not computed operation by operation, which would come by here at each of the 20.
+            assert len((tmp_path / name / "traces").read_text()) < 20
