@@ -18,6 +18,7 @@ from personlab_keras.backbones import BACKBONES
 from personlab_keras.config import Config, TargetsConfig, apply_overrides, config_from_dict, config_to_dict
 from personlab_keras.errors import InputError
 from personlab_keras.files import write_atomically
+from personlab_keras.in_graph.signatures import save
 from personlab_keras.maps import MASK_OUTPUTS
 from personlab_keras.model import build_model, inference_model
 from personlab_keras.pretrained.network import RELEASED_LONGER_SIDE, RELEASED_RADIUS, read_network
@@ -101,8 +102,7 @@ def export_model(
 ) -> Path:
     """Writes a model directory; it appears complete or not at all, in place of an older one.
 
-    The SavedModel's only signature, `serving_default`, takes `image` (batch, height, width, 3) float32 RGB in 0..255, sides
-    stride * n + 1, and gives `config.model.outputs` by name, those of `maps.PROBABILITIES` as such.
+    The signatures of the SavedModel are those of `in_graph.signatures.Served`.
 
     Raises:
         InputError: `out` exists and is no model directory, or Keras does not run on TensorFlow.
@@ -110,14 +110,11 @@ def export_model(
     target = Path(out)
     if target.exists() and (not target.is_dir() or any(target.iterdir())) and not (target / DESCRIPTION_FILE).is_file():
         raise InputError(f"{target}: exists and is no model directory; not overwritten")
-    backend = keras.backend.backend()
-    if backend != "tensorflow":
-        raise InputError(f"a SavedModel is made on Keras' TensorFlow backend: set KERAS_BACKEND=tensorflow. Received: {backend}")
     beside = target.with_name(f".{target.name}.{os.getpid()}.part")
     shutil.rmtree(beside, ignore_errors=True)
     try:
-        signature = [keras.InputSpec(shape=(None, None, None, 3), dtype="float32", name="image")]
-        inference_model(network).export(beside, format="tf_saved_model", input_signature=signature, verbose=False)
+        config = with_possible_masks(config)
+        save(inference_model(network), config, skeleton, str(beside))
         network.save_weights(beside / WEIGHTS_FILE)
         write_atomically(beside / DESCRIPTION_FILE, _description(config, skeleton, provenance))
         if target.exists():
@@ -129,7 +126,7 @@ def export_model(
 
 
 def _description(config: Config, skeleton: Skeleton, provenance: Mapping[str, Any]) -> bytes:
-    values = config_to_dict(with_possible_masks(config))
+    values = config_to_dict(config)
     described = {
         "format_version": FORMAT_VERSION,
         "architecture": values["model"],

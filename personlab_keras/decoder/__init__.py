@@ -24,7 +24,7 @@ __all__ = ["Frame", "View", "decode", "mirror"]
 
 _LOGGER = logging.getLogger(__name__)
 _DEFAULTS = DecodeConfig()
-_CANDIDATES_PER_PERSON = 2
+CANDIDATES_PER_PERSON = 2
 """People grouped for each that may be returned: soft-NMS reorders them, so the last to be grouped may be among the best."""
 
 
@@ -71,7 +71,7 @@ def decode(
         radius=radius,
         bridge=options.bridge,
         bridge_support=options.bridge_support,
-        limit=_CANDIDATES_PER_PERSON * options.max_people,
+        limit=CANDIDATES_PER_PERSON * options.max_people,
     )
     landings = arrange(votes, maps.heatmaps.shape, maps.stride, radius)
     keypoints = settle(keypoints, landings, options.vote_refinements, reach=options.nms_radius)

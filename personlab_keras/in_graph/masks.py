@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,19 +57,22 @@ def distances(poses: Poses, fields: Fields, options: DecodeConfig) -> tf.Tensor:
     for field in (fields.long_offsets, fields.short_offsets):
         for _ in range(options.long_refinements):
             refined = lead(field, channels, refined, fields.stride)
+    guesses = [tf.unstack(guess, axis=-1) for guess in (plain, refined)]
 
-    def to_person(j: tf.Tensor) -> tf.Tensor:
+    def to_person(j: tf.Tensor) -> tuple[tf.Tensor]:
         keypoints, weights = poses.keypoints[j], poses.heat[j]
         used = tf.math.is_finite(keypoints[:, 0]) & (weights > 0)
         weights = tf.where(used, weights, 0.0)
         # The few channels with a keypoint would do, but their number is not known.
         shares = weights / (tf.maximum(tf.reduce_sum(weights), 1e-12) * poses.scales[j])
-        guesses = (tf.reduce_sum((guess - keypoints) ** 2, axis=-1) for guess in (plain, refined))
-        nearer = tf.minimum(*(tf.where(tf.math.is_finite(square), square, np.inf) for square in guesses))
+        squares = (
+            tf.math.squared_difference(x, keypoints[:, 0]) + tf.math.squared_difference(y, keypoints[:, 1]) for x, y in guesses
+        )
+        nearer = tf.minimum(*(tf.where(tf.math.is_finite(square), square, np.inf) for square in squares))
         total = tf.reduce_sum(tf.where(shares > 0, shares * tf.sqrt(nearer), 0.0), axis=-1)
-        return tf.where(tf.reduce_any(used), tf.minimum(total, largest), largest)
+        return (tf.where(tf.reduce_any(used), tf.minimum(total, largest), largest),)
 
-    return _for_each_person(poses, to_person, tf.fill(shape[:2], largest))
+    return _for_each_person(poses, to_person, (tf.fill(shape[:2], largest),))[0]
 
 
 def cell_masks(near: tf.Tensor, fields: Fields, options: DecodeConfig) -> tf.Tensor:
@@ -76,9 +80,14 @@ def cell_masks(near: tf.Tensor, fields: Fields, options: DecodeConfig) -> tf.Ten
     return (near <= options.embedding_threshold) & (fields.segmentation >= options.segmentation_threshold)
 
 
-def image_masks(near: tf.Tensor, poses: Poses, fields: Fields, frame: Frame, options: DecodeConfig) -> tf.Tensor:
-    """(N,) string: the mask of everybody in the pixels of an image, as COCO's compressed run lengths (what stands under "counts" beside
-    its "size"); empty in places that are free. As `decoder.masks.find_masks`.
+def image_masks(
+    near: tf.Tensor, poses: Poses, fields: Fields, frame: Frame, options: DecodeConfig
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The masks of everybody in the pixels of an image; as `decoder.masks.find_masks`.
+
+    Returns:
+        (N,) string: COCO's compressed run lengths, what stands under "counts" beside its "size"; empty in places that are free.
+        (N, 4) float32: [x, y, width, height] around the pixels of each, as `Person.box`; zeros where there are none.
     """
     logits = _logits(fields.segmentation)
     least = float(_numpy_logits(options.segmentation_threshold))
@@ -106,14 +115,15 @@ def image_masks(near: tf.Tensor, poses: Poses, fields: Fields, frame: Frame, opt
     if options.exclusive_masks:
         owners = _owners(person_pixels, poses.count, frame.size)
 
-    def runs(j: tf.Tensor) -> tf.Tensor:
+    def of_person(j: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         mask, _, (top, bottom, left, right) = person_pixels(j)
         mask &= _between(logits, rows[top:bottom], columns[left:right]) >= least
         if options.exclusive_masks:
             mask &= owners[top:bottom, left:right] == j
-        return _compressed(_edges(mask, top, left, height), tf.reduce_prod(tf.cast(frame.size, tf.int64)))
+        counts = _compressed(_edges(mask, top, left, height), tf.reduce_prod(tf.cast(frame.size, tf.int64)))
+        return counts, _box(mask, top, left)
 
-    return _for_each_person(poses, runs, tf.constant(""))
+    return _for_each_person(poses, of_person, (tf.constant(""), tf.zeros([4])))
 
 
 def _owners(person_pixels, count: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
@@ -130,15 +140,34 @@ def _owners(person_pixels, count: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     return tf.while_loop(lambda j, *_: j < count, claim, nobody)[1]
 
 
-def _for_each_person(poses: Poses, function, empty: tf.Tensor) -> tf.Tensor:
-    """(N, ...): function(j) in the places that are taken, `empty` in the others."""
+def _for_each_person(
+    poses: Poses, function: Callable[[tf.Tensor], Sequence[tf.Tensor]], empty: Sequence[tf.Tensor]
+) -> list[tf.Tensor]:
+    """Each of function(j), (N, ...), in the places that are taken; the like of `empty` in the others."""
     places = poses.keypoints.shape[0]
-    results = tf.TensorArray(empty.dtype, size=places, element_shape=empty.shape)
-    results = results.unstack(tf.broadcast_to(empty[None], tf.concat([[places], tf.shape(empty)], axis=0)))
-    _, results = tf.while_loop(
-        lambda j, _: j < poses.count, lambda j, results: (j + 1, results.write(j, function(j))), (tf.constant(0), results)
-    )
-    return results.stack()
+    results = [
+        tf.TensorArray(each.dtype, size=places, element_shape=each.shape).unstack(
+            tf.broadcast_to(each[None], tf.concat([[places], tf.shape(each)], axis=0))
+        )
+        for each in empty
+    ]
+
+    def body(j: tf.Tensor, *results: tf.TensorArray) -> tuple[tf.Tensor | tf.TensorArray, ...]:
+        return j + 1, *(result.write(j, value) for result, value in zip(results, function(j), strict=True))
+
+    _, *results = tf.while_loop(lambda j, *_: j < poses.count, body, (tf.constant(0), *results))
+    return [result.stack() for result in results]
+
+
+def _box(mask: tf.Tensor, top: tf.Tensor, left: tf.Tensor) -> tf.Tensor:
+    """(4,) [x, y, width, height] around a mask (h', w') that lies at (top, left); zeros where it is empty."""
+    rows, columns = (tf.cast(tf.where(tf.reduce_any(mask, axis=axis))[:, 0], tf.int32) for axis in (1, 0))
+
+    def around() -> tf.Tensor:
+        corner = tf.cast(tf.stack([left + columns[0], top + rows[0]]), tf.float32) - 0.5
+        return tf.concat([corner, tf.cast(tf.stack([columns[-1] - columns[0], rows[-1] - rows[0]]) + 1, tf.float32)], axis=0)
+
+    return tf.cond(tf.size(rows) > 0, around, lambda: tf.zeros([4]))
 
 
 def _logits(probabilities: tf.Tensor) -> tf.Tensor:

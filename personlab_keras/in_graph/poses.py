@@ -17,7 +17,7 @@ from personlab_keras.in_graph.sampling import cell_points, lead, value_at
 from personlab_keras.skeleton import Skeleton
 
 SEEDS = 4096
-VOTES = 4096
+VOTES = 16384
 SEEDS_AT_ONCE = 32
 _NOWHERE = 1e6  # input pixels: farther from every keypoint than any radius
 
@@ -113,9 +113,7 @@ def find_poses(fields: Fields, skeleton: Skeleton, options: DecodeConfig, radius
     if options.expected_oks:
         keypoint_scores = heat * _expected_oks(keypoints, scales, strongest, skeleton.kappas, radius)
     order = tf.argsort(tf.reduce_mean(keypoint_scores, axis=1), direction="DESCENDING", stable=True)
-    keypoints, heat, scales, keypoint_scores = (
-        tf.gather(each, order) for each in (keypoints, heat, scales, keypoint_scores)
-    )
+    keypoints, heat, scales, keypoint_scores = (tf.gather(each, order) for each in (keypoints, heat, scales, keypoint_scores))
     added = tf.where(_shown(keypoints, options.nms_radius), 0.0, keypoint_scores) if options.soft_nms else keypoint_scores
     scores = tf.reduce_mean(added**options.score_power, axis=1) ** (1.0 / options.score_power)
     scores = tf.where((scores > 0) & (scores >= options.score_threshold), scores, 0.0)
@@ -234,9 +232,8 @@ def _group(
 
     def explained(points: tf.Tensor, keypoints: tf.Tensor, people: tf.Tensor) -> tf.Tensor:
         """(N, P) bool: which of the seeds' points (N, 2) lie near the same keypoint of which of the people (P, K, 2)."""
-        theirs = tf.gather(tf.transpose(people, [1, 0, 2]), keypoints)
-        away = theirs - points[:, None, :]
-        return tf.reduce_sum(away**2, axis=-1) <= options.nms_radius**2  # NaN is not
+        across, down = (tf.gather(tf.transpose(people[..., axis]), keypoints) - points[:, axis, None] for axis in (0, 1))
+        return across * across + down * down <= options.nms_radius**2  # NaN is not
 
     def following(pending: tf.Tensor, people: tf.Tensor, accepted: tf.Tensor) -> tuple[tf.Tensor, ...]:
         next_ranks, chosen = tf.math.top_k(tf.where(pending, rank, 0), SEEDS_AT_ONCE)
@@ -336,9 +333,7 @@ def _bridge(people: tf.Tensor, fields: Fields, options: DecodeConfig) -> tf.Tens
     weights = value_at(fields.heatmaps, channels, people, fields.stride)
     weights = tf.where(tf.math.is_finite(weights), weights, 0.0)
     targets = tf.broadcast_to(tf.range(count)[None, :, None], [number, count, count])
-    proposed = lead(
-        fields.long_offsets, targets, tf.broadcast_to(people[:, None], [number, count, count, 2]), fields.stride
-    )
+    proposed = lead(fields.long_offsets, targets, tf.broadcast_to(people[:, None], [number, count, count, 2]), fields.stride)
     for _ in range(options.mid_refinements):
         proposed = lead(fields.short_offsets, targets, proposed, fields.stride)
     landed = value_at(fields.heatmaps, targets, proposed, fields.stride) >= options.keypoint_threshold
@@ -354,47 +349,62 @@ def _bridge(people: tf.Tensor, fields: Fields, options: DecodeConfig) -> tf.Tens
     return tf.where((~found & enough)[..., None], chosen, people)
 
 
-def _strongest(points: tf.Tensor, mass: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """At most `VOTES` votes for every keypoint: points (K, V, 2) and mass (K, V)."""
+@dataclass(frozen=True)
+class _Landings:
+    """At most `VOTES` votes for every keypoint: where they land, x and y (K, V) in input pixels, and mass (K, V), 0 for no vote.
+
+    Coordinates lie apart from each other: sums over an axis of two are slow.
+    """
+
+    x: tf.Tensor
+    y: tf.Tensor
+    mass: tf.Tensor
+
+    def from_person(self, person: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """(K, V) each: how far in x and y every vote lies from the keypoint (K, 2) that it is for, and the squared distance."""
+        across, down = self.x - person[:, :1], self.y - person[:, 1:]
+        return across, down, across * across + down * down
+
+
+def _strongest(points: tf.Tensor, mass: tf.Tensor) -> _Landings:
     count = mass.shape[-1]
-    mass = tf.reshape(tf.transpose(mass, [2, 0, 1]), [count, -1])
-    points = tf.reshape(tf.transpose(points, [2, 0, 1, 3]), [count, -1, 2])
+    x, y, mass = (tf.reshape(tf.transpose(each, [2, 0, 1]), [count, -1]) for each in (points[..., 0], points[..., 1], mass))
     if mass.shape[1] is not None and mass.shape[1] <= VOTES:
-        return points, mass
+        return _Landings(x, y, mass)
     mass, chosen = tf.math.top_k(mass, tf.minimum(VOTES, tf.shape(mass)[1]) if mass.shape[1] is None else VOTES, sorted=False)
-    return tf.gather(points, chosen, batch_dims=1), mass
+    return _Landings(tf.gather(x, chosen, batch_dims=1), tf.gather(y, chosen, batch_dims=1), mass)
 
 
-def _settle(people: tf.Tensor, votes: tuple[tf.Tensor, tf.Tensor], reach: float) -> tf.Tensor:
+def _settle(people: tf.Tensor, votes: _Landings, reach: float) -> tf.Tensor:
     """People (P, K, 2), each keypoint moved to the mean of the votes around it; a step of `decoder.instances.settle`."""
-    points, mass = votes
 
     def moved(person: tf.Tensor) -> tf.Tensor:
-        away = points - person[:, None, :]
-        squared = tf.reduce_sum(away**2, axis=-1)
-        weight = tf.where(squared <= reach**2, mass * tf.exp(-squared / (reach**2 / 2)), 0.0)
+        across, down, squared = votes.from_person(person)
+        weight = tf.where(squared <= reach**2, votes.mass * tf.exp(-squared / (reach**2 / 2)), 0.0)
         total = tf.reduce_sum(weight, axis=1)
-        pull = tf.reduce_sum(tf.where(weight[..., None] > 0, weight[..., None] * away, 0.0), axis=1)
+        pull = tf.stack([_weighted(weight, across), _weighted(weight, down)], axis=-1)
         return person + tf.where(total[:, None] > 0, pull / tf.where(total > 0, total, 1.0)[:, None], 0.0)
 
     return _for_each(moved, people, people)
 
 
-def _expected_oks(
-    people: tf.Tensor, scales: tf.Tensor, votes: tuple[tf.Tensor, tf.Tensor], kappas: np.ndarray, radius: float
-) -> tf.Tensor:
+def _expected_oks(people: tf.Tensor, scales: tf.Tensor, votes: _Landings, kappas: np.ndarray, radius: float) -> tf.Tensor:
     """(P, K): how well the votes around every keypoint agree on it; as `decoder.instances.expected_oks`."""
-    points, mass = votes
     spreads = 2.0 * (scales[:, None] * tf.constant(kappas, tf.float32)) ** 2
 
     def agreement(person: tf.Tensor, spread: tf.Tensor) -> tf.Tensor:
-        squared = tf.reduce_sum((points - person[:, None, :]) ** 2, axis=-1)
-        near = tf.where(squared <= radius**2, mass, 0.0)
+        _, _, squared = votes.from_person(person)
+        near = tf.where(squared <= radius**2, votes.mass, 0.0)
         total = tf.reduce_sum(near, axis=1)
-        agreed = tf.reduce_sum(tf.where(near > 0, near * tf.exp(-squared / spread[:, None]), 0.0), axis=1)
+        agreed = _weighted(near, tf.exp(-squared / spread[:, None]))
         return tf.where(total > 0, agreed / tf.where(total > 0, total, 1.0), 0.0)
 
     return _for_each(agreement, tf.zeros_like(people[..., 0]), people, spreads)
+
+
+def _weighted(weights: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """(K,): the sums of weights * values (K, V), where a value that is not known weighs nothing."""
+    return tf.reduce_sum(tf.where(weights > 0, weights * values, 0.0), axis=1)
 
 
 def _for_each(function, empty: tf.Tensor, people: tf.Tensor, *others: tf.Tensor) -> tf.Tensor:
@@ -424,7 +434,8 @@ def _shown(people: tf.Tensor, radius: float) -> tf.Tensor:
     """(P, K) bool: which keypoints of people (P, K, 2), best first, a better person shows; as `decoder.instances.soft_nms`."""
 
     def by_better(j: tf.Tensor) -> tf.Tensor:
-        squared = tf.reduce_sum((people - people[j]) ** 2, axis=-1)
+        squared = tf.math.squared_difference(people[..., 0], people[j, :, 0])
+        squared += tf.math.squared_difference(people[..., 1], people[j, :, 1])
         better = tf.range(people.shape[0]) < j
         return tf.reduce_any(better[:, None] & (squared <= radius**2), axis=0)
 

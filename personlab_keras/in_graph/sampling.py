@@ -1,10 +1,14 @@
-"""Reading maps at points between their cells; `decoder.sampling` in TensorFlow."""
+"""Reading maps at points between their cells; `decoder.sampling` in TensorFlow.
+
+The functions are called a hundred times in the decoder: traced, each is one operation of its graph.
+"""
 
 from __future__ import annotations
 
 import tensorflow as tf
 
 
+@tf.function(autograph=False)
 def value_at(field: tf.Tensor, channels: tf.Tensor, points: tf.Tensor, stride: int) -> tf.Tensor:
     """Bilinear samples (...) of a map (h, w, C), each from a channel (...) of its own, at points (..., 2) in input pixels.
 
@@ -14,6 +18,7 @@ def value_at(field: tf.Tensor, channels: tf.Tensor, points: tf.Tensor, stride: i
     return tf.reduce_sum(values[..., 0] * shares, axis=-1) + _nan_where_unknown(points)
 
 
+@tf.function(autograph=False)
 def lead(field: tf.Tensor, channels: tf.Tensor, points: tf.Tensor, stride: int) -> tf.Tensor:
     """Where an offset field (h, w, C, 2) sends points (..., 2): the point of the frame that was read plus the offset read there."""
     values, shares, inside = _read(field, channels, points, stride)
@@ -31,9 +36,7 @@ def _nan_where_unknown(points: tf.Tensor) -> tf.Tensor:
     return tf.where(known, 0.0, float("nan"))
 
 
-def _read(
-    field: tf.Tensor, channels: tf.Tensor, points: tf.Tensor, stride: int
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+def _read(field: tf.Tensor, channels: tf.Tensor, points: tf.Tensor, stride: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """What a map (h, w, C, D) holds around points (..., 2): values (..., 4, D) of the four cells, their shares (..., 4), and the
     nearest points of the frame (..., 2), which were read.
 
