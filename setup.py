@@ -28,6 +28,7 @@ setup(
     package_data={"personlab_keras": ["configs/*.yaml"]},
     install_requires=[
         "tensorflow>=2.18,<3",
+        "tensorflow-serving-api>=2.18,<3",
         "keras>=3.8,<4",
         "numpy>=1.26,<3",
         "scipy>=1.11,<2",

@@ -18,7 +18,6 @@ from personlab_keras.backbones import BACKBONES
 from personlab_keras.config import Config, TargetsConfig, apply_overrides, config_from_dict, config_to_dict
 from personlab_keras.errors import InputError
 from personlab_keras.files import write_atomically
-from personlab_keras.in_graph.signatures import save
 from personlab_keras.maps import MASK_OUTPUTS
 from personlab_keras.model import build_model, inference_model
 from personlab_keras.pretrained.network import RELEASED_LONGER_SIDE, RELEASED_RADIUS, read_network
@@ -107,6 +106,9 @@ def export_model(
     Raises:
         InputError: `out` exists and is no model directory, or Keras does not run on TensorFlow.
     """
+    from personlab_keras.in_graph.signatures import save
+    from personlab_keras.in_graph.tf_serving import write_extras
+
     target = Path(out)
     if target.exists() and (not target.is_dir() or any(target.iterdir())) and not (target / DESCRIPTION_FILE).is_file():
         raise InputError(f"{target}: exists and is no model directory; not overwritten")
@@ -115,6 +117,7 @@ def export_model(
     try:
         config = with_possible_masks(config)
         save(inference_model(network), config, skeleton, str(beside))
+        write_extras(beside, config.predict.longer_side)
         network.save_weights(beside / WEIGHTS_FILE)
         write_atomically(beside / DESCRIPTION_FILE, _description(config, skeleton, provenance))
         if target.exists():
@@ -149,10 +152,15 @@ def _description(config: Config, skeleton: Skeleton, provenance: Mapping[str, An
 def read_model_directory(folder: str | Path) -> ModelDirectory:
     """Reads `personlab.json`.
 
+    Args:
+        folder: a model directory, or one that holds nothing but model directories named by numbers, as TensorFlow Serving has them: the
+            one of the highest number is meant.
+
     Raises:
         InputError: there is none, it is damaged, or of another format version.
     """
-    path = Path(folder) / DESCRIPTION_FILE
+    folder = _latest_version(Path(folder))
+    path = folder / DESCRIPTION_FILE
     if not path.is_file():
         raise InputError(f"{folder}: no {DESCRIPTION_FILE} there; a model directory is what `personlab export --out` wrote")
     try:
@@ -175,7 +183,14 @@ def read_model_directory(folder: str | Path) -> ModelDirectory:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: damaged: {type(error).__name__}: {error}") from None
-    return ModelDirectory(Path(folder), skeleton, config_from_dict(sections, source=str(path)), provenance)
+    return ModelDirectory(folder, skeleton, config_from_dict(sections, source=str(path)), provenance)
+
+
+def _latest_version(folder: Path) -> Path:
+    if (folder / DESCRIPTION_FILE).is_file() or not folder.is_dir():
+        return folder
+    versions = [path for path in folder.iterdir() if path.name.isdecimal() and (path / DESCRIPTION_FILE).is_file()]
+    return max(versions, key=lambda path: int(path.name), default=folder)
 
 
 def export_source(source: str | Path, out: str | Path, overrides: Iterable[str] = (), best: bool = False) -> Path:
@@ -187,7 +202,7 @@ def export_source(source: str | Path, out: str | Path, overrides: Iterable[str] 
     Raises:
         InputError: the source is neither, or a changed setting asks for other weights or for masks that the network does not give.
     """
-    folder = Path(source)
+    folder = _latest_version(Path(source))
     if (folder / DESCRIPTION_FILE).is_file():
         if best:
             raise InputError(f"{folder}: a model directory has one set of weights; the best checkpoint is that of a workdir")

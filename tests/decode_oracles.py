@@ -29,6 +29,23 @@ STANDING = np.array(
 """(17, 2) a person about 200 px tall around (0, 0)."""
 
 
+PAIR = Skeleton(
+    name="pair", keypoints=("left", "right"), edges=(("left", "right"),), sigmas=(0.05, 0.1), flip_pairs=(("left", "right"),)
+)
+
+
+def random_maps(rng: np.random.Generator, height: int, width: int, stride: int = 8, skeleton: Skeleton = PAIR) -> Maps:
+    count, reach = skeleton.keypoint_count, 2.0 * stride
+    return Maps(
+        heatmaps=rng.random((height, width, count)).astype(np.float32),
+        short_offsets=rng.normal(0, reach, (height, width, count, 2)).astype(np.float32),
+        mid_offsets=rng.normal(0, reach, (height, width, 2 * count - 2, 2)).astype(np.float32),
+        long_offsets=rng.normal(0, reach, (height, width, count, 2)).astype(np.float32),
+        segmentation=rng.random((height, width)).astype(np.float32),
+        stride=stride,
+    )
+
+
 def standing(x: float, y: float, size: float = 1.0) -> np.ndarray:
     """(17, 2) a standing person around (x, y)."""
     return STANDING * size + (x, y)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from decode_oracles import (
+    PAIR,
     RADIUS,
     bridge_loop,
     distance_loop,
@@ -16,6 +17,7 @@ from decode_oracles import (
     inside_body,
     mirrored,
     paint,
+    random_maps,
     standing,
 )
 from hypothesis import given, settings
@@ -41,22 +43,6 @@ LEFT_SHOULDER, LEFT_HIP = COCO_PERSON.index("left_shoulder"), COCO_PERSON.index(
 
 EVERYBODY = DecodeConfig(score_threshold=0.0)
 """People of a single keypoint, too: their score is one of seventeen."""
-
-PAIR = Skeleton(
-    name="pair", keypoints=("left", "right"), edges=(("left", "right"),), sigmas=(0.05, 0.1), flip_pairs=(("left", "right"),)
-)
-
-
-def random_maps(rng: np.random.Generator, height: int, width: int, stride: int = 8, skeleton: Skeleton = PAIR) -> Maps:
-    count, reach = skeleton.keypoint_count, 2.0 * stride
-    return Maps(
-        heatmaps=rng.random((height, width, count)).astype(np.float32),
-        short_offsets=rng.normal(0, reach, (height, width, count, 2)).astype(np.float32),
-        mid_offsets=rng.normal(0, reach, (height, width, 2 * count - 2, 2)).astype(np.float32),
-        long_offsets=rng.normal(0, reach, (height, width, count, 2)).astype(np.float32),
-        segmentation=rng.random((height, width)).astype(np.float32),
-        stride=stride,
-    )
 
 
 def blank_maps(height: int, width: int, stride: int = 8, skeleton: Skeleton = COCO_PERSON) -> Maps:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 from personlab_keras.images import MAX_PIXELS
@@ -133,7 +135,7 @@ def _tiff_in_png(stored: tf.Tensor) -> tf.Tensor:
 _END = tf.int64.max // 2
 
 
-def _walk(step, stored: tf.Tensor, start: int) -> tf.Tensor:
+def _walk(step: Callable[..., tuple[tf.Tensor, tf.Tensor]], stored: tf.Tensor, start: int) -> tf.Tensor:
     size = tf.size(stored, out_type=tf.int64)
     begin = (_int64(start), _int64(-1))
     return tf.while_loop(lambda at, _: at < size, step, begin)[1]

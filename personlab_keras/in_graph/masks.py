@@ -77,6 +77,7 @@ def distances(poses: Poses, fields: Fields, options: DecodeConfig) -> tf.Tensor:
 
 def cell_masks(near: tf.Tensor, fields: Fields, options: DecodeConfig) -> tf.Tensor:
     """(N, h, w) bool: the cells of everybody, by the distances of all cells; not exclusive."""
+    assert fields.segmentation is not None
     return (near <= options.embedding_threshold) & (fields.segmentation >= options.segmentation_threshold)
 
 
@@ -123,10 +124,11 @@ def image_masks(
         counts = _compressed(_edges(mask, top, left, height), tf.reduce_prod(tf.cast(frame.size, tf.int64)))
         return counts, _box(mask, top, left)
 
-    return _for_each_person(poses, of_person, (tf.constant(""), tf.zeros([4])))
+    counts, boxes = _for_each_person(poses, of_person, (tf.constant(""), tf.zeros([4])))
+    return counts, boxes
 
 
-def _owners(person_pixels, count: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+def _owners(person_pixels: Callable[[tf.Tensor], tuple], count: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     """(H, W) int32: who is nearest to every pixel, of equal ones the first; -1 for nobody."""
 
     def claim(j: tf.Tensor, owners: tf.Tensor, nearest: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

@@ -7,6 +7,7 @@ since an operation costs more than what it does for one.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,7 +65,7 @@ class Poses:
     count: tf.Tensor
 
 
-def fields_of(outputs: dict[str, tf.Tensor], stride: int) -> Fields:
+def fields_of(outputs: Mapping[str, tf.Tensor], stride: int) -> Fields:
     """The maps of one image, flat outputs (h, w, channels) by name, cleaned as `decode` cleans them."""
 
     def probabilities(name: str) -> tf.Tensor:
@@ -407,7 +408,7 @@ def _weighted(weights: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(tf.where(weights > 0, weights * values, 0.0), axis=1)
 
 
-def _for_each(function, empty: tf.Tensor, people: tf.Tensor, *others: tf.Tensor) -> tf.Tensor:
+def _for_each(function: Callable[..., tf.Tensor], empty: tf.Tensor, people: tf.Tensor, *others: tf.Tensor) -> tf.Tensor:
     """`empty` (P, ...) with function(person, ...) in the place of everybody of people (P, K, 2) who has a keypoint: they come first.
 
     One after the other, since there are places for many and mostly few are taken.
