@@ -30,6 +30,9 @@ class Served(tf.Module):
         network: as it predicts (`model.inference_model`), on Keras' TensorFlow backend.
         config: its settings. One view is seen, not mirrored, whatever `predict.scales` and `predict.flip` say.
         skeleton: that it was trained with.
+
+    Attributes:
+        decode: the people of one image, by its flat outputs (h, w, channels) and the fields of its `Frame`; as `people`, without the batch.
     """
 
     def __init__(self, network: keras.Model, config: Config, skeleton: Skeleton) -> None:
@@ -44,7 +47,7 @@ class Served(tf.Module):
             name: tf.TensorSpec(shape[1:], tf.float32) for name, shape in network.compute_output_shape(inputs.shape).items()
         }
         frame = (tf.TensorSpec([2], tf.int32), tf.TensorSpec([2], tf.float64), tf.TensorSpec([2], tf.float64))
-        self._people = tf.function(self._find_people, input_signature=[outputs, *frame], autograph=False)
+        self.decode = tf.function(self._decode, input_signature=[outputs, *frame], autograph=False)
 
     def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
         """The functions by the names under which clients find them."""
@@ -84,7 +87,7 @@ class Served(tf.Module):
         maps = self._maps(inputs)
 
         def of_image(outputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-            return self._people(outputs, frame.size, frame.scale, frame.offset)
+            return self.decode(outputs, frame.size, frame.scale, frame.offset)
 
         with tf.device("/CPU:0"):  # thousands of small operations
             return tf.map_fn(of_image, maps, fn_output_signature=self._people_spec(cells=True), parallel_iterations=4)
@@ -100,7 +103,7 @@ class Served(tf.Module):
                 inputs, frame = self._fit(image[None])
             maps = self._maps(inputs)
             with tf.device("/CPU:0"):
-                people = self._people({name: array[0] for name, array in maps.items()}, frame.size, frame.scale, frame.offset)
+                people = self.decode({name: array[0] for name, array in maps.items()}, frame.size, frame.scale, frame.offset)
             return {name: value for name, value in people.items() if name != "cell_masks"}
 
         return tf.map_fn(of_file, image_bytes, fn_output_signature=self._people_spec(cells=False), parallel_iterations=2)
@@ -121,7 +124,7 @@ class Served(tf.Module):
         options = self._config.predict
         return fit(images, options.longer_side, self._side_step, options.upscale, self._config.data.pad_colour)
 
-    def _find_people(
+    def _decode(
         self, outputs: Mapping[str, tf.Tensor], size: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor
     ) -> dict[str, tf.Tensor]:
         """The people of one image, by its flat outputs (h, w, channels) and its `Frame`."""
