@@ -17,7 +17,7 @@ import keras
 from personlab_keras.backbones import BACKBONES
 from personlab_keras.config import Config, TargetsConfig, apply_overrides, config_from_dict, config_to_dict
 from personlab_keras.errors import InputError
-from personlab_keras.files import write_atomically
+from personlab_keras.files import DESCRIPTION_FILE, description_file, write_atomically
 from personlab_keras.maps import MASK_OUTPUTS
 from personlab_keras.model import build_model, inference_model
 from personlab_keras.pretrained.network import RELEASED_LONGER_SIDE, RELEASED_RADIUS, read_network
@@ -25,7 +25,6 @@ from personlab_keras.skeleton import COCO_PERSON, Skeleton
 from personlab_keras.train import CONFIG_FILE, load_workdir
 from personlab_keras.trainee import copy_weights
 
-DESCRIPTION_FILE = "personlab.json"
 WEIGHTS_FILE = "model.weights.h5"
 FORMAT_VERSION = 1
 
@@ -155,9 +154,7 @@ def read_model_directory(folder: str | Path) -> ModelDirectory:
     Raises:
         InputError: there is none, it is damaged, or of another format version.
     """
-    path = Path(folder) / DESCRIPTION_FILE
-    if not path.is_file():
-        raise InputError(f"{folder}: no {DESCRIPTION_FILE} there; a model directory is what `personlab export --out` wrote")
+    path = description_file(folder)
     try:
         described = json.loads(path.read_text(encoding="utf-8"))
         if described["format_version"] != FORMAT_VERSION:

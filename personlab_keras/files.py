@@ -11,6 +11,9 @@ from typing import Any
 
 from personlab_keras.errors import InputError
 
+DESCRIPTION_FILE = "personlab.json"
+"""What makes a folder a model directory."""
+
 _UNFINISHED = ".part"
 
 
@@ -73,3 +76,15 @@ def read_json(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: must hold a JSON object. Received: {type(content).__name__}")
     return content
+
+
+def description_file(folder: str | Path) -> Path:
+    """The file that describes the model directory in a folder.
+
+    Raises:
+        InputError: there is none.
+    """
+    path = Path(folder) / DESCRIPTION_FILE
+    if not path.is_file():
+        raise InputError(f"{folder}: no {DESCRIPTION_FILE} there; a model directory is what `personlab export --out` wrote")
+    return path

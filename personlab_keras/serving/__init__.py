@@ -5,9 +5,6 @@ both (`server`). What they hand to each other is in `answers`.
 from __future__ import annotations
 
 import importlib.util
-import os
-import secrets
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -32,17 +29,6 @@ def serve(model: str | Path, config: ServeConfig, overrides: Sequence[str] = (),
     missing = [name for name in _EXTRA if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(f"needs the extra `serve` (pip install 'personlab-keras[serve]'). Missing: {', '.join(missing)}")
-    address = config.address or os.environ.get("RAY_ADDRESS")
-    _settle(local=address is None)
     from personlab_keras.serving.server import run
 
-    run(Path(model).resolve(), config, overrides, address, say)
-
-
-def _settle(local: bool) -> None:
-    """What Ray reads from the environment when it is imported, and hands on to its processes."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if local and "ray" not in sys.modules:
-        # Whoever reaches the ports that Ray's processes talk over could run code. Only those who know this are listened to.
-        os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    run(Path(model).resolve(), config, overrides, say)

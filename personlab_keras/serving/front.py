@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -64,6 +65,8 @@ def build_app(find: Find, health: Callable[[], Mapping[str, Any]], model: Mappin
         model: skeleton and masks, as `Replica.describe` tells them.
         config: the limits.
     """
+    # Of a form that is none the client is told; the log would have a line for each.
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     metrics = Metrics()
     page = files("personlab_keras.serving").joinpath("page.html").read_text(encoding="utf-8")
     accepted = 0

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
+    """An image (H, W, 3) uint8 RGB to be answered."""
+
     image: np.ndarray
     wishes: Wishes
 
@@ -83,18 +85,18 @@ class Replica:
                 image = await loop.run_in_executor(self._readers, self._read, data)
             except InputError as error:
                 return refusal(422, str(error))
-            return await self._batched(_Job(image, wishes))
+            return await self._batched(Job(image, wishes))
 
     def _read(self, data: bytes) -> np.ndarray:
         return decode_image(data, "the image", max_pixels=self._config.max_pixels)
 
     @serve.batch
-    async def _batched(self, jobs: list[_Job]) -> list[Answer]:
+    async def _batched(self, jobs: list[Job]) -> list[Answer]:
         # In a thread, so that the next images are read and the next batch forms meanwhile.
         return await asyncio.get_running_loop().run_in_executor(self._worker, answer_all, self._predictor, jobs)
 
 
-def answer_all(predictor: Predictor, jobs: Sequence[_Job]) -> list[Answer]:
+def answer_all(predictor: Predictor, jobs: Sequence[Job]) -> list[Answer]:
     """Answers in the order of the jobs. Those of the same wishes go through the network together."""
     same: dict[Wishes, list[int]] = defaultdict(list)
     for i, job in enumerate(jobs):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import secrets
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -14,20 +17,35 @@ import uvicorn
 
 from personlab_keras.config import ServeConfig
 from personlab_keras.errors import InputError
-from personlab_keras.serving.engine import replicas
+from personlab_keras.files import description_file
 from personlab_keras.serving.front import build_app
 
 
-def run(model: Path, config: ServeConfig, overrides: Sequence[str], address: str | None, say: Callable[[str], None]) -> None:
-    """As `serving.serve`, on the Ray cluster at an address or, where that is None, on this machine."""
-    # Ray takes SIGTERM for itself. Until there are requests to answer, either signal ends everything.
-    with _listener(config) as listener, _signals(_interrupt), replicas(model, config, overrides, address) as engine:
-        signal.signal(signal.SIGTERM, _interrupt)
-        app = build_app(engine.find, engine.health, engine.model, config)
-        host, port = listener.getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
-        options = uvicorn.Config(app, log_level="error", access_log=False, server_header=False, lifespan="off")
-        _Server(options, lambda: say(f"http://{shown}:{port}/: ready, serving {model}")).run(sockets=[listener])
+def run(model: Path, config: ServeConfig, overrides: Sequence[str], say: Callable[[str], None]) -> None:
+    """As `serving.serve`, of a model directory named by its whole path."""
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    if address is None:
+        description_file(model)  # on this machine a wrong folder is seen before anything slow begins
+    with _listener(config) as listener, _signals(_interrupt):
+        _settle_ray(address)
+        from personlab_keras.serving.engine import replicas
+
+        with replicas(model, config, overrides, address) as engine:
+            signal.signal(signal.SIGTERM, _interrupt)  # Ray took it for itself
+            app = build_app(engine.find, engine.health, engine.model, config)
+            host, port = listener.getsockname()[:2]
+            shown = f"[{host}]" if ":" in host else host
+            options = uvicorn.Config(app, log_level="error", access_log=False, server_header=False, lifespan="off")
+            _Server(options, lambda: say(f"http://{shown}:{port}/: ready, serving {model}")).run(sockets=[listener])
+
+
+def _settle_ray(address: str | None) -> None:
+    """What Ray reads from the environment when it is imported, and hands on to its processes."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if address is None and "ray" not in sys.modules:
+        # Whoever reaches the ports that Ray's processes talk over could run code. Only those who know this are listened to.
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 class _Server(uvicorn.Server):
