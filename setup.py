@@ -15,6 +15,8 @@ TEST = [
     "pillow>=10",
 ]
 ONNX = ["onnx>=1.16"]
+# Ray Serve brings Starlette, Uvicorn and Prometheus' client, which are named because they are used here directly.
+SERVE = ["ray[serve]>=2.40,<3", "starlette>=0.40", "uvicorn>=0.30", "prometheus_client>=0.20", "python-multipart>=0.0.18"]
 
 setup(
     name="personlab-keras",
@@ -25,7 +27,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["personlab_keras", "personlab_keras.*", "data_prep", "data_prep.*"]),
-    package_data={"personlab_keras": ["configs/*.yaml"]},
+    package_data={"personlab_keras": ["configs/*.yaml", "serving/page.html"]},
     install_requires=[
         "tensorflow>=2.18,<3",
         "tensorflow-serving-api>=2.18,<3",
@@ -40,6 +42,11 @@ setup(
         "rich>=13,<16",
         "tensorboard>=2.18,<3",
     ],
-    extras_require={"test": [*TEST, *ONNX, "onnxruntime>=1.18"], "onnx": ONNX, "jax": ["jax>=0.4.30"]},
+    extras_require={
+        "test": [*TEST, *ONNX, *SERVE, "onnxruntime>=1.18"],
+        "onnx": ONNX,
+        "jax": ["jax>=0.4.30"],
+        "serve": SERVE,
+    },
     entry_points={"console_scripts": ["personlab = personlab_keras.cli:main"]},
 )

@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         config = load_config(options.config, options.set)
-        if options.command != "config" and not getattr(options, "list", False):
+        if options.command not in ("config", "serve") and not getattr(options, "list", False):
             import_tensorflow_quietly()
         status = options.handler(options, config)
         sys.stdout.flush()
@@ -107,6 +107,11 @@ def _parser() -> argparse.ArgumentParser:
             "--scales", type=float, nargs="+", metavar="FACTOR", help="see every image at these sizes and pool what is seen"
         )
         command_with_views.add_argument("--flip", action="store_true", help="see every image mirrored as well")
+
+    serves = command("serve", _serve, "an HTTP server: images in, people out, and a page to try it")
+    serves.add_argument("--model", type=Path, required=True, help="model directory")
+    serves.add_argument("--port", type=int, help="port to listen on (default: serve.port); 0 for a free one")
+    serves.add_argument("--host", help="address to listen on (default: serve.host, this machine alone)")
 
     command("config", _config, "print the resolved configuration")
     return parser
@@ -244,6 +249,14 @@ def _evaluate(options: argparse.Namespace, config: Config) -> int:
             predictor, options.annotations, options.images, options.out, limit=options.limit, progress=progress("images")
         )
     _print_metrics(metrics)
+    return 0
+
+
+def _serve(options: argparse.Namespace, config: Config) -> int:
+    from personlab_keras.serving import serve
+
+    given = {name: getattr(options, name) for name in ("port", "host") if getattr(options, name) is not None}
+    serve(options.model, replace(config.serve, **given), options.set, say=lambda line: print(line, flush=True))
     return 0
 
 

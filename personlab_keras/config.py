@@ -234,6 +234,54 @@ class DemoConfig:
 
 
 @dataclass(frozen=True)
+class ServeConfig:
+    """`personlab serve`.
+
+    Raises:
+        InputError: a value out of its range.
+    """
+
+    host: str = "127.0.0.1"
+    """Address to listen on: this machine alone. There is no authentication, so anything else belongs behind a proxy that has."""
+    port: int = 8000
+    """Port to listen on; 0 for a free one."""
+    address: str | None = None
+    """Ray cluster to run the replicas on, as `ray.init` takes it ("auto" on one of its machines); null for the one that RAY_ADDRESS
+    names, and where it names none, for this machine alone."""
+    replicas: int = 1
+    """Copies of the network, each in a process of its own."""
+    threads: int = 0
+    """CPU cores of each replica; 0 for those of this machine, shared among the replicas."""
+    gpus: float = 0.0
+    """GPUs of each replica; replicas with a fraction share one."""
+    max_batch: int = 4
+    """Most images that go through the network together (in place of predict.batch_size). Batches form by themselves while
+    one is at work."""
+    batch_wait_ms: float = 2.0
+    """Longest time that an idle replica waits for a batch to fill."""
+    max_queued: int = 64
+    """Most requests that are accepted and not yet answered; any further one is refused at once with status 503."""
+    max_bytes: int = 20_000_000
+    """Largest image file taken."""
+    max_pixels: int = 50_000_000
+    """Largest width x height of an image that is decoded."""
+    body_timeout_s: float = 30.0
+    """Longest time in which a client must have sent its image: a slow one holds a place in the queue."""
+
+    def __post_init__(self) -> None:
+        for name in ("replicas", "max_batch", "max_queued", "max_bytes", "max_pixels"):
+            if (value := getattr(self, name)) < 1:
+                raise InputError(f"serve.{name} must be at least 1. Received: {value}")
+        for name in ("threads", "gpus", "batch_wait_ms"):
+            if not 0 <= (value := getattr(self, name)) < float("inf"):
+                raise InputError(f"serve.{name} must be at least 0. Received: {value}")
+        if not self.body_timeout_s > 0:
+            raise InputError(f"serve.body_timeout_s must be positive. Received: {self.body_timeout_s}")
+        if not 0 <= self.port <= 65535:
+            raise InputError(f"serve.port must be 0 to 65535. Received: {self.port}")
+
+
+@dataclass(frozen=True)
 class Config:
     """The whole configuration.
 
@@ -248,6 +296,7 @@ class Config:
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     predict: PredictConfig = field(default_factory=PredictConfig)
     demo: DemoConfig = field(default_factory=DemoConfig)
+    serve: ServeConfig = field(default_factory=ServeConfig)
 
     def __post_init__(self) -> None:
         map_side(self.data.view_size, self.targets.stride)

@@ -17,7 +17,7 @@ import keras
 from personlab_keras.backbones import BACKBONES
 from personlab_keras.config import Config, TargetsConfig, apply_overrides, config_from_dict, config_to_dict
 from personlab_keras.errors import InputError
-from personlab_keras.files import write_atomically
+from personlab_keras.files import DESCRIPTION_FILE, description_file, latest_version, write_atomically
 from personlab_keras.maps import MASK_OUTPUTS
 from personlab_keras.model import build_model, inference_model
 from personlab_keras.pretrained.network import RELEASED_LONGER_SIDE, RELEASED_RADIUS, read_network
@@ -25,7 +25,6 @@ from personlab_keras.skeleton import COCO_PERSON, Skeleton
 from personlab_keras.train import CONFIG_FILE, load_workdir
 from personlab_keras.trainee import copy_weights
 
-DESCRIPTION_FILE = "personlab.json"
 WEIGHTS_FILE = "model.weights.h5"
 FORMAT_VERSION = 1
 
@@ -159,10 +158,7 @@ def read_model_directory(folder: str | Path) -> ModelDirectory:
     Raises:
         InputError: there is none, it is damaged, or of another format version.
     """
-    folder = _latest_version(Path(folder))
-    path = folder / DESCRIPTION_FILE
-    if not path.is_file():
-        raise InputError(f"{folder}: no {DESCRIPTION_FILE} there; a model directory is what `personlab export --out` wrote")
+    path = description_file(folder)
     try:
         described = json.loads(path.read_text(encoding="utf-8"))
         if described["format_version"] != FORMAT_VERSION:
@@ -183,14 +179,7 @@ def read_model_directory(folder: str | Path) -> ModelDirectory:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: damaged: {type(error).__name__}: {error}") from None
-    return ModelDirectory(folder, skeleton, config_from_dict(sections, source=str(path)), provenance)
-
-
-def _latest_version(folder: Path) -> Path:
-    if (folder / DESCRIPTION_FILE).is_file() or not folder.is_dir():
-        return folder
-    versions = [path for path in folder.iterdir() if path.name.isdecimal() and (path / DESCRIPTION_FILE).is_file()]
-    return max(versions, key=lambda path: int(path.name), default=folder)
+    return ModelDirectory(path.parent, skeleton, config_from_dict(sections, source=str(path)), provenance)
 
 
 def export_source(source: str | Path, out: str | Path, overrides: Iterable[str] = (), best: bool = False) -> Path:
@@ -202,7 +191,7 @@ def export_source(source: str | Path, out: str | Path, overrides: Iterable[str] 
     Raises:
         InputError: the source is neither, or a changed setting asks for other weights or for masks that the network does not give.
     """
-    folder = _latest_version(Path(source))
+    folder = latest_version(source)
     if (folder / DESCRIPTION_FILE).is_file():
         if best:
             raise InputError(f"{folder}: a model directory has one set of weights; the best checkpoint is that of a workdir")

@@ -18,7 +18,7 @@ from personlab_keras.config import load_config
 from personlab_keras.errors import InputError
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("demo", "prepare", "inspect", "train", "export", "import-weights", "predict", "evaluate", "config")
+COMMANDS = ("demo", "prepare", "inspect", "train", "export", "import-weights", "predict", "evaluate", "serve", "config")
 SETTINGS = [argument for setting in TINY for argument in ("--set", setting)]
 
 

@@ -25,7 +25,7 @@ ROWS: list[dict[str, set[str]]] = [
     {"train": {KERAS}},
     {"export": {KERAS}},
     {"predict": {KERAS}},
-    {"demo": set(), "stream": set()},
+    {"demo": set(), "stream": set(), "serving": set()},
     {"cli": set()},
 ]
 
