@@ -14,7 +14,8 @@ TEST = [
     "jax>=0.4.30",
     "pillow>=10",
 ]
-ONNX = ["onnx>=1.16"]
+ONNX = ["onnx>=1.16", "onnxruntime>=1.18", "tf2onnx>=1.16"]
+LITERT = ["ai-edge-litert>=1.2"]
 
 setup(
     name="personlab-keras",
@@ -39,6 +40,6 @@ setup(
         "rich>=13,<16",
         "tensorboard>=2.18,<3",
     ],
-    extras_require={"test": [*TEST, *ONNX, "onnxruntime>=1.18"], "onnx": ONNX, "jax": ["jax>=0.4.30"]},
+    extras_require={"test": [*TEST, *ONNX, *LITERT], "onnx": ONNX, "litert": LITERT, "jax": ["jax>=0.4.30"]},
     entry_points={"console_scripts": ["personlab = personlab_keras.cli:main"]},
 )
