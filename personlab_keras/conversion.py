@@ -253,47 +253,48 @@ def _keep(model: Any) -> None:
 
 
 def _store_float16(model: Any) -> None:
-    """Weights are stored as float16 and cast when the session starts; the runtime computes in float32 as before."""
+    """Weights are stored as float16. When a session starts, the runtime makes float32 of them and computes in that as before."""
     onnx = _import_quietly("onnx")
 
-    def store(name: str, values: np.ndarray) -> tuple[list[Any], Any]:
+    def store(name: str, values: np.ndarray) -> tuple[list[Any], list[Any]]:
         stored = onnx.numpy_helper.from_array(values.astype(np.float16), f"{name}_float16")
-        return [stored], onnx.helper.make_node("Cast", [stored.name], [name], to=onnx.TensorProto.FLOAT)
+        return [stored], [onnx.helper.make_node("Cast", [stored.name], [name], to=onnx.TensorProto.FLOAT)]
 
     _store(model, store)
 
 
 def _store_int8(model: Any) -> None:
-    """Weights are stored as int8 with a scale for each output channel: those of depthwise convolutions differ by orders of
-    magnitude. The runtime computes in float32 as before."""
+    """Weights are stored as int8 with a scale for each output channel: those of a depthwise convolution differ by orders of magnitude.
+    When a session starts, the runtime makes float32 of them and computes in that as before."""
     onnx = _import_quietly("onnx")
 
-    def store(name: str, values: np.ndarray) -> tuple[list[Any], Any]:
-        scales = np.abs(values).max(axis=tuple(range(1, values.ndim))) / np.float32(127)
+    def store(name: str, values: np.ndarray) -> tuple[list[Any], list[Any]]:
+        scales = np.abs(values).max(axis=tuple(range(1, values.ndim)), keepdims=True) / np.float32(127)
         scales[scales == 0] = 1
-        rounded = np.rint(values / scales.reshape(-1, *[1] * (values.ndim - 1))).astype(np.int8)
-        stored = onnx.numpy_helper.from_array(rounded, f"{name}_int8")
+        stored = onnx.numpy_helper.from_array(np.rint(values / scales).astype(np.int8), f"{name}_int8")
         scale = onnx.numpy_helper.from_array(scales, f"{name}_scale")
-        return [stored, scale], onnx.helper.make_node("DequantizeLinear", [stored.name, scale.name], [name], axis=0)
+        # Not DequantizeLinear, which the runtime keeps and computes anew for every image.
+        cast = onnx.helper.make_node("Cast", [stored.name], [f"{name}_cast"], to=onnx.TensorProto.FLOAT)
+        return [stored, scale], [cast, onnx.helper.make_node("Mul", [f"{name}_cast", scale.name], [name])]
 
     _store(model, store)
 
 
-def _store(model: Any, store: Callable[[str, np.ndarray], tuple[list[Any], Any]]) -> None:
-    """Replaces the kernels of convolutions by what `store` makes of each: tensors, and the node that gives the kernel again."""
+def _store(model: Any, store: Callable[[str, np.ndarray], tuple[list[Any], list[Any]]]) -> None:
+    """Replaces the kernels of convolutions by what `store` makes of each: tensors, and nodes that give the kernel again."""
     onnx = _import_quietly("onnx")
     kernels = {node.input[1] for node in model.graph.node if node.op_type == "Conv"}
-    nodes = []
+    first: list[Any] = []
     for tensor in list(model.graph.initializer):
         values = onnx.numpy_helper.to_array(tensor)
         if tensor.name in kernels and values.size >= _LEAST_WEIGHTS:
-            stored, node = store(tensor.name, values)
+            stored, nodes = store(tensor.name, values)
             model.graph.initializer.remove(tensor)
             model.graph.initializer.extend(stored)
-            nodes.append(node)
+            first += nodes
     rest = list(model.graph.node)
     del model.graph.node[:]
-    model.graph.node.extend([*nodes, *rest])  # a graph lists a node before those that take its output
+    model.graph.node.extend([*first, *rest])  # a graph lists a node before those that take its output
 
 
 def _quantised(path: Path, images: Sequence[np.ndarray], heads: Sequence[str]) -> Any:
