@@ -14,7 +14,8 @@ TEST = [
     "jax>=0.4.30",
     "pillow>=10",
 ]
-ONNX = ["onnx>=1.16"]
+ONNX = ["onnx>=1.16", "onnxruntime>=1.18", "tf2onnx>=1.16"]
+LITERT = ["ai-edge-litert>=1.2"]
 # Ray Serve brings Starlette, Uvicorn and Prometheus' client, which are named because they are used here directly.
 SERVE = ["ray[serve]>=2.40,<3", "starlette>=0.40", "uvicorn>=0.30", "prometheus_client>=0.20", "python-multipart>=0.0.18"]
 
@@ -43,10 +44,11 @@ setup(
         "tensorboard>=2.18,<3",
     ],
     extras_require={
-        "test": [*TEST, *ONNX, *SERVE, "onnxruntime>=1.18"],
+        "test": [*TEST, *ONNX, *LITERT, *SERVE],
         "onnx": ONNX,
-        "jax": ["jax>=0.4.30"],
+        "litert": LITERT,
         "serve": SERVE,
+        "jax": ["jax>=0.4.30"],
     },
     entry_points={"console_scripts": ["personlab = personlab_keras.cli:main"]},
 )

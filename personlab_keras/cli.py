@@ -15,6 +15,7 @@ from typing import Any
 
 from personlab_keras.config import Config, config_to_yaml, load_config
 from personlab_keras.errors import InputError, Stopped
+from personlab_keras.runtimes import is_network_file
 from personlab_keras.startup import import_tensorflow_quietly
 
 
@@ -23,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         config = load_config(options.config, options.set)
-        if options.command not in ("config", "serve") and not getattr(options, "list", False):
+        if _needs_tensorflow(options):
             import_tensorflow_quietly()
         status = options.handler(options, config)
         sys.stdout.flush()
@@ -81,6 +82,16 @@ def _parser() -> argparse.ArgumentParser:
     export = command("export", _export, "a run or model directory -> SavedModel, Keras weights and personlab.json")
     export.add_argument("source", type=Path, metavar="WORKDIR_OR_MODEL")
     export.add_argument("--out", type=Path, required=True, help="the model directory to write")
+    export.add_argument("--format", default="saved_model", metavar="NAME,...", help="of saved_model (default), litert and onnx")
+    export.add_argument(
+        "--weights", metavar="KIND,...", help="of float32 (default), float16 and int8: a file of each for litert and onnx"
+    )
+    export.add_argument(
+        "--input-size", metavar="WIDTHxHEIGHT", help="the only input of these files; any batch and size by default"
+    )
+    export.add_argument(
+        "--calibration", nargs="+", metavar="IMAGES", help="images or folders from which int8 learns what to expect"
+    )
     export.add_argument(
         "--best", action="store_true", help="of a run, the checkpoint with the best validation AP, not the latest"
     )
@@ -92,11 +103,11 @@ def _parser() -> argparse.ArgumentParser:
 
     predict = command("predict", _predict, "images, videos, cameras -> people as JSON and overlays")
     predict.add_argument("sources", nargs="+", metavar="SOURCE", help="images, folders or globs; videos; the number of a camera")
-    predict.add_argument("--model", type=Path, required=True, help="model directory")
+    predict.add_argument("--model", type=Path, required=True, help="model directory, or a file .onnx or .tflite")
     predict.add_argument("--out", type=Path, required=True, help="folder for the results")
 
     evaluate = command("evaluate", _evaluate, "COCO keypoint and mask metrics of a model")
-    evaluate.add_argument("--model", type=Path, required=True, help="model directory")
+    evaluate.add_argument("--model", type=Path, required=True, help="model directory, or a file .onnx or .tflite")
     evaluate.add_argument("--annotations", type=Path, required=True, help="COCO person keypoints JSON")
     evaluate.add_argument("--images", type=Path, required=True, help="folder of its images")
     evaluate.add_argument("--out", type=Path, required=True, help="folder for results and metrics.json")
@@ -115,6 +126,12 @@ def _parser() -> argparse.ArgumentParser:
 
     command("config", _config, "print the resolved configuration")
     return parser
+
+
+def _needs_tensorflow(options: argparse.Namespace) -> bool:
+    if options.command in ("predict", "evaluate"):
+        return not is_network_file(options.model)
+    return options.command not in ("config", "serve") and not getattr(options, "list", False)
 
 
 def _demo(options: argparse.Namespace, config: Config) -> int:
@@ -184,10 +201,18 @@ def _train(options: argparse.Namespace, config: Config) -> int:
 
 
 def _export(options: argparse.Namespace, config: Config) -> int:
-    from personlab_keras.export import export_source
+    from personlab_keras.conversion import FileOptions, export_formats, parse_input_size
 
-    export_source(options.source, options.out, options.set, best=options.best)
-    print(f"{options.out}: SavedModel, Keras weights, personlab.json")
+    said = {
+        "weights": options.weights and tuple(options.weights.split(",")),
+        "input_size": options.input_size and parse_input_size(options.input_size),
+        "calibration": options.calibration and tuple(options.calibration),
+    }
+    given = {name: value for name, value in said.items() if value}
+    files = FileOptions(**given) if given else None
+    for path in export_formats(options.source, options.out, options.format.split(","), files, options.set, best=options.best):
+        what = "SavedModel, Keras weights, personlab.json" if path.is_dir() else f"{path.stat().st_size / 1e6:.1f} MB"
+        print(f"{path}: {what}")
     return 0
 
 

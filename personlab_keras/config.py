@@ -219,6 +219,11 @@ class PredictConfig:
     """Whether every image is also seen mirrored: as many votes again, at twice the cost of the network."""
     batch_size: int = 4
     """Inputs of one shape that go through the network together."""
+    runtime: str = "auto"
+    """What a model directory's network runs in: 'keras', 'onnx' or 'litert', of which the directory has to hold the file; 'auto' is the
+    fastest on a CPU of which there is a file and the package, and Keras where there is a GPU or neither (docs/runtimes.md)."""
+    threads: int = 0
+    """Threads that the network computes in; 0 for one per CPU core that the process may use."""
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,19 @@ from typing import Any
 import keras
 
 from personlab_keras.backbones import BACKBONES
-from personlab_keras.config import Config, TargetsConfig, apply_overrides, config_from_dict, config_to_dict
+from personlab_keras.config import Config, TargetsConfig, apply_overrides, config_to_dict
+from personlab_keras.description import (
+    DESCRIPTION_FILE,
+    FORMAT_VERSION,
+    Description,
+    check_masks,
+    description_file,
+    latest_version,
+    parse_description,
+    with_possible_masks,
+)
 from personlab_keras.errors import InputError
-from personlab_keras.files import DESCRIPTION_FILE, description_file, latest_version, write_atomically
-from personlab_keras.maps import MASK_OUTPUTS
+from personlab_keras.files import write_atomically
 from personlab_keras.model import build_model, inference_model
 from personlab_keras.pretrained.network import RELEASED_LONGER_SIDE, RELEASED_RADIUS, read_network
 from personlab_keras.skeleton import COCO_PERSON, Skeleton
@@ -26,34 +35,17 @@ from personlab_keras.train import CONFIG_FILE, load_workdir
 from personlab_keras.trainee import copy_weights
 
 WEIGHTS_FILE = "model.weights.h5"
-FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
-class ModelDirectory:
+class ModelDirectory(Description):
     """What a model directory describes; the network is built and its weights loaded on first use.
 
     Attributes:
         folder: where it lies.
-        skeleton: what the channels of the maps mean.
-        config: the settings of model, targets, decode and predict that belong to it, and the pad colour in `data`.
-        provenance: where the weights come from, and their licence.
     """
 
     folder: Path
-    skeleton: Skeleton
-    config: Config
-    provenance: Mapping[str, Any]
-
-    @property
-    def stride(self) -> int:
-        """Input pixels per cell of the maps."""
-        return self.config.model.target_stride or self.config.model.output_stride
-
-    @property
-    def radius(self) -> float:
-        """R in input pixels that the network was trained with."""
-        return self.config.targets.radius
 
     @property
     def starting_config(self) -> Config:
@@ -118,7 +110,7 @@ def export_model(
         save(inference_model(network), config, skeleton, str(beside))
         write_extras(beside, config.predict.longer_side)
         network.save_weights(beside / WEIGHTS_FILE)
-        write_atomically(beside / DESCRIPTION_FILE, _description(config, skeleton, provenance))
+        write_atomically(beside / DESCRIPTION_FILE, describe(config, skeleton, provenance))
         if target.exists():
             shutil.rmtree(target)
         os.replace(beside, target)
@@ -127,8 +119,9 @@ def export_model(
     return target
 
 
-def _description(config: Config, skeleton: Skeleton, provenance: Mapping[str, Any]) -> bytes:
-    values = config_to_dict(config)
+def describe(config: Config, skeleton: Skeleton, provenance: Mapping[str, Any]) -> bytes:
+    """The text of `personlab.json`; `description.parse_description` reads it."""
+    values = config_to_dict(with_possible_masks(config))
     described = {
         "format_version": FORMAT_VERSION,
         "architecture": values["model"],
@@ -159,32 +152,23 @@ def read_model_directory(folder: str | Path) -> ModelDirectory:
         InputError: there is none, it is damaged, or of another format version.
     """
     path = description_file(folder)
-    try:
-        described = json.loads(path.read_text(encoding="utf-8"))
-        if described["format_version"] != FORMAT_VERSION:
-            raise InputError(f"{path}: format_version must be {FORMAT_VERSION}. Received: {described['format_version']}")
-        sections = {
-            "model": {**described["architecture"], "target_stride": described["stride"]},
-            "targets": {"radius": described["radius"], "stride": described["stride"]},
-            "data": {
-                "pad_colour": described["preprocessing"]["pad_colour"],
-                "view_size": described["preprocessing"]["trained_at"],
-            },
-            "predict": described["predict"],
-            "decode": described["decode"],
-        }
-        skeleton = Skeleton.from_dict(described["skeleton"])
-        provenance = dict(described["provenance"])
-    except InputError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: damaged: {type(error).__name__}: {error}") from None
-    return ModelDirectory(path.parent, skeleton, config_from_dict(sections, source=str(path)), provenance)
+    description = parse_description(path.read_bytes(), str(path))
+    return ModelDirectory(description.skeleton, description.config, description.provenance, path.parent)
 
 
-def export_source(source: str | Path, out: str | Path, overrides: Iterable[str] = (), best: bool = False) -> Path:
-    """Exports a checkpoint of a training run, the latest or that of the best validation, or a model directory again, with settings
-    changed by `--set` texts.
+@dataclass(frozen=True)
+class Source:
+    """A network to export and what belongs to it, as the arguments of `export_model`."""
+
+    network: keras.Model
+    config: Config
+    skeleton: Skeleton
+    provenance: Mapping[str, Any]
+
+
+def read_source(source: str | Path, overrides: Iterable[str] = (), best: bool = False) -> Source:
+    """A checkpoint of a training run, the latest or that of the best validation, or a model directory, with settings changed by
+    `--set` texts.
 
     Weights serve any `model.output_stride`: `model.output_stride=8` makes finer maps of a network trained at 16.
 
@@ -204,7 +188,17 @@ def export_source(source: str | Path, out: str | Path, overrides: Iterable[str] 
         raise InputError(
             f"{folder}: neither a workdir of `personlab train` ({CONFIG_FILE}) nor a model directory ({DESCRIPTION_FILE})"
         )
-    return _export_changed(network, config, skeleton, out, provenance, overrides)
+    return _changed(Source(network, config, skeleton, provenance), overrides)
+
+
+def export_source(source: str | Path, out: str | Path, overrides: Iterable[str] = (), best: bool = False) -> Path:
+    """Exports a run or a model directory, as `read_source` reads it, to a model directory.
+
+    Raises:
+        InputError: as `read_source` and `export_model`.
+    """
+    read = read_source(source, overrides, best)
+    return export_model(read.network, read.config, read.skeleton, out, read.provenance)
 
 
 def import_weights(
@@ -231,42 +225,19 @@ def import_weights(
     predict = replace(Config().predict, longer_side=RELEASED_LONGER_SIDE)
     config = replace(Config(), data=data, targets=targets, model=imported.config, predict=predict)
     provenance = {**imported.provenance, "trained_at": "not published; preprocessing.trained_at is the paper's"}
-    return read_model_directory(_export_changed(imported.network, config, COCO_PERSON, out, provenance, overrides))
+    changed = _changed(Source(imported.network, config, COCO_PERSON, provenance), overrides)
+    return read_model_directory(export_model(changed.network, changed.config, COCO_PERSON, out, provenance))
 
 
-def with_possible_masks(config: Config) -> Config:
-    """The configuration with `decode.masks` off where the network has no heads for them."""
-    possible = set(MASK_OUTPUTS) <= set(config.model.outputs)
-    return replace(config, decode=replace(config.decode, masks=config.decode.masks and possible))
-
-
-def check_masks(config: Config) -> None:
-    """Refuses a configuration that asks for masks that the network cannot give.
-
-    Raises:
-        InputError: naming the heads that it lacks.
-    """
-    missing = [name for name in MASK_OUTPUTS if name not in config.model.outputs]
-    if config.decode.masks and missing:
-        raise InputError(f"decode.masks: this network gives poses only, it has no {' and no '.join(missing)}")
-
-
-def _export_changed(
-    network: keras.Model,
-    config: Config,
-    skeleton: Skeleton,
-    out: str | Path,
-    provenance: Mapping[str, Any],
-    overrides: Iterable[str],
-) -> Path:
-    """As `export_model`, with settings changed by `--set` texts and the network rebuilt where they ask for another."""
-    changed = apply_overrides(with_possible_masks(config), overrides)
+def _changed(source: Source, overrides: Iterable[str]) -> Source:
+    """The source with settings changed by `--set` texts and the network rebuilt where they ask for another."""
+    changed = apply_overrides(with_possible_masks(source.config), overrides)
     check_masks(changed)
     if (changed.model.target_stride or 0) > changed.model.output_stride:
         # Asked for finer features alone: the maps follow.
         changed = replace(changed, model=replace(changed.model, target_stride=changed.model.output_stride))
-    if changed.model != config.model:
-        rebuilt = build_model(replace(changed.model, weights=None), skeleton)
-        copy_weights(network, rebuilt)
-        network = rebuilt
-    return export_model(network, changed, skeleton, out, provenance)
+    network = source.network
+    if changed.model != source.config.model:
+        network = build_model(replace(changed.model, weights=None), source.skeleton)
+        copy_weights(source.network, network)
+    return replace(source, network=network, config=changed)

@@ -11,9 +11,6 @@ from typing import Any
 
 from personlab_keras.errors import InputError
 
-DESCRIPTION_FILE = "personlab.json"
-"""What makes a folder a model directory."""
-
 _UNFINISHED = ".part"
 
 
@@ -76,25 +73,3 @@ def read_json(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: must hold a JSON object. Received: {type(content).__name__}")
     return content
-
-
-def latest_version(folder: str | Path) -> Path:
-    """Of a folder of model directories named by numbers, as TensorFlow Serving has them, the one of the highest number; any other folder
-    itself."""
-    folder = Path(folder)
-    if (folder / DESCRIPTION_FILE).is_file() or not folder.is_dir():
-        return folder
-    versions = [path for path in folder.iterdir() if path.name.isdecimal() and (path / DESCRIPTION_FILE).is_file()]
-    return max(versions, key=lambda path: int(path.name), default=folder)
-
-
-def description_file(folder: str | Path) -> Path:
-    """The file that describes the model directory in a folder, or the latest of the versions that it holds (`latest_version`).
-
-    Raises:
-        InputError: there is none.
-    """
-    path = latest_version(folder) / DESCRIPTION_FILE
-    if not path.is_file():
-        raise InputError(f"{folder}: no {DESCRIPTION_FILE} there; a model directory is what `personlab export --out` wrote")
-    return path

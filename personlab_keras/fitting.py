@@ -74,6 +74,7 @@ def fit_for(
     upscale: bool = True,
     pad_colour: tuple[int, int, int] = BACKGROUND,
     scale: float = 1.0,
+    input_size: tuple[int, int] | None = None,
 ) -> InputFit:
     """The fit of an image of width x height pixels.
 
@@ -82,6 +83,8 @@ def fit_for(
         stride: input sides become stride * n + 1.
         upscale: whether an image smaller than `longer_side` is enlarged.
         scale: size relative to that.
+        input_size: (width, height) of the only input that the network takes: the image is made as large as fits into it, whatever
+            `longer_side` says.
 
     >>> fit = fit_for(640, 480, longer_side=801, stride=16)
     >>> (fit.resized_width, fit.resized_height), (fit.input_width, fit.input_height)
@@ -94,14 +97,10 @@ def fit_for(
         raise InputError(f"an image must have at least one pixel. Received: {width} x {height}")
     if longer_side < 1:
         raise InputError(f"predict.longer_side must be a positive number of pixels. Received: {longer_side}")
-    target = scale * (longer_side if upscale else min(longer_side, max(width, height)))
+    longest: float = longer_side
+    if input_size is not None:
+        longest = min(side / own for side, own in zip(input_size, (width, height), strict=True)) * max(width, height)
+    target = scale * (longest if upscale else min(longest, max(width, height)))
     resized_width, resized_height = (max(1, round(side * target / max(width, height))) for side in (width, height))
-    return InputFit(
-        width,
-        height,
-        resized_width,
-        resized_height,
-        covering_side(resized_width, stride),
-        covering_side(resized_height, stride),
-        pad_colour,
-    )
+    input_width, input_height = input_size or (covering_side(resized_width, stride), covering_side(resized_height, stride))
+    return InputFit(width, height, resized_width, resized_height, input_width, input_height, pad_colour)

@@ -8,15 +8,15 @@ import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-from personlab_keras.config import DecodeConfig, PredictConfig, apply_overrides
+from personlab_keras.config import Config, DecodeConfig, PredictConfig, apply_overrides
 from personlab_keras.decoder import View, decode, mirror
+from personlab_keras.description import Description, check_masks
 from personlab_keras.drawing import draw
 from personlab_keras.errors import InputError
 from personlab_keras.files import write_atomically
@@ -24,10 +24,20 @@ from personlab_keras.fitting import InputFit, fit_for
 from personlab_keras.images import BACKGROUND, list_images, read_image
 from personlab_keras.maps import ALL_OUTPUTS, Maps, unpack
 from personlab_keras.person import Person
+from personlab_keras.runtimes import (
+    AUTO,
+    FILES,
+    KERAS,
+    RUNTIMES,
+    Network,
+    NetworkFile,
+    is_network_file,
+    limit_keras,
+    network_files,
+    read_network_file,
+    sees_gpu,
+)
 from personlab_keras.skeleton import COCO_PERSON, Skeleton
-
-if TYPE_CHECKING:
-    import keras
 
 
 @dataclass(frozen=True)
@@ -52,7 +62,7 @@ class Predictor:
     """Finds the people in images: `predictor(image)`.
 
     Attributes:
-        model: inference network, (B, H, W, 3) RGB in 0..255 -> dict of flat outputs, named as `maps.ALL_OUTPUTS`, probabilities.
+        model: the network as `runtimes.Network` says, (B, H, W, 3) RGB in 0..255 -> flat outputs by name, probabilities.
         skeleton: that it was trained with.
         stride: input pixels per cell of its maps.
         input_stride: the network takes sides input_stride * n + 1: its coarsest features, where its maps are finer; by default
@@ -61,13 +71,14 @@ class Predictor:
         pad_colour: RGB of the padding.
         decode_options: from maps to people.
         options: from image to network input.
+        input_size: (width, height) of the only input that the network takes; None for any.
 
     Raises:
-        InputError: a stride, `predict.batch_size`, `predict.longer_side` or one of `predict.scales` is not positive, or there are
-            no scales.
+        InputError: a stride, `predict.batch_size`, `predict.longer_side` or one of `predict.scales` is not positive, there are
+            no scales, or one enlarges an image beyond the only input.
     """
 
-    model: keras.Model
+    model: Network
     skeleton: Skeleton = COCO_PERSON
     stride: int = 16
     input_stride: int | None = None
@@ -75,6 +86,7 @@ class Predictor:
     pad_colour: tuple[int, int, int] = BACKGROUND
     decode_options: DecodeConfig = field(default_factory=DecodeConfig)
     options: PredictConfig = field(default_factory=PredictConfig)
+    input_size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         sizes = {
@@ -89,6 +101,11 @@ class Predictor:
         scales = self.options.scales
         if not scales or not all(0 < scale < math.inf for scale in scales):
             raise InputError(f"predict.scales must be positive numbers, at least one. Received: {list(scales)}")
+        if self.input_size is not None and max(scales) > 1:
+            width, height = self.input_size
+            raise InputError(
+                f"predict.scales must be at most 1 for a network that takes {width} x {height} pixels only. Received: {max(scales)}"
+            )
 
     def __call__(self, image: np.ndarray) -> list[Person]:
         """The people in an image (H, W, 3) uint8 RGB, best first, keypoints and masks in its frame.
@@ -144,7 +161,9 @@ class Predictor:
             raise InputError(f"`image` must be (H, W, 3) uint8 RGB. Received: {image.shape} {image.dtype}")
         height, width = image.shape[:2]
         options = self.options
-        return fit_for(width, height, options.longer_side, self._side_step, options.upscale, self.pad_colour, scale)
+        return fit_for(
+            width, height, options.longer_side, self._side_step, options.upscale, self.pad_colour, scale, self.input_size
+        )
 
     @property
     def _side_step(self) -> int:
@@ -186,31 +205,77 @@ class Predictor:
         return decode(views, self.skeleton, self.decode_options, radius=self.radius)
 
 
-def load(folder: str | Path, overrides: Iterable[str] = ()) -> Predictor:
-    """The predictor of a model directory.
+def load(source: str | Path, overrides: Iterable[str] = ()) -> Predictor:
+    """The predictor of a model directory, or of a file .onnx or .tflite as `personlab export` writes them.
 
     Args:
-        folder: a model directory, as `personlab export` and `personlab import-weights` write them.
-        overrides: texts `section.key=value` laid over the directory's own settings, for example "decode.masks=false".
+        source: the directory, as `personlab export` and `personlab import-weights` write it, or the file. What the network of a
+            directory runs in is decided by `predict.runtime`.
+        overrides: texts `section.key=value` laid over the network's own settings, for example "decode.masks=false".
 
     Raises:
-        InputError: the folder is no model directory; a setting is unknown or of another type; masks are asked for of a network that
-            has no heads for them.
+        InputError: the source is neither; a setting is unknown or of another type; masks are asked for of a network that has no
+            heads for them; the directory has no file for the runtime asked for, or its package is not installed.
     """
-    from personlab_keras.export import check_masks, read_model_directory
+    source = Path(source)
+    if is_network_file(source) and not source.is_dir():
+        file = read_network_file(source)
+        config = _configured(file.description, [f"predict.runtime={file.runtime}", *overrides])
+        if config.predict.runtime not in (file.runtime, AUTO):
+            raise InputError(f"{source}: runs in {file.runtime}. Received: predict.runtime={config.predict.runtime}")
+        return _predictor(file.open(config.predict.threads), file.description, config, file.input_size)
+    from personlab_keras.export import read_model_directory
 
-    directory = read_model_directory(folder)
-    directory = replace(directory, config=apply_overrides(directory.config, overrides))
-    check_masks(directory.config)
+    directory = read_model_directory(source)
+    config = _configured(directory, overrides)
+    chosen = _file_of(directory, directory.folder, config.predict.runtime)
+    if chosen is not None:
+        return _predictor(chosen.open(config.predict.threads), directory, config, chosen.input_size)
+    if config.predict.threads:
+        limit_keras(config.predict.threads)
+    return _predictor(directory.model, directory, config)
+
+
+def _configured(description: Description, overrides: Iterable[str]) -> Config:
+    config = apply_overrides(description.config, overrides)
+    check_masks(config)
+    if config.predict.runtime not in RUNTIMES:
+        raise InputError(f"predict.runtime must be one of {', '.join(RUNTIMES)}. Received: {config.predict.runtime}")
+    if config.predict.threads < 0:
+        raise InputError(f"predict.threads must be a number of threads, or 0 for all cores. Received: {config.predict.threads}")
+    return config
+
+
+def _file_of(description: Description, folder: Path, runtime: str) -> NetworkFile | None:
+    """The file in a model directory that its network runs in; None for Keras."""
+    if runtime == KERAS:
+        return None
+    paths = network_files(folder, runtime)
+    if runtime != AUTO and not paths:
+        raise InputError(f"{folder}: predict.runtime={runtime} needs {FILES[runtime]} there; `personlab export --format` adds it")
+    if runtime == AUTO and (not paths or sees_gpu()):
+        return None
+    files = [read_network_file(path) for path in paths]
+    for file in files:
+        if not file.description.is_of(description):
+            raise InputError(f"{file.path}: is of another network than {folder}; export it again")
+    # What takes inputs of one size only is not what somebody who says nothing wants.
+    return next((file for file in files if runtime != AUTO or file.input_size is None), None)
+
+
+def _predictor(
+    network: Network, description: Description, config: Config, input_size: tuple[int, int] | None = None
+) -> Predictor:
     return Predictor(
-        model=directory.model,
-        skeleton=directory.skeleton,
-        stride=directory.stride,
-        input_stride=directory.config.model.output_stride,
-        radius=directory.radius,
-        pad_colour=directory.config.data.pad_colour,
-        decode_options=directory.config.decode,
-        options=directory.config.predict,
+        model=network,
+        skeleton=description.skeleton,
+        stride=description.stride,
+        input_stride=config.model.output_stride,
+        radius=description.radius,
+        pad_colour=config.data.pad_colour,
+        decode_options=config.decode,
+        options=config.predict,
+        input_size=input_size,
     )
 
 

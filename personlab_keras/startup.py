@@ -14,13 +14,20 @@ def import_tensorflow_quietly() -> None:
     No log level silences what TensorFlow prints before it has read any.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    kept, away = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(away, 2)
-    try:
+    with standard_error_away():
         import tensorflow
 
         # Looking for devices has a good deal to say as well.
         tensorflow.config.list_physical_devices()
+
+
+@contextlib.contextmanager
+def standard_error_away() -> Iterator[None]:
+    """Within, nothing that this process writes to standard error is seen, libraries in C included."""
+    kept, away = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(away, 2)
+    try:
+        yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)

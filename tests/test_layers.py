@@ -15,8 +15,9 @@ ROWS: list[dict[str, set[str]]] = [
     {"errors": set(), "startup": {TENSORFLOW}},
     {"skeleton": set(), "coordinates": set(), "files": set()},
     {"config": set(), "maps": set(), "person": set(), "layers": {KERAS}, "released": {KERAS}},
-    {"images": set(), "targets": set(), "decoder": set(), "drawing": set(), "synthetic": set()}
+    {"description": set(), "images": set(), "targets": set(), "decoder": set(), "drawing": set(), "synthetic": set()}
     | {"backbones": {KERAS}, "refinement": {KERAS}, "losses": {KERAS}},
+    {"runtimes": {TENSORFLOW, KERAS}},
     {"fitting": set(), "evaluation": set(), "records": {TENSORFLOW}, "model": {KERAS}, "optimisers": {KERAS}}
     | {"devices": {TENSORFLOW, KERAS}, "checkpoints": {KERAS}, "journal": {TENSORFLOW}},
     {"augmentation": {TENSORFLOW}, "pretrained": {KERAS}},
@@ -24,7 +25,7 @@ ROWS: list[dict[str, set[str]]] = [
     {"validation": {TENSORFLOW, KERAS}, "trainee": {KERAS}},
     {"train": {KERAS}},
     {"export": {KERAS}},
-    {"predict": {KERAS}},
+    {"predict": set(), "conversion": {TENSORFLOW, KERAS}},
     {"demo": set(), "stream": set(), "serving": set()},
     {"cli": set()},
 ]

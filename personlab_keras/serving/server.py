@@ -16,15 +16,16 @@ from typing import Any
 import uvicorn
 
 from personlab_keras.config import ServeConfig
+from personlab_keras.description import description_file
 from personlab_keras.errors import InputError
-from personlab_keras.files import description_file
+from personlab_keras.runtimes import is_network_file
 from personlab_keras.serving.front import build_app
 
 
 def run(model: Path, config: ServeConfig, overrides: Sequence[str], say: Callable[[str], None]) -> None:
     """As `serving.serve`, of a model directory named by its whole path."""
     address = config.address or os.environ.get("RAY_ADDRESS")
-    if address is None:
+    if address is None and not is_network_file(model):
         description_file(model)  # on this machine a wrong folder is seen before anything slow begins
     with _listener(config) as listener, _signals(_interrupt):
         _settle_ray(address)
