@@ -260,10 +260,9 @@ class ServeConfig:
     gpus: float = 0.0
     """GPUs of each replica; replicas with a fraction share one."""
     max_batch: int = 4
-    """Most images that go through the network together (in place of predict.batch_size). Batches form by themselves while
-    one is at work."""
-    batch_wait_ms: float = 2.0
-    """Longest time that an idle replica waits for a batch to fill."""
+    """Most images that go through the network together (in place of predict.batch_size)."""
+    batch_wait_ms: float = 0.0
+    """Longest time that an idle replica waits for a batch to fill. While one is at work the next one fills by itself."""
     max_queued: int = 64
     """Most requests that are accepted and not yet answered; any further one is refused at once with status 503."""
     max_bytes: int = 20_000_000

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -77,7 +78,14 @@ def replicas(model: Path, config: ServeConfig, overrides: Sequence[str], address
     threads = config.threads or max(1, (os.cpu_count() or 1) // config.replicas)
     name = f"personlab-{socket.gethostname()}-{os.getpid()}"
     try:
-        _connect(address, config.replicas * threads)
+        # Ray takes SIGTERM for itself and answers it by ending the process.
+        handler = signal.getsignal(signal.SIGTERM)
+        try:
+            _connect(address, config.replicas * threads)
+        except SystemExit:
+            raise KeyboardInterrupt from None
+        finally:
+            signal.signal(signal.SIGTERM, handler)
         handle = _deploy(name, model, config, overrides, threads)
         described = handle.describe.remote().result()
         if "error" in described:

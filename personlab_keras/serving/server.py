@@ -32,7 +32,6 @@ def run(model: Path, config: ServeConfig, overrides: Sequence[str], say: Callabl
         from personlab_keras.serving.engine import replicas
 
         with replicas(model, config, overrides, address) as engine:
-            signal.signal(signal.SIGTERM, _interrupt)  # Ray took it for itself
             app = build_app(engine.find, engine.health, engine.model, config)
             host, port = listener.getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
