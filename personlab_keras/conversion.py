@@ -90,6 +90,8 @@ def export_formats(
         raise InputError(
             f"--weights, --input-size and --calibration are of {LITERT} and {ONNX}. Received: --format {SAVED_MODEL}"
         )
+    if chosen.calibration and INT8 not in chosen.weights:
+        raise InputError(f"--calibration is of --weights {INT8}. Received: --weights {','.join(chosen.weights)}")
     folder = Path(out)
     if SAVED_MODEL not in formats:
         _check_folder(folder, Path(source), overrides)
