@@ -76,7 +76,7 @@ def make_directory(folder: Path, settings: list[str], options: FileOptions) -> P
     network = build_model(config.model)
     for weights in network.weights:
         if weights.name == "kernel":
-            fan_in = int(np.prod(weights.shape[:-1]))
+            fan_in = 9 if "depthwise" in weights.path else int(np.prod(weights.shape[:-1]))
             weights.assign(keras.random.normal(weights.shape, stddev=1.4 / fan_in**0.5))
     export_model(network, config, COCO_PERSON, folder, {"trained_steps": 0})
     assert export_formats(folder, folder, ["litert", "onnx"], options)
