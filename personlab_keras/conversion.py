@@ -27,6 +27,7 @@ from personlab_keras.fitting import fit_for
 from personlab_keras.images import list_images, read_image
 from personlab_keras.model import head_name, inference_model
 from personlab_keras.runtimes import FILES, INPUT_NAME, LITERT, ONNX, SIGNATURE, missing_extra
+from personlab_keras.startup import standard_error_away
 
 SAVED_MODEL = "saved_model"
 FORMATS = (SAVED_MODEL, LITERT, ONNX)
@@ -90,6 +91,8 @@ def export_formats(
         raise InputError(
             f"--weights, --input-size and --calibration are of {LITERT} and {ONNX}. Received: --format {SAVED_MODEL}"
         )
+    if chosen.calibration and INT8 not in chosen.weights:
+        raise InputError(f"--calibration is of --weights {INT8}. Received: --weights {','.join(chosen.weights)}")
     folder = Path(out)
     if SAVED_MODEL not in formats:
         _check_folder(folder, Path(source), overrides)
@@ -160,6 +163,9 @@ def _check_folder(folder: Path, source: Path, overrides: Sequence[str]) -> None:
 
 
 def _check_packages(runtime: str, options: FileOptions) -> None:
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        raise InputError(f"--format {runtime} needs Keras' TensorFlow backend: set KERAS_BACKEND=tensorflow. Received: {backend}")
     needed = ["tf2onnx", "onnx"] if runtime == ONNX else []
     if runtime == ONNX and INT8 in options.weights:
         needed.append("onnxruntime")
@@ -171,7 +177,7 @@ def _check_packages(runtime: str, options: FileOptions) -> None:
 
 
 def _representative_inputs(config: Config, options: FileOptions) -> list[np.ndarray]:
-    """Inputs (1, H, W, 3) float32 of the images to calibrate with, fitted as `predict` does."""
+    """Inputs (1, H, W, 3) uint8 of the images to calibrate with, fitted as `predict` does."""
     paths = list_images(options.calibration)
     spaced = np.linspace(0, len(paths) - 1, min(len(paths), CALIBRATION_IMAGES)).round().astype(int)
     inputs = []
@@ -186,7 +192,7 @@ def _representative_inputs(config: Config, options: FileOptions) -> list[np.ndar
             config.data.pad_colour,
             input_size=options.input_size,
         )
-        inputs.append(fit.apply(image)[None].astype(np.float32))
+        inputs.append(fit.apply(image)[None])
     return inputs
 
 
@@ -205,8 +211,9 @@ def _litert_files(
     """The content of a file for each of `options.weights`."""
     import tensorflow as tf
 
-    with tempfile.TemporaryDirectory() as folder, _quietly():
-        network.export(folder, format="tf_saved_model", input_signature=_signature(options.input_size), verbose=False)
+    with tempfile.TemporaryDirectory() as folder:
+        with _quietly():
+            network.export(folder, format="tf_saved_model", input_signature=_signature(options.input_size), verbose=False)
         for weights in options.weights:
             converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=[SIGNATURE])
             if weights != FLOAT32:
@@ -214,8 +221,10 @@ def _litert_files(
             if weights == FLOAT16:
                 converter.target_spec.supported_types = [tf.float16]
             if weights == INT8 and images:
-                converter.representative_dataset = lambda: ({INPUT_NAME: image} for image in images)
-            yield _with_archive(converter.convert(), description)
+                converter.representative_dataset = lambda: ({INPUT_NAME: image.astype(np.float32)} for image in images)
+            with _quietly():
+                flatbuffer = converter.convert()
+            yield _with_archive(flatbuffer, description)
 
 
 def _with_archive(flatbuffer: bytes, description: bytes) -> bytes:
@@ -233,14 +242,16 @@ def _with_archive(flatbuffer: bytes, description: bytes) -> bytes:
 def _onnx_files(network: keras.Model, options: FileOptions, images: Sequence[np.ndarray], description: bytes) -> Iterator[bytes]:
     """The content of a file for each of `options.weights`."""
     onnx = _import_quietly("onnx")
-    with tempfile.TemporaryDirectory() as folder, _quietly():
+    with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         signature = _signature(options.input_size)
-        network.export(path, format="onnx", input_signature=signature, opset_version=_ONNX_OPSET, verbose=False)
+        with _quietly():
+            network.export(path, format="onnx", input_signature=signature, opset_version=_ONNX_OPSET, verbose=False)
         heads = tuple(head_name(name) for name in network.output)
         for weights in options.weights:
             if weights == INT8 and images:
-                model = _quantised(path, images, heads)
+                with _quietly():
+                    model = _quantised(path, images, heads)
             else:
                 model = onnx.load(path)
                 _STORED[weights](model)
@@ -309,7 +320,7 @@ def _quantised(path: Path, images: Sequence[np.ndarray], heads: Sequence[str]) -
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             image = next(self._images, None)
-            return None if image is None else {INPUT_NAME: image}
+            return None if image is None else {INPUT_NAME: image.astype(np.float32)}
 
     kept = [node.name for node in onnx.load(path).graph.node if any(head in node.name for head in heads)]
     target = path.with_name("quantised.onnx")
@@ -341,7 +352,7 @@ def _quietly() -> Iterator[None]:
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), standard_error_away():
             warnings.simplefilter("ignore")
             yield
     finally:
