@@ -17,7 +17,7 @@ ROWS: list[dict[str, set[str]]] = [
     {"config": set(), "maps": set(), "person": set(), "layers": {KERAS}, "released": {KERAS}},
     {"description": set(), "images": set(), "targets": set(), "decoder": set(), "drawing": set(), "synthetic": set()}
     | {"backbones": {KERAS}, "refinement": {KERAS}, "losses": {KERAS}},
-    {"runtimes": {TENSORFLOW, KERAS}},
+    {"runtimes": {TENSORFLOW, KERAS}, "in_graph": {TENSORFLOW, KERAS}},
     {"fitting": set(), "evaluation": set(), "records": {TENSORFLOW}, "model": {KERAS}, "optimisers": {KERAS}}
     | {"devices": {TENSORFLOW, KERAS}, "checkpoints": {KERAS}, "journal": {TENSORFLOW}},
     {"augmentation": {TENSORFLOW}, "pretrained": {KERAS}},
