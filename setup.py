@@ -13,6 +13,7 @@ TEST = [
     "types-PyYAML",
     "jax>=0.4.30",
     "pillow>=10",
+    "websockets>=13",
 ]
 ONNX = ["onnx>=1.16"]
 # Ray Serve brings Starlette, Uvicorn and Prometheus' client, which are named because they are used here directly.
