@@ -13,6 +13,7 @@ TEST = [
     "types-PyYAML",
     "jax>=0.4.30",
     "pillow>=10",
+    "websockets>=13",
 ]
 ONNX = ["onnx>=1.16", "onnxruntime>=1.18", "tf2onnx>=1.16"]
 LITERT = ["ai-edge-litert>=1.2"]

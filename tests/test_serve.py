@@ -327,7 +327,8 @@ class Browser:
         wait_until(lambda: port_file.exists() and "\n" in port_file.read_text())
         with urllib.request.urlopen(f"http://127.0.0.1:{port_file.read_text().split()[0]}/json") as listing:
             page = next(each for each in json.load(listing) if each["type"] == "page")
-        self.connection = connect(page["webSocketDebuggerUrl"], max_size=None)
+        self.stack = contextlib.ExitStack()
+        self.connection = self.stack.enter_context(connect(page["webSocketDebuggerUrl"], max_size=None))
         self.number = 0
         self.thrown = []
         self.do("Runtime.enable")
@@ -367,7 +368,7 @@ class Browser:
         return np.asarray(Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))).convert("RGB"))
 
     def close(self):
-        self.connection.close()
+        self.stack.close()
         self.process.terminate()
         self.process.wait(30)
 
