@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -20,8 +21,16 @@ EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".tif"
 BACKGROUND = DataConfig.pad_colour
 """RGB behind transparent pixels: the same grey that pads the network's input."""
 
+MAX_PIXELS = 250_000_000
+"""Largest image that is decoded where nothing else is said: above every camera, and 750 MB. A file of a few kilobytes can hold more."""
 
-def read_image(path: str | Path, apply_orientation: bool = True, background: tuple[int, int, int] = BACKGROUND) -> np.ndarray:
+
+def read_image(
+    path: str | Path,
+    apply_orientation: bool = True,
+    background: tuple[int, int, int] = BACKGROUND,
+    max_pixels: int = MAX_PIXELS,
+) -> np.ndarray:
     """(H, W, 3) uint8 RGB of an image file.
 
     Args:
@@ -29,32 +38,41 @@ def read_image(path: str | Path, apply_orientation: bool = True, background: tup
         apply_orientation: turn the picture as its EXIF tag says, as viewers do. False gives the pixels as they are stored,
             which is the frame of COCO's annotations. (OpenCV turns TIFF files in both cases.)
         background: RGB that shows through transparent pixels of PNG and WebP.
+        max_pixels: largest width x height that is decoded; the header tells, before any memory is taken.
 
     Raises:
-        InputError: the file is missing, unreadable, empty, truncated or no image.
+        InputError: the file is missing, unreadable, empty, truncated, too large or no image.
     """
     try:
         data = Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot read the image: {error.strerror}") from None
-    return decode_image(data, str(path), apply_orientation, background)
+    return decode_image(data, str(path), apply_orientation, background, max_pixels)
 
 
 def decode_image(
-    data: bytes, name: str, apply_orientation: bool = True, background: tuple[int, int, int] = BACKGROUND
+    data: bytes,
+    name: str,
+    apply_orientation: bool = True,
+    background: tuple[int, int, int] = BACKGROUND,
+    max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
     """As `read_image`, from the bytes of a file; `name` stands for it in errors.
 
     Raises:
-        InputError: the bytes are empty, truncated or no image.
+        InputError: the bytes are empty, truncated, an image of too many pixels or none.
     """
     if not data:
         raise InputError(f"{name}: must be an image. Received: an empty file")
+    size = image_size(data)
+    if size and size[0] * size[1] > max_pixels:
+        raise InputError(f"{name}: must be an image of at most {max_pixels} pixels. Received: {size[0]} x {size[1]}")
     # Some versions of OpenCV fill what is missing with grey and say nothing.
     if not _is_whole(data):
         raise InputError(f"{name}: must be a whole image. Received: a truncated file of {len(data)} bytes")
     colour = cv2.IMREAD_COLOR if apply_orientation else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    image = _decode(data, colour)
+    # OpenCV reads rarer forms as well; what tells no size might be of any.
+    image = _decode(data, colour) if size else None
     if image is None:
         raise InputError(f"{name}: must be a JPEG, PNG, WebP, BMP or TIFF image. Received: {len(data)} bytes that do not decode")
     if data.startswith(_PNG) or _is_webp(data):
@@ -63,6 +81,32 @@ def decode_image(
             alpha = stored[..., 3].astype(np.float32) / np.iinfo(stored.dtype).max
             image = _blend(image, _turn_like(data, alpha, image), background)
     return np.ascontiguousarray(image[..., ::-1])
+
+
+def image_size(data: bytes) -> tuple[int, int] | None:
+    """(width, height) in pixels as stored, before any EXIF orientation, by the header of an image; nothing is decoded.
+
+    Args:
+        data: a JPEG, PNG, WebP, BMP, TIFF or GIF, whole or from its beginning to where it tells the size.
+
+    Returns:
+        None for anything else, and where the header is broken or tells no area.
+    """
+    readers = {
+        _JPEG: _jpeg_size,
+        _PNG: _png_size,
+        b"RIFF": _webp_size,
+        b"BM": _bmp_size,
+        b"II": _tiff_size,
+        b"MM": _tiff_size,
+        b"GIF8": _gif_size,
+    }
+    read = next((reader for start, reader in readers.items() if data.startswith(start)), None)
+    try:
+        size = None if read is None else read(data)
+    except struct.error:  # the data ends first
+        return None
+    return size if size and min(size) > 0 else None
 
 
 def list_images(sources: str | Path | Iterable[str | Path]) -> list[Path]:
@@ -147,6 +191,83 @@ def _png_ends(data: bytes) -> bool:
             return True
         at += 12 + int.from_bytes(data[at : at + 4], "big")
     return False
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int] | None:
+    at = 2
+    while True:
+        # As libjpeg does: what stands between segments is passed over, however many 0xff announce the next one.
+        at = data.find(b"\xff", at)
+        while 0 <= at < len(data) and data[at] == 0xFF:
+            at += 1
+        if not 0 <= at < len(data):
+            return None
+        marker = data[at]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a frame header; not tables, extensions, conditioning
+            height, width = struct.unpack_from(">HH", data, at + 4)
+            return width, height
+        if marker in (0xD9, 0xDA):  # the end, or a scan without a frame
+            return None
+        if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:
+            at += 1
+        else:
+            (length,) = struct.unpack_from(">H", data, at + 1)
+            at += 1 + max(2, length)
+
+
+def _png_size(data: bytes) -> tuple[int, int] | None:
+    return struct.unpack_from(">II", data, 16) if data[12:16] == b"IHDR" else None
+
+
+def _webp_size(data: bytes) -> tuple[int, int] | None:
+    kind = data[12:16] if _is_webp(data) else b""
+    if kind == b"VP8X":
+        low, high = struct.unpack_from("<IH", data, 24)  # twice 24 bits
+        return 1 + (low & 0xFFFFFF), 1 + (low >> 24 | high << 8)
+    if kind == b"VP8L":
+        (bits,) = struct.unpack_from("<I", data, 21)
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return width & 0x3FFF, height & 0x3FFF
+    return None
+
+
+def _bmp_size(data: bytes) -> tuple[int, int] | None:
+    (header,) = struct.unpack_from("<I", data, 14)
+    width, height = struct.unpack_from("<HH" if header == 12 else "<ii", data, 18)
+    return width, abs(height)  # negative where the rows run downwards
+
+
+def _gif_size(data: bytes) -> tuple[int, int] | None:
+    width, height = struct.unpack_from("<HH", data, 6)
+    return width, height
+
+
+def _tiff_size(data: bytes) -> tuple[int, int] | None:
+    """By the tags ImageWidth and ImageLength of the first directory, in TIFF and in BigTIFF."""
+    order = "<" if data.startswith(b"II") else ">"
+    (version,) = struct.unpack_from(f"{order}H", data, 2)
+    if version == 42:
+        (directory,), counter, entry = struct.unpack_from(f"{order}I", data, 4), "H", "I"
+    elif version == 43:
+        (directory,), counter, entry = struct.unpack_from(f"{order}Q", data, 8), "Q", "Q"
+    else:
+        return None
+    if directory > len(data):
+        return None
+    (count,) = struct.unpack_from(f"{order}{counter}", data, directory)
+    tags = {}
+    step = 4 + 2 * struct.calcsize(entry)
+    for i in range(min(count, 1000)):
+        at = directory + struct.calcsize(counter) + i * step
+        tag, kind = struct.unpack_from(f"{order}HH", data, at)
+        if tag in (256, 257) and kind in _TIFF_INTEGERS:
+            (tags[tag],) = struct.unpack_from(f"{order}{_TIFF_INTEGERS[kind]}", data, at + 4 + struct.calcsize(entry))
+    return (tags[256], tags[257]) if len(tags) == 2 else None
+
+
+_TIFF_INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 
 
 def _decode(data: bytes, flags: int) -> np.ndarray | None:

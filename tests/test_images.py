@@ -1,14 +1,18 @@
 """Reading image files: every form gives RGB, and whatever is no whole image is refused by name."""
 
 import io
+import struct
+import zlib
 
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from personlab_keras.errors import InputError
-from personlab_keras.images import decode_image, list_images, read_image
+from personlab_keras.images import decode_image, image_size, list_images, read_image
 
 # Four flat quarters: no codec blurs them beyond recognition, and every turn moves them.
 CORNERS = {"top left": (220, 30, 30), "top right": (30, 200, 40), "bottom left": (40, 60, 210), "bottom right": (230, 220, 60)}
@@ -187,6 +191,102 @@ def test_missing_files_and_folders_are_no_images(tmp_path):
     for path in (tmp_path / "missing.jpg", tmp_path):
         with pytest.raises(InputError, match=str(path)):
             read_image(path)
+
+
+FORMS = [
+    ("JPEG", {}),
+    ("JPEG", {"progressive": True}),
+    ("PNG", {}),
+    ("WEBP", {}),
+    ("WEBP", {"lossless": True}),
+    ("BMP", {}),
+    ("TIFF", {}),
+    ("TIFF", {"compression": "tiff_lzw"}),
+    ("TIFF", {"big_tiff": True}),
+    ("GIF", {}),
+]
+
+
+@pytest.mark.parametrize(("kind", "options"), FORMS)
+def test_the_header_tells_the_size(kind, options):
+    for height, width in ((64, 96), (1, 1), (3, 700)):
+        assert image_size(encoded(quarters(height, width), kind, **options)) == (width, height)
+
+
+def test_the_header_tells_the_size_of_rarer_forms():
+    image = quarters()
+    # With EXIF, WebP has another header; the size is that of the stored pixels.
+    for kind in ("WEBP", "JPEG", "PNG"):
+        assert image_size(encoded(image, kind, exif=orientation(6))) == (96, 64)
+    thumbnail = encoded(image[:16, :16], "JPEG")
+    data = encoded(image, "JPEG")
+    with_thumbnail = data[:2] + b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail + data[2:]
+    assert image_size(with_thumbnail) == (96, 64)
+    # libjpeg passes over what stands between segments, and so has to whoever wants to know what it will decode.
+    assert data[20:22] == b"\xff\xdb"
+    padded = data[:20] + b"junk\xff\xff" + data[20:]
+    assert image_size(padded) == (96, 64)
+    assert cv2.imdecode(np.frombuffer(padded, np.uint8), cv2.IMREAD_COLOR).shape == (64, 96, 3)
+    downwards = bytearray(encoded(image, "BMP"))
+    downwards[22:26] = struct.pack("<i", -64)
+    assert image_size(bytes(downwards)) == (96, 64)
+    assert image_size(b"BM" + bytes(12) + struct.pack("<IHH", 12, 70, 50)) == (70, 50)
+    frames = [Image.fromarray(np.full((20, 30, 3), grey, np.uint8)) for grey in (0, 120, 250)]
+    assert image_size(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])) == (30, 20)
+    big_endian = b"MM\0*" + struct.pack(">IHHHIHHHHIHH", 8, 2, 256, 3, 1, 70, 0, 257, 3, 1, 50, 0)
+    assert image_size(big_endian) == (70, 50)
+
+
+@pytest.mark.parametrize(("kind", "options"), FORMS)
+@given(data=st.data())
+def test_no_header_is_too_broken_to_be_asked_for_its_size(kind, options, data):
+    whole = bytearray(encoded(quarters(16, 24), kind, **options))
+    for _ in range(data.draw(st.integers(0, 4))):
+        whole[data.draw(st.integers(4, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    broken = bytes(whole[: data.draw(st.integers(0, len(whole)))])
+    size = image_size(broken)
+    assert size is None or min(size) > 0
+    # Whatever still decodes is of the size that was told: no file slips in by a lie.
+    try:
+        image = decode_image(broken, "x", apply_orientation=False, max_pixels=1_000_000)
+    except InputError:
+        return
+    assert image.shape[1::-1] == size
+
+
+@given(st.binary(max_size=60))
+def test_no_bytes_are_too_odd_to_be_asked_for_their_size(data):
+    for start in (b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF....WEBP", b"BM", b"II*\0", b"MM\0+", b"GIF89a"):
+        size = image_size(start + data)
+        assert size is None or min(size) > 0
+
+
+def huge_png(side: int = 30_000) -> bytes:
+    """A whole PNG of a few bytes that promises side x side pixels."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+
+
+def test_too_many_pixels_are_refused_before_they_take_memory(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="at most 6143 pixels. Received: 96 x 64"):
+        decode_image(encoded(quarters(), "PNG"), "x", max_pixels=96 * 64 - 1)
+    assert decode_image(encoded(quarters(), "PNG"), "x", max_pixels=96 * 64).shape == (64, 96, 3)
+    path = tmp_path / "huge.png"
+    path.write_bytes(huge_png())
+    monkeypatch.setattr(cv2, "imdecode", None)  # nothing may get that far
+    with pytest.raises(InputError, match=r"huge\.png: must be an image of at most 250000000 pixels. Received: 30000 x 30000"):
+        read_image(path)
+
+
+def test_an_image_that_does_not_tell_its_size_is_refused():
+    _, data = cv2.imencode(".ppm", quarters())
+    assert cv2.imdecode(data, cv2.IMREAD_COLOR) is not None
+    with pytest.raises(InputError, match="must be a JPEG, PNG"):
+        decode_image(data.tobytes(), "x")
 
 
 @pytest.fixture
