@@ -15,6 +15,7 @@ TEST = [
     "pillow>=10",
 ]
 ONNX = ["onnx>=1.16"]
+BEAM = ["apache-beam>=2.60,<3"]
 
 setup(
     name="personlab-keras",
@@ -25,7 +26,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["personlab_keras", "personlab_keras.*", "data_prep", "data_prep.*"]),
-    package_data={"personlab_keras": ["configs/*.yaml"]},
+    package_data={"personlab_keras": ["configs/*.yaml", "skeletons/*.yaml"]},
     install_requires=[
         "tensorflow>=2.18,<3",
         "keras>=3.8,<4",
@@ -36,9 +37,11 @@ setup(
         "opencv-python>=4.9,<6",
         "pycocotools>=2.0.8,<3",
         "PyYAML>=6,<7",
+        "protobuf>=4,<8",
+        "google-crc32c>=1.5,<2",
         "rich>=13,<16",
         "tensorboard>=2.18,<3",
     ],
-    extras_require={"test": [*TEST, *ONNX, "onnxruntime>=1.18"], "onnx": ONNX, "jax": ["jax>=0.4.30"]},
+    extras_require={"test": [*TEST, *ONNX, *BEAM, "onnxruntime>=1.18"], "onnx": ONNX, "beam": BEAM, "jax": ["jax>=0.4.30"]},
     entry_points={"console_scripts": ["personlab = personlab_keras.cli:main"]},
 )

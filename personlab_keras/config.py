@@ -58,6 +58,13 @@ class DataConfig:
     """Largest random change of contrast, as a share."""
     saturation: float = 0.3
     """Largest random change of saturation, as a share."""
+    skip_corrupt: int = 0
+    """Most damaged records that are passed over when records are read. If more than 0, all shards are checked before training starts."""
+    skeleton: str = "coco_person"
+    """The keypoints, for `personlab prepare`: a YAML file, or the name of a shipped one (docs/data-format.md). Records, runs and models
+    carry it on."""
+    follow_links: bool = False
+    """Whether images may be symbolic links that lead out of their folder."""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ IGNORE_CROWD = 1
 """Flag of cells inside a crowd region: nothing is known about them."""
 IGNORE_UNANNOTATED = 2
 """Flag of cells of a person that was never annotated with keypoints: it counts as person, but not against the heatmaps."""
+IGNORE_MASKLESS = 4
+"""Flag of cells in the box of a person whose mask is unknown: they do not count for the segmentation."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class CompactTargets:
         keypoints: (P, K, 3) float32 [x, y, labelled] in view pixels; labelled is 1 or 0, and zero rows where it is 0.
         disc_owner: (h, w, K) uint8, 1 + index of the nearest person whose keypoint k lies within the radius of the cell; 0 none.
         instance: (h, w) uint8, 1 + index of the one person there; 0 nobody; OVERLAP where two masks overlap.
-        ignore: (h, w) uint8, flags IGNORE_CROWD and IGNORE_UNANNOTATED.
+        ignore: (h, w) uint8, flags IGNORE_CROWD, IGNORE_UNANNOTATED and IGNORE_MASKLESS.
 
     Raises:
         ValueError: shapes disagree or there are more than MAX_PERSONS persons.
@@ -63,6 +65,7 @@ def encode(
     view_size: tuple[int, int],
     radius: float,
     stride: int,
+    maskless: np.ndarray | None = None,
 ) -> CompactTargets:
     """Compact targets of a view.
 
@@ -75,6 +78,7 @@ def encode(
         view_size: (height, width) in pixels, each stride * n + 1.
         radius: of the discs, in view pixels.
         stride: view pixels per map cell.
+        maskless: (h, w) bool, the boxes of persons without a mask at the points of the map cells; None for nowhere.
     """
     height, width = (map_side(side, stride) for side in view_size)
     labelled = _labelled(keypoints, view_size)
@@ -82,6 +86,8 @@ def encode(
     kept[..., 2] = labelled
     ignore = np.where(crowd, IGNORE_CROWD, 0).astype(np.uint8)
     ignore[masks[~annotated].any(axis=0)] |= IGNORE_UNANNOTATED
+    if maskless is not None:
+        ignore[maskless & ~masks.any(axis=0)] |= IGNORE_MASKLESS
     return CompactTargets(
         keypoints=kept,
         disc_owner=disc_owners(kept, height, width, radius, stride),
