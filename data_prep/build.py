@@ -81,8 +81,8 @@ def prepare(
     for image in coco.images if len(chosen) < len(coco.images) else ():
         if not image.annotations:
             tally.add(Reason.IMAGE_NEGATIVE, f"image {image.id} {image.file_name!r}")
-    if not chosen:
-        raise InputError(f"{annotations}: no image with people. Left out: {tally or 'nothing'}")
+    if not any(image.annotations for image in chosen):
+        raise InputError(f"{annotations}: no image with people. Left out: {tally}")
     plan = {
         "annotations": {"name": Path(annotations).name, "bytes": coco.bytes, "sha256": coco.sha256},
         "categories": list(categories),

@@ -66,7 +66,7 @@ class CocoFile:
     """An annotation file.
 
     Attributes:
-        images: in order of id, with their people.
+        images: in order of id, with their people in order of theirs.
         skipped: what was left out or mended, by reason; `examples`: a few of each.
         bytes, sha256: of the file.
     """
@@ -106,7 +106,9 @@ def read_coco(path: str | Path, skeleton: Skeleton, categories: Sequence[str] = 
     read_lists(path, {"annotations": people.add})
     return CocoFile(
         images=tuple(
-            AnnotatedImage(identity, *fields, tuple(people.of_image.get(identity, ())))
+            AnnotatedImage(
+                identity, *fields, tuple(sorted(people.of_image.get(identity, ()), key=lambda annotation: annotation.id))
+            )
             for identity, fields in sorted(listed.items())
         ),
         skipped=dict(tally.counts),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import multiprocessing
 import os
@@ -72,22 +73,20 @@ def beam(options: Sequence[str] = ()) -> Engine:
             process.
 
     Raises:
-        InputError: Beam is not installed, or does not know the options.
+        InputError: Beam is not installed, or cannot read the options. (What it does not know it hands to the runner.)
     """
     try:
         import apache_beam
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError:
         raise InputError("--beam takes Apache Beam: pip install 'personlab-keras[beam]'") from None
+    complaint = io.StringIO()
     try:
-        parsed = PipelineOptions(list(options))
-        unknown = [
-            option for option in options if option.startswith("--") and option[2:].split("=")[0] not in parsed.get_all_options()
-        ]
+        with contextlib.redirect_stderr(complaint):
+            parsed = PipelineOptions(list(options))
+            parsed.get_all_options()
     except SystemExit:  # as argparse ends a command
-        raise InputError(f"--beam-options: Beam does not take {' '.join(options)}") from None
-    if unknown:
-        raise InputError(f"--beam-options: no pipeline option of Beam: {unknown[0]}")
+        raise InputError(f"options of the pipeline: {complaint.getvalue().strip().splitlines()[-1]}") from None
 
     def run(tasks: Sequence[Task]) -> Iterator[Written]:
         failure = tasks[0].out / STATE / "failure.json"
@@ -97,9 +96,9 @@ def beam(options: Sequence[str] = ()) -> Engine:
                 elements = pipeline | "shards" >> apache_beam.Create(list(tasks)) | apache_beam.Reshuffle()
                 _ = elements | "write" >> apache_beam.Map(_write_noting_failure, str(failure))
         except Exception as error:
-            with contextlib.suppress(OSError, ValueError):
-                raise InputError(json.loads(failure.read_bytes())) from None
             raise InputError(f"the Beam pipeline failed: {' '.join(str(error).split())[:300]}") from error
+        if failure.is_file():
+            raise InputError(json.loads(failure.read_bytes()))
         # What it wrote is told by the notes: elements that come back would have to come to this machine by some file anyway.
         for task in tasks:
             written = finished(task)
@@ -113,9 +112,10 @@ def beam(options: Sequence[str] = ()) -> Engine:
 
 
 def _write_noting_failure(task: Task, failure: str) -> None:
-    """Beam passes on an error as text among its own."""
+    """Beam tries an element that raised again, and passes on the error as text among its own: what more tries cannot mend is noted."""
+    if Path(failure).exists():
+        return
     try:
         write_shard(task)
     except InputError as error:
-        write_atomically(Path(failure), json.dumps(str(error)).encode())
-        raise
+        write_atomically(failure, json.dumps(str(error)).encode())

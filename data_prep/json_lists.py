@@ -161,8 +161,8 @@ class _Reader:
         while True:
             try:
                 value, end = self._scan(self._text, self._at)
-                # A number that ends where the window does may go on.
-                if end < len(self._text) or not self._more():
+                # A number that ends where the window does, or before "." or "e+" there, may go on.
+                if len(self._text) - end > 2 or not self._more():
                     self._at = end
                     return value
             except json.JSONDecodeError as error:
