@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -11,12 +11,12 @@ import cv2
 import numpy as np
 
 from data_prep.coco import AnnotatedImage, Annotation, decode_segmentation, unpack
-from data_prep.geometry import View, random_view, sample_mask, warp_boxes, warp_image, warp_keypoints, whole_image
+from data_prep.geometry import View, mask_sampler, random_view, warp_boxes, warp_image, warp_keypoints, whole_image
 from data_prep.reasons import Reason, Tally
 from personlab_keras.config import Config, TargetsConfig
 from personlab_keras.coordinates import box_from_coco, map_side
 from personlab_keras.errors import InputError
-from personlab_keras.images import MAX_PIXELS, decode_image, image_size
+from personlab_keras.images import MAX_PIXELS, decode_bgr, image_size
 from personlab_keras.records import Record
 from personlab_keras.skeleton import Skeleton
 from personlab_keras.targets import MAX_PERSONS, CompactTargets, encode
@@ -33,10 +33,10 @@ class People:
     keypoints: np.ndarray  # (P, K, 3)
     boxes: np.ndarray  # (P, 4), pixel-centre coordinates
     areas: np.ndarray  # (P,)
-    masks: np.ndarray  # (P, H, W) bool
+    masks: tuple[np.ndarray, ...]  # P times (H, W) bool
     annotated: np.ndarray  # (P,) bool
-    crowd: np.ndarray  # (H, W) bool: nothing is known there
-    maskless: np.ndarray  # (H, W) bool: the boxes of people without a mask
+    unknown: tuple[np.ndarray, ...]  # (H, W) bool each: crowds, where nothing is known
+    maskless: tuple[np.ndarray, ...]  # (H, W) bool each: the boxes of people without a mask
 
 
 def image_records(
@@ -58,7 +58,7 @@ def image_records(
 
 
 def _read(image: AnnotatedImage, folder: Path, follow_links: bool, tally: Tally) -> np.ndarray | None:
-    """(H, W, 3) uint8 RGB as stored: COCO annotates the pixels whatever their orientation tag says."""
+    """(H, W, 3) uint8 BGR as stored: COCO annotates the pixels whatever their orientation tag says."""
     place = f"image {image.id} {image.file_name!r}"
     path = image_path(folder, image.file_name, follow_links)
     if path is None:
@@ -84,7 +84,7 @@ def _read(image: AnnotatedImage, folder: Path, follow_links: bool, tally: Tally)
         return None
     if size is None or size == (image.width, image.height):  # whose size is wrong need not be decoded
         try:
-            pixels = decode_image(data, place, apply_orientation=False)
+            pixels = decode_bgr(data, place, apply_orientation=False)
         except InputError as error:
             tally.add(Reason.IMAGE_UNREADABLE, str(error))
             return None
@@ -114,32 +114,33 @@ def image_path(folder: Path, file_name: str, follow_links: bool = False) -> Path
 
 def gather_people(image: AnnotatedImage, skeleton: Skeleton, tally: Tally) -> People:
     """The people of an image with their masks decoded; adds to the tally what had to be left out or guessed."""
-    crowd = np.zeros((image.height, image.width), bool)
-    maskless = np.zeros_like(crowd)
+    unknown: list[np.ndarray] = []
+    maskless: list[np.ndarray] = []
     people: list[tuple[Annotation, np.ndarray]] = []
     for annotation in image.annotations:
         place = f"image {image.id}, annotation {annotation.id}"
         mask = _mask(annotation, image, place, tally)
         box = _box(annotation, mask)
         if annotation.crowd:
-            crowd |= _box_mask(box, image) if mask is None else mask
-        elif mask is not None or annotation.annotated:
-            people.append((annotation, np.zeros_like(crowd) if mask is None else mask))
-            if mask is None:
-                maskless |= _box_mask(box, image)
+            unknown.append(_box_mask(box, image) if mask is None else mask)
+        elif mask is not None:
+            people.append((annotation, mask))
+        elif annotation.annotated:
+            people.append((annotation, np.zeros((image.height, image.width), bool)))
+            maskless.append(_box_mask(box, image))
         elif box is not None:
             # Somebody is there, nobody knows where exactly: unknown, rather than background.
             tally.add(Reason.PERSON_UNKNOWN, place)
-            crowd |= _box_mask(box, image)
+            unknown.append(_box_mask(box, image))
         else:
             tally.add(Reason.PERSON_NOWHERE, place)
-            crowd[:] = True
+            unknown.append(np.ones((image.height, image.width), bool))
     if len(people) > MAX_PERSONS:
         # Those beyond the limit become part of the crowd: unknown, rather than background.
         people.sort(key=lambda pair: -_area(*pair))
         for annotation, mask in people[MAX_PERSONS:]:
             tally.add(Reason.PERSON_BEYOND, f"image {image.id}, annotation {annotation.id}")
-            crowd |= mask
+            unknown.append(mask)
         people = people[:MAX_PERSONS]
     annotations = [annotation for annotation, _ in people]
     boxes = [box for pair in people if (box := _box(*pair)) is not None]
@@ -148,10 +149,10 @@ def gather_people(image: AnnotatedImage, skeleton: Skeleton, tally: Tally) -> Pe
         keypoints=np.array([a.keypoints for a in annotations]).reshape(-1, skeleton.keypoint_count, 3),
         boxes=box_from_coco(np.array(boxes).reshape(-1, 4)),
         areas=np.array([_area(*pair) for pair in people]),
-        masks=np.array([mask for _, mask in people], bool).reshape(-1, image.height, image.width),
+        masks=tuple(mask for _, mask in people),
         annotated=np.array([a.annotated for a in annotations], bool),
-        crowd=crowd,
-        maskless=maskless,
+        unknown=tuple(unknown),
+        maskless=tuple(maskless),
     )
 
 
@@ -210,8 +211,9 @@ def _area(annotation: Annotation, mask: np.ndarray) -> float:
 def _bake(image: AnnotatedImage, pixels: np.ndarray, people: People, number: int, config: Config, skeleton: Skeleton) -> Record:
     view = _choose_view(image, number, config)
     targets = view_targets(people, view, config.targets, skeleton)
-    warped = warp_image(pixels, view, config.data.pad_colour)
-    _, encoded = cv2.imencode(".jpg", warped[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, config.data.image_quality])
+    red, green, blue = config.data.pad_colour
+    warped = warp_image(pixels, view, (blue, green, red))
+    _, encoded = cv2.imencode(".jpg", warped, [cv2.IMWRITE_JPEG_QUALITY, config.data.image_quality])
     return Record(
         image_id=image.id,
         view=number,
@@ -226,15 +228,24 @@ def _bake(image: AnnotatedImage, pixels: np.ndarray, people: People, number: int
 def view_targets(people: People, view: View, settings: TargetsConfig, skeleton: Skeleton) -> CompactTargets:
     """What a network should say about a view of the people of an image."""
     cells = map_side(view.side, settings.stride)
+    shape = next((mask.shape for mask in (*people.masks, *people.unknown)), (1, 1))
+    sample = mask_sampler(view, settings.stride, *shape)
+
+    def sampled(masks: Sequence[np.ndarray]) -> np.ndarray:
+        return np.array([sample(mask) for mask in masks], bool).reshape(-1, cells, cells)
+
+    def anywhere(masks: Sequence[np.ndarray]) -> np.ndarray:
+        return np.logical_or.reduce(sampled(masks))
+
     return encode(
         keypoints=warp_keypoints(people.keypoints, view, skeleton),
-        masks=np.array([sample_mask(mask, view, settings.stride) for mask in people.masks], bool).reshape(-1, cells, cells),
+        masks=sampled(people.masks),
         annotated=people.annotated,
-        crowd=sample_mask(people.crowd, view, settings.stride),
+        crowd=anywhere(people.unknown),
         view_size=(view.side, view.side),
         radius=settings.radius,
         stride=settings.stride,
-        maskless=sample_mask(people.maskless, view, settings.stride),
+        maskless=anywhere(people.maskless),
     )
 
 

@@ -269,21 +269,25 @@ class _People:
             self._tally.add(Reason.KEYPOINTS_MALFORMED, f"{place}.keypoints {rule}. Received: {came}")
             return nothing
         keypoints = values.reshape(self._count, 3)
-        visibility = keypoints[:, 2]
+        x, y, visibility = keypoints.T
         labelled = visibility != 0
-        bad = labelled & ~(np.isfinite(keypoints).all(axis=1) & ((visibility == 1) | (visibility == 2)))
-        reach = np.array([width, height]) - 1.0 + _ROUNDING
-        with np.errstate(invalid="ignore"):
-            beyond = labelled & ~bad & ~((keypoints[:, :2] >= -_ROUNDING) & (keypoints[:, :2] <= reach)).all(axis=1)
-        for reason, rows in ((Reason.KEYPOINT_MALFORMED, bad), (Reason.KEYPOINT_OUTSIDE, beyond)):
-            for k in np.flatnonzero(rows):
-                self._tally.add(reason, f"{place}.keypoints[{k}] in {width} x {height} pixels: {_shown(keypoints[k].tolist())}")
-        said = entry.get("num_keypoints")
-        if said is not None and not crowd and said != int(labelled.sum()):
-            self._tally.add(
-                Reason.COUNT_DISAGREES, f"{place}.num_keypoints {_shown(said)} of {int(labelled.sum())} labelled keypoints"
-            )
-        return np.where((labelled & ~bad & ~beyond)[:, None], keypoints, 0.0)
+        within = (x >= -_ROUNDING) & (x <= width - 1 + _ROUNDING) & (y >= -_ROUNDING) & (y <= height - 1 + _ROUNDING)
+        known = (visibility == 1) | (visibility == 2)
+        kept = known & within
+        if not np.array_equal(kept, labelled):
+            sound = known & np.isfinite(x) & np.isfinite(y)
+            for reason, rows in (
+                (Reason.KEYPOINT_MALFORMED, labelled & ~sound),
+                (Reason.KEYPOINT_OUTSIDE, sound & ~within),
+            ):
+                for k in np.flatnonzero(rows):
+                    self._tally.add(
+                        reason, f"{place}.keypoints[{k}] in {width} x {height} pixels: {_shown(keypoints[k].tolist())}"
+                    )
+        count, said = int(labelled.sum()), entry.get("num_keypoints")
+        if said is not None and not crowd and said != count:
+            self._tally.add(Reason.COUNT_DISAGREES, f"{place}.num_keypoints {_shown(said)} of {count} labelled keypoints")
+        return np.where(kept[:, None], keypoints, 0.0)
 
 
 def _numbers(values: Any, count: int) -> np.ndarray | None:
@@ -321,7 +325,7 @@ def decode_segmentation(segmentation: Any, height: int, width: int) -> tuple[np.
         polygons = [polygon for polygon in segmentation if _is_polygon(polygon, height, width)]
         if not polygons:
             raise ValueError("no polygon of at least three points")
-        return rle.decode(rle.merge(rle.frPyObjects(polygons, height, width))).astype(bool), len(segmentation) - len(polygons)
+        return rle.decode(rle.merge(rle.frPyObjects(polygons, height, width))).view(bool), len(segmentation) - len(polygons)
     if isinstance(segmentation, dict) and {"size", "counts"} <= set(segmentation):
         if segmentation["size"] != [height, width]:
             raise ValueError(f"run lengths of size {_shown(segmentation['size'])} for an image of {[height, width]}")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from personlab_keras.coordinates import grid, map_side
+from personlab_keras.coordinates import map_side
 
 OVERLAP = 255
 """Instance id of cells where the masks of two persons overlap."""
@@ -112,13 +112,13 @@ def disc_owners(keypoints: np.ndarray, height: int, width: int, radius: float, s
     persons, count = keypoints.shape[:2]
     owner = np.zeros((height, width, count), np.uint8)
     nearest = np.full((height, width, count), np.inf, np.float32)
-    points = grid(height, width, stride)
+    (ys, xs) = (np.arange(cells, dtype=np.float32) * stride for cells in (height, width))
     for person in range(persons):
         for k in np.flatnonzero(keypoints[person, :, 2]):
             x, y = keypoints[person, k, :2]
             rows = _cells_within(y, radius, stride, height)
             columns = _cells_within(x, radius, stride, width)
-            distance = np.hypot(*np.moveaxis(points[rows, columns] - (x, y), -1, 0))
+            distance = np.hypot(xs[columns] - x, (ys[rows] - y)[:, None])
             won = (distance <= radius) & (distance < nearest[rows, columns, k])
             owner[rows, columns, k][won] = person + 1
             nearest[rows, columns, k][won] = distance[won]
