@@ -3,7 +3,8 @@
     python benchmarks/prepare.py --annotations JSON --images DIR --sides 401 801
 
 For each side of the views this process alone prepares all images, annotations and all; and in the same run, by turns, the floor: the same
-files read, decoded, resized to fit the side and encoded by OpenCV. Times are of this process's CPU and of the clock, the least of the
+files read, decoded, resized to fit the side, padded to the view and encoded by OpenCV. The sample is listed --times times, under other
+ids, so that shards are as large as those of a real data set. Times are of this process's CPU and of the clock, the least of the
 rounds.
 """
 
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--sides", type=int, nargs="+", default=[401, 801])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--times", type=int, default=8)
     parser.add_argument(
         "--plan", type=Path, help="only: time and peak memory to read this annotation file and deal its images to shards"
     )
@@ -42,6 +44,27 @@ def main() -> None:
         plan(options.plan)
         return
     cv2.setNumThreads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        options.annotations = multiplied(options.annotations, options.times, Path(folder) / "annotations.json")
+        compare(options)
+
+
+def multiplied(annotations: Path, times: int, path: Path) -> Path:
+    """The annotation file with all its images listed so many times; returns `path`."""
+    content = json.loads(annotations.read_bytes())
+    step = 1 + max(entry["id"] for entry in (*content["images"], *content["annotations"]))
+    images = [{**entry, "id": entry["id"] + step * i} for i in range(times) for entry in content["images"]]
+    people = [
+        {**entry, "id": entry["id"] + step * i, "image_id": entry["image_id"] + step * i}
+        for i in range(times)
+        for entry in content["annotations"]
+    ]
+    path.write_text(json.dumps({**content, "images": images, "annotations": people}))
+    return path
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Prints a line for each side."""
     coco = read_coco(options.annotations, COCO_PERSON)
     for side in options.sides:
         config = load_config(None, [f"data.view_size={side}"])
@@ -69,7 +92,9 @@ def plainly(coco: CocoFile, folder: Path, config: Config) -> None:
             scale = config.data.view_size / max(image.width, image.height)
             size = (round(image.width * scale), round(image.height * scale))
             small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-            file.write(cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, config.data.image_quality])[1].tobytes())
+            below, right = config.data.view_size - size[1], config.data.view_size - size[0]
+            view = cv2.copyMakeBorder(small, 0, below, 0, right, cv2.BORDER_CONSTANT, value=config.data.pad_colour)
+            file.write(cv2.imencode(".jpg", view, [cv2.IMWRITE_JPEG_QUALITY, config.data.image_quality])[1].tobytes())
 
 
 def compared(ours: list[tuple[float, float]], floor: list[tuple[float, float]], images: int) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -105,11 +106,13 @@ def image_path(folder: Path, file_name: str, follow_links: bool = False) -> Path
     if name.is_absolute() or ".." in name.parts:
         return None
     path = folder / name
-    try:
-        inside = follow_links or path.resolve().is_relative_to(folder)
-    except (OSError, ValueError, RuntimeError):  # names that no file can have, links in a circle
+    links = (folder.joinpath(*name.parts[: depth + 1]) for depth in range(len(name.parts)))
+    if follow_links or not any(os.path.islink(link) for link in links):  # to resolve every name would take longer than to read it
         return path
-    return path if inside else None
+    try:
+        return path if path.resolve().is_relative_to(folder) else None
+    except (OSError, RuntimeError):  # links in a circle lead nowhere
+        return path
 
 
 def gather_people(image: AnnotatedImage, skeleton: Skeleton, tally: Tally) -> People:

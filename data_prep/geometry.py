@@ -79,10 +79,15 @@ def warp_image(image: np.ndarray, view: View, pad_colour: tuple[int, int, int]) 
     whole = np.allclose(affine, _shrunk_or_enlarged(view.scale), rtol=0.0, atol=1e-9)
     if whole and round(min(image.shape[:2]) * view.scale):
         # The whole image, as it is: one resize, by exactly this scale, is faster than a warp, and sharper than a resize and a warp.
+        height, width = (min(view.side, round(side * view.scale)) for side in image.shape[:2])
+        canvas = np.empty((view.side, view.side, 3), np.uint8)
+        canvas[height:], canvas[:height, width:] = pad_colour, pad_colour
         method = cv2.INTER_AREA if view.scale < 1.0 else cv2.INTER_LINEAR
-        resized = cv2.resize(image, None, fx=view.scale, fy=view.scale, interpolation=method)[: view.side, : view.side]
-        below, right = view.side - resized.shape[0], view.side - resized.shape[1]
-        return cv2.copyMakeBorder(resized, 0, below, 0, right, cv2.BORDER_CONSTANT, value=pad_colour)
+        inside = canvas[:height, :width]
+        resized = cv2.resize(image, None, inside, fx=view.scale, fy=view.scale, interpolation=method)
+        if not np.may_share_memory(resized, canvas):  # of a row or column more or less
+            inside[:] = resized[:height, :width]
+        return canvas
     if view.scale < 1.0:
         # Linear interpolation alone would skip pixels. The image is averaged down to its size in the view first, as the predictor
         # does it, which leaves turning and shifting to the interpolation.

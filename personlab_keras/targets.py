@@ -109,19 +109,19 @@ def disc_owners(keypoints: np.ndarray, height: int, width: int, radius: float, s
 
     Only the cells around each keypoint are visited. Of two persons at the same distance the first one owns the cell.
     """
-    persons, count = keypoints.shape[:2]
+    count = keypoints.shape[1]
     owner = np.zeros((height, width, count), np.uint8)
-    nearest = np.full((height, width, count), np.inf, np.float32)
-    (ys, xs) = (np.arange(cells, dtype=np.float32) * stride for cells in (height, width))
-    for person in range(persons):
-        for k in np.flatnonzero(keypoints[person, :, 2]):
+    ys, xs = (np.arange(cells, dtype=np.float32) * stride for cells in (height, width))
+    for k in range(count):
+        nearest = np.full((height, width), np.inf, np.float32)
+        for person in np.flatnonzero(keypoints[:, k, 2]):
             x, y = keypoints[person, k, :2]
             rows = _cells_within(y, radius, stride, height)
             columns = _cells_within(x, radius, stride, width)
             distance = np.hypot(xs[columns] - x, (ys[rows] - y)[:, None])
-            won = (distance <= radius) & (distance < nearest[rows, columns, k])
+            won = (distance <= radius) & (distance < nearest[rows, columns])
             owner[rows, columns, k][won] = person + 1
-            nearest[rows, columns, k][won] = distance[won]
+            nearest[rows, columns][won] = distance[won]
     return owner
 
 
