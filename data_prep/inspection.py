@@ -1,22 +1,54 @@
-"""`personlab inspect`: drawings of every target over its image."""
+"""`personlab inspect --out`: drawings of every target over its image, and the page."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import tensorflow as tf
 
-from data_prep.statistics import sound_records
+from data_prep.page import page
+from data_prep.statistics import sound_records, summary
 from personlab_keras.data import expand
 from personlab_keras.drawing import draw_targets
 from personlab_keras.files import write_atomically
 from personlab_keras.images import decode_image
 from personlab_keras.maps import OUTPUTS, Maps, unpack
-from personlab_keras.records import Meta, read_meta
+from personlab_keras.records import Meta, Record, read_meta
+
+
+def inspect(records: str | Path, out: str | Path, count: int, sheet: int, seed: int = 0, skip_corrupt: int = 0) -> dict[str, Any]:
+    """Writes `index.html`, in which a person can look through the records, and beside it the drawings that it holds.
+
+    Args:
+        count: of views whose targets are drawn.
+        sheet: of views on the contact sheet.
+        seed: chooses them.
+
+    Returns:
+        The counts, as `summary`.
+
+    Raises:
+        InputError: no records folder, or more than `skip_corrupt` damaged records.
+    """
+    counts = summary(records, skip_corrupt)
+    drawings = draw_records(records, out, count, seed, skip_corrupt)
+    meta = read_meta(records)
+    views = list(_chosen(records, meta, sheet, seed, skip_corrupt))
+    write_atomically(Path(out) / "index.html", page(f"Records: {Path(records)}", counts, views, meta.skeleton, drawings).encode())
+    return counts
+
+
+def _chosen(records: str | Path, meta: Meta, count: int, seed: int, skip_corrupt: int) -> Iterator[Record]:
+    wanted = set(random.Random(seed).sample(range(meta.records), min(count, meta.records)))
+    for number, record in enumerate(sound_records(records, meta, skip_corrupt, [])):
+        if number in wanted:
+            yield record
 
 
 def draw_records(records: str | Path, out: str | Path, count: int, seed: int = 0, skip_corrupt: int = 0) -> list[Path]:
@@ -26,12 +58,9 @@ def draw_records(records: str | Path, out: str | Path, count: int, seed: int = 0
         InputError: no records folder, or more than `skip_corrupt` damaged records.
     """
     meta = read_meta(records)
-    chosen = set(random.Random(seed).sample(range(meta.records), min(count, meta.records)))
     files = []
-    for number, record in enumerate(sound_records(records, meta, skip_corrupt, [])):
-        if number not in chosen:
-            continue
-        sheet = draw_targets(
+    for record in _chosen(records, meta, count, seed, skip_corrupt):
+        drawing = draw_targets(
             decode_image(record.image, f"image {record.image_id}"),
             dense_maps(asdict(record.targets), meta),
             meta.skeleton,
@@ -39,7 +68,7 @@ def draw_records(records: str | Path, out: str | Path, count: int, seed: int = 0
             ignore=record.targets.ignore,
             keypoints=record.targets.keypoints,
         )
-        _, encoded = cv2.imencode(".png", sheet[..., ::-1])
+        _, encoded = cv2.imencode(".png", drawing[..., ::-1])
         files.append(Path(out) / f"{record.image_id:012d}-{record.view}.png")
         write_atomically(files[-1], encoded.tobytes())
     return files

@@ -82,10 +82,11 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--beam-options", default="", metavar="TEXT", help="options of the Beam pipeline, as one text")
     prepare.add_argument("pipeline", nargs="*", metavar="-- OPTION", help="options of the Beam pipeline, as --runner=FlinkRunner")
 
-    inspect = command("inspect", _inspect, "counts, sizes and drawings of a records folder")
+    inspect = command("inspect", _inspect, "what a records folder holds: counts, histograms, a page to look through")
     inspect.add_argument("records", type=Path)
-    inspect.add_argument("--out", type=Path, help="folder for drawings of targets over their images")
-    inspect.add_argument("--count", type=int, default=12, help="how many views to draw (default: 12)")
+    inspect.add_argument("--out", type=Path, help="folder for a page to look through: index.html, and its drawings of targets")
+    inspect.add_argument("--count", type=int, default=12, help="how many views to draw all targets of (default: 12)")
+    inspect.add_argument("--sheet", type=int, default=48, help="how many views to show on the contact sheet (default: 48)")
     inspect.add_argument("--skip-corrupt", type=int, default=0, metavar="N", help="pass over at most so many damaged records")
 
     train = command("train", _train, "train a network, or go on with a run")
@@ -187,15 +188,19 @@ def _prepare(options: argparse.Namespace, config: Config) -> int:
 
 
 def _inspect(options: argparse.Namespace, config: Config) -> int:
-    from data_prep.statistics import summary
+    if options.out is None:
+        from data_prep.statistics import summary
 
-    print(json.dumps(summary(options.records, options.skip_corrupt), indent=1))
+        counts = summary(options.records, options.skip_corrupt)
+    else:
+        import_tensorflow_quietly()  # which draws targets, and which counts do not need
+        from data_prep.inspection import inspect
+
+        chosen = (options.count, options.sheet, config.data.seed, options.skip_corrupt)
+        counts = inspect(options.records, options.out, *chosen)
+    print(json.dumps(counts, indent=1))
     if options.out is not None:
-        import_tensorflow_quietly()
-        from data_prep.inspection import draw_records
-
-        files = draw_records(options.records, options.out, options.count, config.data.seed, options.skip_corrupt)
-        print(f"{options.out}: {len(files)} drawings")
+        print(f"{options.out / 'index.html'}: counts, histograms, contact sheet, drawings of targets")
     return 0
 
 

@@ -79,7 +79,8 @@ def test_the_main_path(scenes, tmp_path, capsys):
     values = json.loads((tmp_path / "people" / results[0]).read_text())
     assert (values["width"], values["height"]) == (97, 97)
     assert cv2.imread(str(tmp_path / "people" / results[1])).shape == (97, 97, 3)
-    assert len(list((tmp_path / "drawings").iterdir())) == 2
+    assert len(list((tmp_path / "drawings").glob("*.png"))) == 2
+    assert "<h1>" in (tmp_path / "drawings" / "index.html").read_text()
 
 
 def test_the_demo_in_small(tmp_path, capsys):
