@@ -290,7 +290,7 @@ def apply_overrides(config: Config, overrides: Iterable[str]) -> Config:
             raise InputError(f"--set takes section.key=value. Received: {override}")
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, TypeError, RecursionError):
             raise InputError(f"--set {name}: the value must be YAML. Received: {text}") from None
         config = _build(Config, {section: {key: value}}, base=config, where="", source="--set")
     return config
@@ -331,7 +331,14 @@ def _read_yaml(path: str | Path) -> dict[str, Any]:
         file = shipped
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except (
+        yaml.YAMLError,
+        ValueError,
+        TypeError,
+        RecursionError,
+    ) as error:  # dates that are none, lists as names, lists in themselves
         raise InputError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from None
     if values is None:
         return {}

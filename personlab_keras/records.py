@@ -21,8 +21,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from personlab_keras.coordinates import map_side
 from personlab_keras.errors import InputError
 from personlab_keras.files import write_atomically
-from personlab_keras.skeleton import COCO_PERSON, Skeleton
-from personlab_keras.targets import CompactTargets
+from personlab_keras.skeleton import COCO_PERSON, Skeleton, checked_skeleton
+from personlab_keras.targets import MAX_PERSONS, CompactTargets
 from personlab_keras.tfrecords import Damage, read_records
 
 META_FILE = "meta.json"
@@ -280,17 +280,51 @@ def parse_meta(folder: str | Path) -> Meta:
     if not path.is_file():
         raise InputError(f"{folder}: no {META_FILE} there; a records folder is what `personlab prepare --out` wrote")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_bytes())
         version = values.pop("format_version")
         if version != FORMAT_VERSION:
-            raise InputError(f"{path}: format_version must be {FORMAT_VERSION}. Received: {version}. Prepare the records anew")
+            raise InputError(
+                f"{path}: format_version must be {FORMAT_VERSION}. Received: {version!r:.80}. Prepare the records anew"
+            )
+        _check_meta_fields(values)
         shards = tuple(Shard(**shard) for shard in values["shards"])
-        meta = Meta(**{**values, "skeleton": Skeleton.from_dict(values["skeleton"]), "shards": shards})
-    except InputError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: damaged: {type(error).__name__}: {error}") from None
+        meta = Meta(**{**values, "skeleton": checked_skeleton(values["skeleton"], str(path)), "shards": shards})
+        _ = meta.map_side
+    except InputError as error:
+        raise InputError(str(error) if str(error).startswith(str(path)) else f"{path}: damaged: {error}") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path}: damaged: {type(error).__name__}: {' '.join(str(error).split())[:200]}") from None
     return meta
+
+
+def _check_meta_fields(values: Mapping[str, Any]) -> None:
+    """Raises:
+    ValueError: a field is not what `write_meta` writes.
+    """
+
+    def check(name: str, sound: bool, value: Any) -> None:
+        if not sound:
+            raise ValueError(f"{name} cannot be {value!r:.80}")
+
+    for name in ("view_size", "stride", "records", "max_persons"):
+        check(name, type(values[name]) is int and values[name] >= 1, values[name])
+    check("max_persons", values["max_persons"] <= MAX_PERSONS, values["max_persons"])
+    radius = values["radius"]
+    check("radius", type(radius) in (int, float) and 0.0 < radius < float("inf"), radius)
+    for name in ("counts", "skipped"):
+        check(name, isinstance(values[name], dict) and all(type(count) is int for count in values[name].values()), values[name])
+    for name in ("source", "examples"):
+        check(name, isinstance(values[name], dict), values[name])
+    for some in values["examples"].values():
+        check("examples", isinstance(some, list) and all(isinstance(one, str) for one in some), some)
+    check("shards", isinstance(values["shards"], list), values["shards"])
+    for shard in values["shards"]:
+        name = shard["name"]
+        check("name of a shard", isinstance(name, str) and name == Path(name).name and "\0" not in name, name)
+        for field_name in ("records", "bytes"):
+            check(f"{field_name} of a shard", type(shard[field_name]) is int and shard[field_name] >= 1, shard[field_name])
+        check("sha256 of a shard", isinstance(shard["sha256"], str), shard["sha256"])
+    check("records", sum(shard["records"] for shard in values["shards"]) == values["records"], values["records"])
 
 
 def check_meta(

@@ -152,13 +152,15 @@ def load_skeleton(path: str | Path) -> Skeleton:
         file = shipped
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except (
+        yaml.YAMLError,
+        ValueError,
+        TypeError,
+        RecursionError,
+    ) as error:  # dates that are none, lists as names, lists in themselves
         raise InputError(f"{path}: no valid YAML: {' '.join(str(error).split())[:200]}") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(values, dict) or set(values) != set(_FIELDS):
-        came = sorted(map(str, values)) if isinstance(values, dict) else type(values).__name__
-        raise InputError(f"{path}: must hold {', '.join(_FIELDS)}. Received: {came}")
     return checked_skeleton(values, str(path))
 
 
@@ -167,12 +169,16 @@ def skeleton_to_yaml(skeleton: Skeleton) -> str:
     return yaml.safe_dump(skeleton.to_dict(), sort_keys=False)
 
 
-def checked_skeleton(values: Mapping[str, Any], source: str) -> Skeleton:
+def checked_skeleton(values: Any, source: str) -> Skeleton:
     """A skeleton from plain values that somebody wrote by hand; `source` is named in errors.
 
     Raises:
         InputError: a field is of another form, or they make no skeleton that can be mirrored.
     """
+
+    if not isinstance(values, dict) or set(values) != set(_FIELDS):
+        came = sorted(map(str, values)) if isinstance(values, dict) else type(values).__name__
+        raise InputError(f"{source}: must hold {', '.join(_FIELDS)}. Received: {came!s:.200}")
 
     def texts(field: str, items: Any) -> None:
         if not isinstance(items, list) or not all(isinstance(item, str) and item for item in items):

@@ -366,6 +366,6 @@ def test_a_bad_meta_file_is_named(tmp_path, text, words):
 def test_missing_records_and_shards_are_named(tmp_path, meta):
     with pytest.raises(InputError, match=r"no meta.json"):
         read_meta(tmp_path)
-    write_meta(tmp_path, replace(meta, shards=tuple(Shard(name, 1, 1, "") for name in ("a.tfrecord", "b.tfrecord"))))
+    write_meta(tmp_path, replace(meta, records=2, shards=tuple(Shard(name, 1, 1, "") for name in ("a.tfrecord", "b.tfrecord"))))
     with pytest.raises(InputError, match="2 shards of which 2 are missing, first a.tfrecord"):
         read_meta(tmp_path)
