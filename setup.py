@@ -19,6 +19,7 @@ ONNX = ["onnx>=1.16", "onnxruntime>=1.18", "tf2onnx>=1.16"]
 LITERT = ["ai-edge-litert>=1.2"]
 # Ray Serve brings Starlette, Uvicorn and Prometheus' client, which are named because they are used here directly.
 SERVE = ["ray[serve]>=2.40,<3", "starlette>=0.40", "uvicorn>=0.30", "prometheus_client>=0.20", "python-multipart>=0.0.18"]
+BEAM = ["apache-beam>=2.60,<3"]
 
 setup(
     name="personlab-keras",
@@ -29,7 +30,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["personlab_keras", "personlab_keras.*", "data_prep", "data_prep.*"]),
-    package_data={"personlab_keras": ["configs/*.yaml", "serving/page.html"]},
+    package_data={"personlab_keras": ["configs/*.yaml", "skeletons/*.yaml", "serving/page.html"]},
     install_requires=[
         "tensorflow>=2.18,<3",
         "tensorflow-serving-api>=2.18,<3",
@@ -41,14 +42,17 @@ setup(
         "opencv-python>=4.9,<6",
         "pycocotools>=2.0.8,<3",
         "PyYAML>=6,<7",
+        "protobuf>=4,<8",
+        "google-crc32c>=1.5,<2",
         "rich>=13,<16",
         "tensorboard>=2.18,<3",
     ],
     extras_require={
-        "test": [*TEST, *ONNX, *LITERT, *SERVE],
+        "test": [*TEST, *ONNX, *LITERT, *SERVE, *BEAM],
         "onnx": ONNX,
         "litert": LITERT,
         "serve": SERVE,
+        "beam": BEAM,
         "jax": ["jax>=0.4.30"],
     },
     entry_points={"console_scripts": ["personlab = personlab_keras.cli:main"]},

@@ -18,7 +18,6 @@ synthetic people instead, near and far, all of them fully labelled.
 import argparse
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,10 +25,11 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.build import gather_people, view_targets
+from data_prep.baking import gather_people, view_targets
 from data_prep.coco import AnnotatedImage, read_coco
 from data_prep.geometry import whole_image
 from data_prep.inspection import dense_maps
+from data_prep.reasons import Tally
 from personlab_keras.config import DecodeConfig, TargetsConfig
 from personlab_keras.coordinates import map_side
 from personlab_keras.decoder import Frame, decode
@@ -179,7 +179,7 @@ def decoded(
 def perfect_maps(image: AnnotatedImage, side: int, settings: TargetsConfig) -> tuple[Maps, Frame]:
     """The targets of the whole image, fitted to a square view as records have it, and how the image lies in that view."""
     view = whole_image(image.width, image.height, side)
-    targets = asdict(view_targets(gather_people(image, COCO_PERSON, Counter()), view, settings, COCO_PERSON))
+    targets = asdict(view_targets(gather_people(image, COCO_PERSON, Tally()), view, settings, COCO_PERSON))
     meta = Meta(side, settings.stride, settings.radius, COCO_PERSON, 1, (), 1, {}, {}, {})
     shift = float(view.affine[0, 2])
     return dense_maps(targets, meta), Frame(image.height, image.width, (view.scale, view.scale), (shift, shift))

@@ -15,7 +15,7 @@ import time
 
 import tensorflow as tf
 
-from data_prep.inspection import summary
+from data_prep.statistics import summary
 from personlab_keras.config import DataConfig
 from personlab_keras.data import expand, make_dataset, training_examples
 from personlab_keras.records import Meta, read_meta
@@ -59,7 +59,7 @@ def main() -> None:
 
 def jpeg_alone(records: str, meta: Meta, batch: int) -> tf.data.Dataset:
     """Images only, nothing else parsed."""
-    files = [f"{records}/{name}" for name in meta.shards]
+    files = [f"{records}/{shard.name}" for shard in meta.shards]
 
     def decode(serialized: tf.Tensor) -> tf.Tensor:
         parsed = tf.io.parse_single_example(serialized, {"image": tf.io.FixedLenFeature([], tf.string)})

@@ -2,55 +2,36 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import contextlib
+import hashlib
+import json
 import os
+import shutil
+import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
-import tensorflow as tf
 
-from data_prep.coco import AnnotatedImage, decode_segmentation, read_coco
-from data_prep.geometry import View, random_view, sample_mask, warp_boxes, warp_image, warp_keypoints, whole_image
-from personlab_keras.config import Config, TargetsConfig, config_to_dict
-from personlab_keras.coordinates import box_from_coco, map_side
+from data_prep.coco import AnnotatedImage, read_coco
+from data_prep.engines import Engine, processes
+from data_prep.reasons import Reason, Tally
+from data_prep.shards import STATE, Task, Written, deal, finished, is_intact, to_json, write_shard
+from personlab_keras.config import Config, config_to_dict
 from personlab_keras.errors import InputError
-from personlab_keras.images import read_image
-from personlab_keras.records import META_FILE, Meta, Record, write_example, write_meta
+from personlab_keras.files import sole_writer, write_atomically
+from personlab_keras.records import META_FILE, Meta, parse_meta, write_meta
 from personlab_keras.skeleton import COCO_PERSON, Skeleton
-from personlab_keras.startup import import_tensorflow_quietly, workers_ignore_interrupts
-from personlab_keras.targets import MAX_PERSONS, CompactTargets, encode
 
-MIN_SHARDS = 16
-"""Small sets are cut into about this many shards all the same, so that several workers and readers share them."""
+__all__ = ["prepare", "write_shard"]
 
-
-@dataclass(frozen=True)
-class People:
-    """The non-crowd people of an image as arrays, and its crowd region."""
-
-    ids: np.ndarray  # (P,)
-    keypoints: np.ndarray  # (P, K, 3)
-    boxes: np.ndarray  # (P, 4), pixel-centre coordinates
-    areas: np.ndarray  # (P,)
-    masks: np.ndarray  # (P, H, W) bool
-    annotated: np.ndarray  # (P,) bool
-    crowd: np.ndarray  # (H, W) bool
-
-
-@dataclass(frozen=True)
-class _Shard:
-    """What a worker is asked to write."""
-
-    path: Path
-    images: tuple[AnnotatedImage, ...]
-    folder: Path
-    config: Config
-    skeleton: Skeleton
+_PLAN_FILE = "plan.json"
+_BAKED = ("view_size", "views_per_image", "scale", "rotation", "flip", "negatives", "image_quality", "shard_records", "seed")
+_BAKED_TOO = ("pad_colour", "follow_links")
+"""Settings of `data` that the records depend on; the others are about reading them."""
 
 
 def prepare(
@@ -60,221 +41,208 @@ def prepare(
     config: Config,
     skeleton: Skeleton = COCO_PERSON,
     progress: Callable[[int, int], None] | None = None,
+    *,
+    engine: Engine | None = None,
+    categories: Sequence[str] = (),
+    strict: bool = False,
+    overwrite: bool = False,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Meta:
     """Bakes the views of every annotated image into records.
 
-    The records do not depend on the number of workers: images are shuffled by the seed and cut into shards beforehand, and the
-    random views of an image are a function of (seed, image id, number of the view).
+    The records are a function of the input and the settings that `meta.json` lists: which engine, how many workers, and whether they
+    were interrupted does not show in a single byte. Ended at any moment and called again, it keeps the finished shards, once they are
+    found to be as they were written, and builds the others. On a finished folder it does the same.
 
     Args:
-        annotations: a COCO person keypoints file.
+        annotations: a COCO keypoints file.
         images: the folder of its images.
-        out: a folder that holds no records yet.
+        out: a folder, new, or begun by the same call.
         progress: called with (images done, images in all).
+        engine: who writes; worker processes by `data.workers` if None.
+        categories: as for `read_coco`.
+        strict: whether the first fault of the data set is an error instead of a count.
+        overwrite: whether records of something else in `out` are replaced.
+        say: takes a line for the user.
 
     Raises:
-        InputError: as `read_coco`; `out` holds records already; the folder is missing or no image in it could be used.
+        InputError: as `read_coco`; the folder of images is missing, or no image in it could be used; `out` holds records of other
+            input or settings, or another process builds there; with `strict`, the first fault.
+        KeyboardInterrupt: with a text that says how far it was, and how to go on.
     """
     folder, target = Path(images), Path(out)
-    coco = read_coco(annotations, skeleton)
+    coco = read_coco(annotations, skeleton, categories, strict)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of images")
-    if (target / META_FILE).exists():
-        raise InputError(f"{target}: holds records already. Choose another folder or delete it")
-    skipped = Counter(coco.skipped)
+    folder = folder.resolve()
+    tally = Tally(strict, str(annotations))
+    tally.merge(coco.skipped, coco.examples)
     chosen = [image for image in coco.images if image.annotations or config.data.negatives]
-    if len(chosen) < len(coco.images):
-        skipped["image without people (data.negatives is false)"] += len(coco.images) - len(chosen)
-    if not chosen:
-        raise InputError(f"{annotations}: no image with people")
-    target.mkdir(parents=True, exist_ok=True)
-    shards = list(_cut(chosen, target, folder, config, skeleton))
-    counts: Counter[str] = Counter()
-    written: list[str] = []
-    most_persons, done = 1, 0
+    for image in coco.images if len(chosen) < len(coco.images) else ():
+        if not image.annotations:
+            tally.add(Reason.IMAGE_NEGATIVE, f"image {image.id} {image.file_name!r}")
+    if not any(image.annotations for image in chosen):
+        raise InputError(f"{annotations}: no image with people. Left out: {tally}")
+    plan = {
+        "annotations": {"name": Path(annotations).name, "bytes": coco.bytes, "sha256": coco.sha256},
+        "categories": list(categories),
+        "images": _listing(chosen, folder),
+        "data": {name: config_to_dict(config.data)[name] for name in (*_BAKED, *_BAKED_TOO)},
+        "targets": config_to_dict(config.targets),
+        "skeleton": skeleton.to_dict(),
+        # Other versions may encode an image in other bytes.
+        "libraries": {"opencv": cv2.__version__, "numpy": np.__version__, "zlib": zlib.ZLIB_RUNTIME_VERSION},
+    }
+    digest = hashlib.sha256(to_json(plan)).hexdigest()
+    tasks = [
+        Task(name, target, digest, part, folder, config, skeleton, strict)
+        for name, part in deal(chosen, len(coco.images), config.data)
+    ]
+    with sole_writer(target):
+        _claim(target, plan, overwrite)
+        site = _Site(target, tasks, engine or processes(config.data.workers or os.cpu_count() or 1), progress, say)
+        if (target / META_FILE).is_file():
+            meta = parse_meta(target)
+            site.mend(meta)
+        else:
+            written = site.build()
+            meta = _summed_up(written, tally, plan, config, skeleton)
+            if meta.records:
+                write_meta(target, meta)
+        shutil.rmtree(target / STATE, ignore_errors=True)
+    if not meta.records:
+        raise InputError(f"{folder}: none of {len(chosen)} images could be used: {tally}")
+    return meta
+
+
+class _Site:
+    """A folder in which shards are built."""
+
+    def __init__(
+        self,
+        target: Path,
+        tasks: Sequence[Task],
+        engine: Engine,
+        progress: Callable[[int, int], None] | None,
+        say: Callable[[str], None],
+    ) -> None:
+        self._target, self._tasks, self._engine, self._progress, self._say = target, tasks, engine, progress, say
+
+    def build(self) -> list[Written]:
+        """What became of each task, in their order; what is finished already is kept."""
+        results = {task.name: written for task in self._tasks if (written := finished(task)) is not None}
+        for written in self._write([task for task in self._tasks if task.name not in results], len(self._tasks)):
+            results[written.shard.name] = written
+        return [results[task.name] for task in self._tasks]
+
+    def mend(self, meta: Meta) -> None:
+        """Builds the shards of a finished folder anew that are no longer as they were written.
+
+        Raises:
+            InputError: one comes out otherwise than before.
+        """
+        broken = {shard.name: shard for shard in meta.shards if not is_intact(self._target, shard)}
+        for written in self._write([task for task in self._tasks if task.name in broken], len(meta.shards)):
+            if written.shard != broken[written.shard.name]:
+                raise InputError(
+                    f"{self._target / written.shard.name}: built anew it is not what it was: an image must have changed. "
+                    "--overwrite the records"
+                )
+
+    def _write(self, todo: Sequence[Task], total: int) -> Iterator[Written]:
+        done, images = total - len(todo), sum(len(task.images) for task in self._tasks)
+        sizes = {task.name: len(task.images) for task in todo}
+        if done:
+            self._say(f"{self._target}: {done} of {total} shards are finished, and as they were written")
+        seen = images - sum(sizes.values())
+        try:
+            for written in self._engine(todo) if todo else ():
+                done += 1
+                seen += sizes[written.shard.name]
+                if self._progress is not None:
+                    self._progress(seen, images)
+                yield written
+        except KeyboardInterrupt:
+            for unfinished in self._target.glob(".*.part"):
+                unfinished.unlink(missing_ok=True)
+            raise KeyboardInterrupt(
+                f"interrupted with {done} of {total} shards finished; the same command goes on from there"
+            ) from None
+
+
+def _listing(images: Sequence[AnnotatedImage], folder: Path) -> dict[str, Any]:
+    """How many images, and a digest of their names and sizes: enough to notice that files came, went or were exchanged."""
+    digest = hashlib.sha256()
+    for image in images:
+        try:
+            size = (folder / image.file_name).stat().st_size
+        except (OSError, ValueError):
+            size = -1
+        digest.update(to_json([image.id, image.file_name, size]))
+    return {"listed": len(images), "names_and_sizes_sha256": digest.hexdigest()}
+
+
+def _claim(target: Path, plan: Mapping[str, Any], overwrite: bool) -> None:
+    """Leaves the folder with what was begun by this plan and nothing else.
+
+    Raises:
+        InputError: it holds what was begun by another.
+    """
+    note = target / STATE / _PLAN_FILE
+    before = None
+    if (target / META_FILE).is_file() and not overwrite:
+        before = _plan_of(target)
+    elif note.is_file() and not overwrite:
+        with contextlib.suppress(ValueError):
+            before = json.loads(note.read_bytes())
+    if before is not None and before != plan:
+        changes = "; ".join(_differences(before, plan))
+        raise InputError(
+            f"{target}: holds records of other input or settings: {changes}. Choose another folder, or --overwrite them"
+        )
+    if before is None:
+        (target / META_FILE).unlink(missing_ok=True)  # first: a folder with it counts as whole
+        shutil.rmtree(target / STATE, ignore_errors=True)
+        for shard in target.glob("views-*-of-*.tfrecord"):
+            shard.unlink()
+    if not (target / META_FILE).is_file():
+        write_atomically(note, to_json(plan))
+
+
+def _plan_of(folder: Path) -> Any:
+    """What the records of a finished folder were made of. Records of another format have one, too, or something like it."""
+    path = folder / META_FILE
     try:
-        for shard, shard_counts, shard_skipped, persons in _run(shards, config.data.workers):
-            counts += shard_counts
-            skipped += shard_skipped
-            most_persons = max(most_persons, persons)
-            done += len(shard.images)
-            if shard_counts["views"]:
-                written.append(shard.path.name)
-            if progress is not None:
-                progress(done, len(chosen))
-    finally:
-        for unfinished in target.glob(".*.part"):
-            unfinished.unlink()
-    if not counts["views"]:
-        raise InputError(f"{folder}: none of {len(chosen)} images could be used: {_reasons(skipped)}")
-    meta = Meta(
+        return json.loads(path.read_bytes())["source"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{path}: damaged. Choose another folder, or --overwrite the records") from None
+
+
+def _differences(before: Any, now: Any, place: str = "") -> Iterator[str]:
+    """What differs between two plans, by name."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted(before.keys() | now.keys()):
+            yield from _differences(before.get(key), now.get(key), f"{place}.{key}" if place else key)
+    elif before != now:
+        was, is_ = (str(value) if len(str(value)) <= 40 else f"{str(value)[:12]}..." for value in (before, now))
+        yield f"{place} was {was}, is {is_}"
+
+
+def _summed_up(results: Sequence[Written], tally: Tally, plan: Mapping[str, Any], config: Config, skeleton: Skeleton) -> Meta:
+    counts: Counter[str] = Counter()
+    for written in results:
+        counts.update(written.counts)
+        tally.merge(written.skipped, written.examples)
+    return Meta(
         view_size=config.data.view_size,
         stride=config.targets.stride,
         radius=config.targets.radius,
         skeleton=skeleton,
         records=counts["views"],
-        shards=tuple(sorted(written)),
-        max_persons=most_persons,
+        shards=tuple(written.shard for written in results if written.shard.records),
+        max_persons=max(1, *(written.max_persons for written in results)),
         counts=dict(sorted(counts.items())),
-        skipped=dict(sorted(skipped.items())),
-        source={"annotations": Path(annotations).name, "data": config_to_dict(config.data)},
+        skipped=dict(sorted(tally.counts.items())),
+        source=plan,
+        examples=dict(sorted(tally.examples.items())),
     )
-    write_meta(target, meta)
-    return meta
-
-
-def _reasons(skipped: Counter[str]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in skipped.most_common())
-
-
-def _cut(images: list[AnnotatedImage], target: Path, folder: Path, config: Config, skeleton: Skeleton) -> Iterator[_Shard]:
-    order = np.random.default_rng(config.data.seed).permutation(len(images))
-    per_shard = max(1, min(config.data.shard_records // config.data.views_per_image, -(-len(images) // MIN_SHARDS)))
-    total = -(-len(images) // per_shard)
-    for number in range(total):
-        part = tuple(images[i] for i in order[number * per_shard : (number + 1) * per_shard])
-        yield _Shard(target / f"views-{number:05d}-of-{total:05d}.tfrecord", part, folder, config, skeleton)
-
-
-def _run(shards: list[_Shard], workers: int) -> Iterable[tuple[_Shard, Counter[str], Counter[str], int]]:
-    workers = min(workers or os.cpu_count() or 1, len(shards))
-    if workers == 1:
-        yield from map(_write_shard, shards)
-        return
-    # Spawned, not forked: TensorFlow's threads do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=import_tensorflow_quietly) as pool:
-        with workers_ignore_interrupts():  # all workers start with the first submission
-            futures = [pool.submit(_write_shard, shard) for shard in shards]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for worker in multiprocessing.active_children():
-                worker.terminate()
-            raise
-
-
-def _write_shard(shard: _Shard) -> tuple[_Shard, Counter[str], Counter[str], int]:
-    """Writes one file; returns the counts of what went into it, of what was skipped by reason, and the most persons in a view."""
-    counts: Counter[str] = Counter()
-    skipped: Counter[str] = Counter()
-    persons = 0
-    beside = shard.path.with_name(f".{shard.path.name}.part")
-    with tf.io.TFRecordWriter(str(beside)) as writer:
-        for image in shard.images:
-            for record in image_records(image, shard.folder, shard.config, shard.skeleton, counts, skipped):
-                serialized = write_example(record)
-                writer.write(serialized)
-                persons = max(persons, len(record.person_ids))
-                counts["bytes"] += len(serialized)
-                counts["image bytes"] += len(record.image)
-    if counts["views"]:
-        with open(beside, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(beside, shard.path)
-    else:
-        beside.unlink()
-    return shard, counts, skipped, persons
-
-
-def image_records(
-    image: AnnotatedImage, folder: Path, config: Config, skeleton: Skeleton, counts: Counter[str], skipped: Counter[str]
-) -> Iterator[Record]:
-    """The records of one image, one per view; adds to the counts, and to `skipped` by reason."""
-    path = folder / image.file_name
-    if not path.is_file():
-        skipped["image missing"] += 1
-        return
-    try:
-        # COCO annotates the pixels as stored, whatever their orientation tag says.
-        pixels = read_image(path, apply_orientation=False)
-    except InputError:
-        skipped["image unreadable"] += 1
-        return
-    if pixels.shape[:2] != (image.height, image.width):
-        skipped["image of another size than annotated"] += 1
-        return
-    people = gather_people(image, skeleton, skipped)
-    counts["images"] += 1
-    counts["images without people"] += not image.annotations
-    counts["persons"] += len(people.ids)
-    counts["persons without keypoints"] += int((~people.annotated).sum())
-    counts["crowd regions"] += sum(annotation.crowd for annotation in image.annotations)
-    for number in range(config.data.views_per_image):
-        counts["views"] += 1
-        yield _bake(image, pixels, people, number, config, skeleton)
-
-
-def gather_people(image: AnnotatedImage, skeleton: Skeleton, skipped: Counter[str]) -> People:
-    """The people of an image with their masks decoded; adds to `skipped`, by reason, what had to be left out."""
-    crowd = np.zeros((image.height, image.width), bool)
-    people = []
-    for annotation in image.annotations:
-        mask = np.zeros_like(crowd)
-        try:
-            if annotation.segmentation is not None:
-                mask = decode_segmentation(annotation.segmentation, image.height, image.width)
-            else:
-                skipped["mask missing (person kept)"] += 1
-        except ValueError:
-            skipped["mask damaged (person kept)"] += 1
-        if annotation.crowd:
-            crowd |= mask
-        else:
-            people.append((annotation, mask))
-    if len(people) > MAX_PERSONS:
-        # Those beyond the limit become part of the crowd: unknown, rather than background.
-        people.sort(key=lambda pair: -pair[0].area)
-        skipped[f"person beyond the {MAX_PERSONS} largest of an image (masked as crowd)"] += len(people) - MAX_PERSONS
-        for _, mask in people[MAX_PERSONS:]:
-            crowd |= mask
-        people = people[:MAX_PERSONS]
-    annotations = [annotation for annotation, _ in people]
-    return People(
-        ids=np.array([annotation.id for annotation in annotations], np.int64),
-        keypoints=np.array([a.keypoints for a in annotations]).reshape(-1, skeleton.keypoint_count, 3),
-        boxes=box_from_coco(np.array([a.box for a in annotations]).reshape(-1, 4)),
-        areas=np.array([a.area for a in annotations]),
-        masks=np.array([mask for _, mask in people], bool).reshape(-1, image.height, image.width),
-        annotated=np.array([a.annotated for a in annotations], bool),
-        crowd=crowd,
-    )
-
-
-def _bake(image: AnnotatedImage, pixels: np.ndarray, people: People, number: int, config: Config, skeleton: Skeleton) -> Record:
-    view = _choose_view(image, number, config)
-    targets = view_targets(people, view, config.targets, skeleton)
-    warped = warp_image(pixels, view, config.data.pad_colour)
-    _, encoded = cv2.imencode(".jpg", warped[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, config.data.image_quality])
-    return Record(
-        image_id=image.id,
-        view=number,
-        image=encoded.tobytes(),
-        targets=targets,
-        person_ids=people.ids,
-        person_boxes=warp_boxes(people.boxes, view),
-        person_areas=people.areas * view.scale**2,
-    )
-
-
-def view_targets(people: People, view: View, settings: TargetsConfig, skeleton: Skeleton) -> CompactTargets:
-    """What a network should say about a view of the people of an image."""
-    cells = map_side(view.side, settings.stride)
-    return encode(
-        keypoints=warp_keypoints(people.keypoints, view, skeleton),
-        masks=np.array([sample_mask(mask, view, settings.stride) for mask in people.masks], bool).reshape(-1, cells, cells),
-        annotated=people.annotated,
-        crowd=sample_mask(people.crowd, view, settings.stride),
-        view_size=(view.side, view.side),
-        radius=settings.radius,
-        stride=settings.stride,
-    )
-
-
-def _choose_view(image: AnnotatedImage, number: int, config: Config) -> View:
-    if number == 0:
-        return whole_image(image.width, image.height, config.data.view_size)
-    rng = np.random.default_rng((config.data.seed, image.id, number))
-    return random_view(image.width, image.height, config.data.view_size, config.data, rng)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -29,7 +31,8 @@ class View:
     @property
     def scale(self) -> float:
         """View pixels per image pixel."""
-        return float(np.sqrt(abs(np.linalg.det(self.affine[:, :2]))))
+        (a, b), (c, d) = self.affine[:, :2].tolist()
+        return math.sqrt(abs(a * d - b * c))
 
 
 def whole_image(width: int, height: int, side: int) -> View:
@@ -37,9 +40,13 @@ def whole_image(width: int, height: int, side: int) -> View:
 
     That is how the predictor fits an image to the network, so a network meets in training what it meets later.
     """
-    scale = side / max(width, height)
+    return View(_shrunk_or_enlarged(side / max(width, height)), side)
+
+
+def _shrunk_or_enlarged(scale: float) -> np.ndarray:
+    """(2, 3): the half-pixel rule."""
     shift = (scale - 1.0) / 2.0
-    return View(np.array([[scale, 0.0, shift], [0.0, scale, shift]]), side)
+    return np.array([[scale, 0.0, shift], [0.0, scale, shift]])
 
 
 def random_view(width: int, height: int, side: int, settings: DataConfig, rng: np.random.Generator) -> View:
@@ -63,8 +70,24 @@ def random_view(width: int, height: int, side: int, settings: DataConfig, rng: n
 
 
 def warp_image(image: np.ndarray, view: View, pad_colour: tuple[int, int, int]) -> np.ndarray:
-    """(side, side, 3) uint8: the view of an image (H, W, 3) uint8, linear interpolation, smoothed first where it shrinks."""
+    """(side, side, 3) uint8: the view of an image (H, W, 3) uint8, linear interpolation, smoothed first where it shrinks.
+
+    Args:
+        pad_colour: in the image's order of channels.
+    """
     affine = view.affine
+    whole = np.allclose(affine, _shrunk_or_enlarged(view.scale), rtol=0.0, atol=1e-9)
+    if whole and round(min(image.shape[:2]) * view.scale):
+        # The whole image, as it is: one resize, by exactly this scale, is faster than a warp, and sharper than a resize and a warp.
+        height, width = (min(view.side, round(side * view.scale)) for side in image.shape[:2])
+        canvas = np.empty((view.side, view.side, 3), np.uint8)
+        canvas[height:], canvas[:height, width:] = pad_colour, pad_colour
+        method = cv2.INTER_AREA if view.scale < 1.0 else cv2.INTER_LINEAR
+        inside = canvas[:height, :width]
+        resized = cv2.resize(image, None, inside, fx=view.scale, fy=view.scale, interpolation=method)
+        if not np.may_share_memory(resized, canvas):  # of a row or column more or less
+            inside[:] = resized[:height, :width]
+        return canvas
     if view.scale < 1.0:
         # Linear interpolation alone would skip pixels. The image is averaged down to its size in the view first, as the predictor
         # does it, which leaves turning and shifting to the interpolation.
@@ -99,10 +122,15 @@ def sample_mask(mask: np.ndarray, view: View, stride: int) -> np.ndarray:
 
     A cell is a point, so nothing is interpolated: a mask stays a mask and is neither dilated nor smeared.
     """
+    return mask_sampler(view, stride, *mask.shape)(mask)
+
+
+def mask_sampler(view: View, stride: int, height: int, width: int) -> Callable[[np.ndarray], np.ndarray]:
+    """`sample_mask` for many masks of an image of that size: where the cells lie is worked out once."""
     cells = map_side(view.side, stride)
     inverse = cv2.invertAffineTransform(view.affine)
     points = transform_points(grid(cells, cells, stride).astype(np.float64), inverse)
     columns, rows = np.floor(points + 0.5).astype(np.int64).transpose(2, 0, 1)
-    height, width = mask.shape
     inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-    return inside & mask[np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)]
+    rows, columns = np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)
+    return lambda mask: inside & mask[rows, columns]

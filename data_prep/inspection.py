@@ -1,9 +1,10 @@
-"""`personlab inspect`: what a records folder holds, in numbers and in drawings of every target over its image."""
+"""`personlab inspect --out`: drawings of every target over its image, and the page."""
 
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,87 +12,69 @@ import cv2
 import numpy as np
 import tensorflow as tf
 
-from personlab_keras.data import expand, stored_examples
+from data_prep.page import page
+from data_prep.statistics import sound_records, summary
+from personlab_keras.data import expand
 from personlab_keras.drawing import draw_targets
-from personlab_keras.errors import InputError
 from personlab_keras.files import write_atomically
+from personlab_keras.images import decode_image
 from personlab_keras.maps import OUTPUTS, Maps, unpack
-from personlab_keras.records import Meta, read_meta
-from personlab_keras.targets import IGNORE_CROWD, IGNORE_UNANNOTATED, OVERLAP
+from personlab_keras.records import Meta, Record, read_meta
 
 
-def summary(records: str | Path) -> dict[str, Any]:
-    """Counts of a records folder, read from its records and not from what was said when they were written.
+def inspect(records: str | Path, out: str | Path, count: int, sheet: int, seed: int = 0, skip_corrupt: int = 0) -> dict[str, Any]:
+    """Writes `index.html`, in which a person can look through the records, and beside it the drawings that it holds.
 
-    Returns: views, persons, labelled keypoints by name, cells by kind as shares of all, bytes per view, the `skipped` reasons.
+    Args:
+        count: of views whose targets are drawn.
+        sheet: of views on the contact sheet.
+        seed: chooses them.
+
+    Returns:
+        The counts, as `summary`.
 
     Raises:
-        InputError: no records folder, or a damaged shard.
+        InputError: no records folder, or more than `skip_corrupt` damaged records.
+    """
+    counts = summary(records, skip_corrupt)
+    drawings = draw_records(records, out, count, seed, skip_corrupt)
+    meta = read_meta(records)
+    views = list(_chosen(records, meta, sheet, seed, skip_corrupt))
+    write_atomically(Path(out) / "index.html", page(f"Records: {Path(records)}", counts, views, meta.skeleton, drawings).encode())
+    return counts
+
+
+def _chosen(records: str | Path, meta: Meta, count: int, seed: int, skip_corrupt: int) -> Iterator[Record]:
+    wanted = set(random.Random(seed).sample(range(meta.records), min(count, meta.records)))
+    for number, record in enumerate(sound_records(records, meta, skip_corrupt, [])):
+        if number in wanted:
+            yield record
+
+
+def draw_records(records: str | Path, out: str | Path, count: int, seed: int = 0, skip_corrupt: int = 0) -> list[Path]:
+    """Draws the targets of `count` views, chosen by the seed, as `<image id>-<view>.png` into `out`; returns the files.
+
+    Raises:
+        InputError: no records folder, or more than `skip_corrupt` damaged records.
     """
     meta = read_meta(records)
-    counts: Counter[str] = Counter()
-    labelled = np.zeros(meta.skeleton.keypoint_count, np.int64)
-    cells: Counter[str] = Counter()
-    for example in _arrays(records, meta):
-        persons = int(example["persons"])
-        counts["views"] += 1
-        counts["persons"] += persons
-        counts["views without people"] += persons == 0
-        labelled += example["keypoints"][:persons, :, 2].sum(axis=0).astype(np.int64)
-        cells["all"] += example["instance"].size
-        cells["person"] += int((example["instance"] > 0).sum())
-        cells["overlap"] += int((example["instance"] == OVERLAP).sum())
-        cells["crowd"] += int((example["ignore"] & IGNORE_CROWD > 0).sum())
-        cells["unannotated person"] += int((example["ignore"] & IGNORE_UNANNOTATED > 0).sum())
-    if counts["views"] != meta.records:
-        raise InputError(f"{records}: meta.json says {meta.records} views. The shards hold {counts['views']}")
-    size = sum((Path(records) / name).stat().st_size for name in meta.shards)
-    dense = 2 * meta.map_side**2 * sum(channels(meta.skeleton) for channels in OUTPUTS.values())
-    return {
-        **counts,
-        "shards": len(meta.shards),
-        "view_size": meta.view_size,
-        "stride": meta.stride,
-        "radius": meta.radius,
-        "bytes per view": round(size / meta.records),
-        "bytes of targets per view": round((size - meta.counts["image bytes"]) / meta.records),
-        "bytes of dense float16 targets per view": dense,
-        "labelled keypoints": dict(zip(meta.skeleton.keypoints, labelled.tolist(), strict=True)),
-        "share of cells": {name: round(count / cells["all"], 4) for name, count in cells.items() if name != "all"},
-        "skipped": dict(meta.skipped),
-    }
-
-
-def draw_records(records: str | Path, out: str | Path, count: int, seed: int = 0) -> list[Path]:
-    """Draws the targets of `count` views, chosen by the seed, as `<image id>-<view>.png` into `out`; returns the files."""
-    meta = read_meta(records)
-    chosen = set(random.Random(seed).sample(range(meta.records), min(count, meta.records)))
     files = []
-    for number, example in enumerate(_arrays(records, meta)):
-        if number not in chosen:
-            continue
-        sheet = draw_targets(
-            example["image"],
-            dense_maps(example, meta),
+    for record in _chosen(records, meta, count, seed, skip_corrupt):
+        drawing = draw_targets(
+            decode_image(record.image, f"image {record.image_id}"),
+            dense_maps(asdict(record.targets), meta),
             meta.skeleton,
-            instance=example["instance"],
-            ignore=example["ignore"],
-            keypoints=example["keypoints"][: int(example["persons"])],
+            instance=record.targets.instance,
+            ignore=record.targets.ignore,
+            keypoints=record.targets.keypoints,
         )
-        _, encoded = cv2.imencode(".png", sheet[..., ::-1])
-        files.append(Path(out) / f"{int(example['image_id']):012d}-{int(example['view'])}.png")
+        _, encoded = cv2.imencode(".png", drawing[..., ::-1])
+        files.append(Path(out) / f"{record.image_id:012d}-{record.view}.png")
         write_atomically(files[-1], encoded.tobytes())
     return files
 
 
-def dense_maps(example: dict[str, np.ndarray], meta: Meta) -> Maps:
-    """The targets of one parsed example as perfect maps."""
-    dense = expand({name: tf.convert_to_tensor(value) for name, value in example.items()}, meta)
+def dense_maps(targets: dict[str, np.ndarray], meta: Meta) -> Maps:
+    """The compact targets of one view, by name, as perfect maps."""
+    dense = expand({name: tf.convert_to_tensor(value) for name, value in targets.items()}, meta)
     return unpack({name: dense[name].numpy() for name in OUTPUTS}, meta.stride, meta.skeleton)
-
-
-def _arrays(records: str | Path, meta: Meta) -> Any:
-    try:
-        yield from stored_examples(records, meta).as_numpy_iterator()
-    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
-        raise InputError(f"{records}: a damaged shard: {str(error).splitlines()[0][:200]}") from None

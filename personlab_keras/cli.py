@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from personlab_keras.config import Config, config_to_yaml, load_config
 from personlab_keras.errors import InputError, Stopped
 from personlab_keras.runtimes import is_network_file
 from personlab_keras.startup import import_tensorflow_quietly
+
+_WITHOUT_TENSORFLOW = ("config", "inspect", "prepare", "serve")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,8 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(f"personlab {options.command}: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(f"personlab {options.command}: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"personlab {options.command}: {interrupt.args[0] if interrupt.args else 'interrupted'}", file=sys.stderr)
         return 130
 
 
@@ -64,19 +67,36 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", type=Path, default=Path("demo"), help="folder for everything that it makes (default: demo)")
 
     prepare = command("prepare", _prepare, "COCO keypoint annotations -> TFRecords with precomputed disc targets")
-    prepare.add_argument("--annotations", type=Path, required=True, help="COCO person keypoints JSON")
+    prepare.add_argument("--annotations", type=Path, required=True, help="COCO keypoints JSON")
     prepare.add_argument("--images", type=Path, required=True, help="folder of its images")
-    prepare.add_argument("--out", type=Path, required=True, help="folder for the records")
+    prepare.add_argument(
+        "--out", type=Path, required=True, help="folder for the records; the same command again goes on with them"
+    )
+    prepare.add_argument("--skeleton", metavar="FILE", help="YAML of the keypoints, or the name of a shipped one (data.skeleton)")
+    prepare.add_argument(
+        "--category", action="append", default=[], metavar="NAME", help="whose annotations count; may be given several times"
+    )
+    prepare.add_argument("--strict", action="store_true", help="stop at the first fault of the data set instead of counting it")
+    prepare.add_argument("--overwrite", action="store_true", help="replace records of other input or settings")
+    prepare.add_argument("--workers", type=int, metavar="N", help="processes; 0 or 1 for this one alone (default: data.workers)")
+    prepare.add_argument("--beam", action="store_true", help="by an Apache Beam pipeline; its options follow after --")
+    prepare.add_argument("--beam-options", default="", metavar="TEXT", help="options of the Beam pipeline, as one text")
+    prepare.add_argument("pipeline", nargs="*", metavar="-- OPTION", help="options of the Beam pipeline, as --runner=FlinkRunner")
 
-    inspect = command("inspect", _inspect, "counts, sizes and drawings of a records folder")
+    inspect = command("inspect", _inspect, "what a records folder holds: counts, histograms, a page to look through")
     inspect.add_argument("records", type=Path)
-    inspect.add_argument("--out", type=Path, help="folder for drawings of targets over their images")
-    inspect.add_argument("--count", type=int, default=12, help="how many views to draw (default: 12)")
+    inspect.add_argument("--out", type=Path, help="folder for a page to look through: index.html, and its drawings of targets")
+    inspect.add_argument("--count", type=int, default=12, help="how many views to draw all targets of (default: 12)")
+    inspect.add_argument("--sheet", type=int, default=48, help="how many views to show on the contact sheet (default: 48)")
+    inspect.add_argument("--skip-corrupt", type=int, default=0, metavar="N", help="pass over at most so many damaged records")
 
     train = command("train", _train, "train a network, or go on with a run")
     train.add_argument("--records", type=Path, required=True, help="records to learn from")
     train.add_argument("--workdir", type=Path, required=True, help="checkpoints, logs and the resolved configuration")
     train.add_argument("--val-records", type=Path, help="records to validate on")
+    train.add_argument(
+        "--skip-corrupt", type=int, metavar="N", help="pass over at most so many damaged records (data.skip_corrupt)"
+    )
     train.add_argument("--init", type=Path, metavar="MODEL", help="model directory to start from")
 
     export = command("export", _export, "a run or model directory -> SavedModel, Keras weights and personlab.json")
@@ -111,6 +131,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--annotations", type=Path, required=True, help="COCO person keypoints JSON")
     evaluate.add_argument("--images", type=Path, required=True, help="folder of its images")
     evaluate.add_argument("--out", type=Path, required=True, help="folder for results and metrics.json")
+    evaluate.add_argument(
+        "--category", action="append", default=[], metavar="NAME", help="whose annotations count; may be given several times"
+    )
     evaluate.add_argument("--limit", type=int, help="only the first so many images")
 
     for command_with_views in (predict, evaluate):
@@ -131,7 +154,7 @@ def _parser() -> argparse.ArgumentParser:
 def _needs_tensorflow(options: argparse.Namespace) -> bool:
     if options.command in ("predict", "evaluate"):
         return not is_network_file(options.model)
-    return options.command not in ("config", "serve") and not getattr(options, "list", False)
+    return options.command not in _WITHOUT_TENSORFLOW and not getattr(options, "list", False)
 
 
 def _demo(options: argparse.Namespace, config: Config) -> int:
@@ -149,32 +172,64 @@ def _demo(options: argparse.Namespace, config: Config) -> int:
 
 def _prepare(options: argparse.Namespace, config: Config) -> int:
     from data_prep.build import prepare
+    from data_prep.engines import beam, processes
+    from personlab_keras.skeleton import load_skeleton
 
+    try:
+        pipeline = [*shlex.split(options.beam_options), *options.pipeline]
+    except ValueError as error:
+        raise InputError(f"--beam-options: {error}. Received: {options.beam_options}") from None
+    if pipeline and not options.beam:
+        raise InputError(f"options of a Beam pipeline come with --beam. Received: {' '.join(pipeline)}")
+    if options.workers is not None and options.workers < 0:
+        raise InputError(f"--workers must be at least 0. Received: {options.workers}")
+    workers = config.data.workers or os.cpu_count() or 1
+    engine = beam(pipeline) if options.beam else processes(workers if options.workers is None else options.workers)
+    skeleton = load_skeleton(options.skeleton or config.data.skeleton)
     with _progress() as progress:
-        meta = prepare(options.annotations, options.images, options.out, config, progress=progress("images"))
+        meta = prepare(
+            options.annotations,
+            options.images,
+            options.out,
+            config,
+            skeleton,
+            progress("images"),
+            engine=engine,
+            categories=options.category,
+            strict=options.strict,
+            overwrite=options.overwrite,
+            say=_say,
+        )
     print(f"{options.out}: {meta.records} views in {len(meta.shards)} shards")
     for name, count in meta.counts.items():
         print(f"  {name}: {count}")
-    print(f"  skipped: {sum(meta.skipped.values())}")
+    print(f"  left out or mended: {sum(meta.skipped.values())}")
     for reason, count in meta.skipped.items():
-        print(f"    {reason}: {count}")
+        print(f"    {reason}: {count}, such as {meta.examples[reason][0]}")
     return 0
 
 
 def _inspect(options: argparse.Namespace, config: Config) -> int:
-    from data_prep.inspection import draw_records, summary
+    if options.out is None:
+        from data_prep.statistics import summary
 
-    print(json.dumps(summary(options.records), indent=1))
+        counts = summary(options.records, options.skip_corrupt)
+    else:
+        import_tensorflow_quietly()  # which draws targets, and which counts do not need
+        from data_prep.inspection import inspect
+
+        chosen = (options.count, options.sheet, config.data.seed, options.skip_corrupt)
+        counts = inspect(options.records, options.out, *chosen)
+    print(json.dumps(counts, indent=1))
     if options.out is not None:
-        files = draw_records(options.records, options.out, options.count, seed=config.data.seed)
-        print(f"{options.out}: {len(files)} drawings")
+        print(f"{options.out / 'index.html'}: counts, histograms, contact sheet, drawings of targets")
     return 0
 
 
 def _train(options: argparse.Namespace, config: Config) -> int:
     from personlab_keras.devices import join
     from personlab_keras.export import read_model_directory
-    from personlab_keras.records import read_meta
+    from personlab_keras.records import check_meta, read_meta
     from personlab_keras.train import train
 
     join(config.train.strategy)
@@ -186,7 +241,10 @@ def _train(options: argparse.Namespace, config: Config) -> int:
     base = replace(
         base, data=replace(base.data, view_size=meta.view_size), targets=replace(base.targets, stride=meta.stride, radius=radius)
     )
-    config = load_config(options.config, options.set, base=base)
+    skip = [] if options.skip_corrupt is None else [f"data.skip_corrupt={options.skip_corrupt}"]
+    config = load_config(options.config, [*skip, *options.set], base=base)
+    if directory is not None:
+        check_meta(meta, options.records, skeleton=directory.skeleton)
     init = None if directory is None else directory.network
     with _progress() as progress:
         advance = progress("steps")
@@ -271,7 +329,14 @@ def _evaluate(options: argparse.Namespace, config: Config) -> int:
     predictor = load(options.model, ["decode.score_threshold=0", *_view_settings(options), *options.set])
     with _progress() as progress:
         metrics = evaluate(
-            predictor, options.annotations, options.images, options.out, limit=options.limit, progress=progress("images")
+            predictor,
+            options.annotations,
+            options.images,
+            options.out,
+            skeleton=predictor.skeleton,
+            limit=options.limit,
+            progress=progress("images"),
+            categories=options.category,
         )
     _print_metrics(metrics)
     return 0

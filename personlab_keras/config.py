@@ -58,6 +58,13 @@ class DataConfig:
     """Largest random change of contrast, as a share."""
     saturation: float = 0.3
     """Largest random change of saturation, as a share."""
+    skip_corrupt: int = 0
+    """Most damaged records that are passed over when records are read. If more than 0, all shards are checked before training starts."""
+    skeleton: str = "coco_person"
+    """The keypoints, for `personlab prepare`: a YAML file, or the name of a shipped one (docs/data-format.md). Records, runs and models
+    carry it on."""
+    follow_links: bool = False
+    """Whether images may be symbolic links that lead out of their folder."""
 
 
 @dataclass(frozen=True)
@@ -336,7 +343,7 @@ def apply_overrides(config: Config, overrides: Iterable[str]) -> Config:
             raise InputError(f"--set takes section.key=value. Received: {override}")
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, TypeError, RecursionError):
             raise InputError(f"--set {name}: the value must be YAML. Received: {text}") from None
         config = _build(Config, {section: {key: value}}, base=config, where="", source="--set")
     return config
@@ -377,7 +384,14 @@ def _read_yaml(path: str | Path) -> dict[str, Any]:
         file = shipped
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except (
+        yaml.YAMLError,
+        ValueError,
+        TypeError,
+        RecursionError,
+    ) as error:  # dates that are none, lists as names, lists in themselves
         raise InputError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from None
     if values is None:
         return {}

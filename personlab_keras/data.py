@@ -6,7 +6,9 @@ Everything random is a function of (seed, position in the stream), so the stream
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import tensorflow as tf
@@ -14,9 +16,11 @@ import tensorflow as tf
 from personlab_keras.augmentation import Example, random_augmentation
 from personlab_keras.config import DataConfig
 from personlab_keras.coordinates import grid
+from personlab_keras.errors import InputError
 from personlab_keras.maps import mask_name
-from personlab_keras.records import Meta, parse_example, read_meta
-from personlab_keras.targets import IGNORE_CROWD, OVERLAP
+from personlab_keras.records import ARRAYS, Meta, check_damage, find_damage, read_meta
+from personlab_keras.targets import IGNORE_CROWD, IGNORE_MASKLESS, OVERLAP
+from personlab_keras.tfrecords import read_records
 
 WAIT = "wait"
 
@@ -49,6 +53,10 @@ def make_dataset(
         first_example: position in the training stream to start at; batches from there on equal those of an uninterrupted stream.
         part: which part of each training batch to give.
         parts: equal ones that a training batch of `batch_size` is divided into.
+
+    Raises:
+        InputError: no records folder; a shard is not of the length that meta.json says; with `settings.skip_corrupt`, more records
+            than that are damaged. A record that turns out damaged while it is read ends the stream: `damage_named` says which it is.
     """
     meta = read_meta(records)
     if training:
@@ -59,17 +67,66 @@ def make_dataset(
 
         dataset = training_examples(records, meta, settings or DataConfig(), seed, first_example, wanted)
     else:
-        dataset = stored_examples(records, meta)
+        dataset = stored_examples(records, meta, (settings or DataConfig()).skip_corrupt)
     targets = compiled_expansion(meta)
     dataset = dataset.map(lambda example: (tf.cast(example["image"], tf.float32), targets(example)), tf.data.AUTOTUNE)
     # Full batches only in training: a last short batch would be another shape to compile for.
     return dataset.batch(batch_size, drop_remainder=training, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
-def stored_examples(records: str | Path, meta: Meta) -> tf.data.Dataset:
-    """Parsed examples with decoded image (side, side, 3) uint8, in the order of the shards, once."""
-    files = [str(Path(records) / name) for name in meta.shards]
-    return tf.data.TFRecordDataset(files).map(lambda serialized: read_example(serialized, meta), tf.data.AUTOTUNE)
+def stored_examples(records: str | Path, meta: Meta, skip_corrupt: int = 0) -> tf.data.Dataset:
+    """Parsed examples with decoded image (side, side, 3) uint8, in the order of the shards, once. At most `skip_corrupt` damaged
+    records are passed over."""
+    files, read, _ = _readable(records, meta, skip_corrupt)
+    return tf.data.Dataset.from_tensor_slices(files).flat_map(read).map(lambda each: read_example(each, meta), tf.data.AUTOTUNE)
+
+
+def _readable(
+    records: str | Path, meta: Meta, skip_corrupt: int
+) -> tuple[list[str], Callable[[tf.Tensor], tf.data.Dataset], int]:
+    """The shards, what reads one of them, and how many records they give.
+
+    Raises:
+        InputError: a shard is not of its length, or more than `skip_corrupt` records are damaged.
+    """
+    files = [str(Path(records) / shard.name) for shard in meta.shards]
+    if not skip_corrupt:
+        for path, shard in zip(files, meta.shards, strict=True):
+            size = Path(path).stat().st_size
+            if size != shard.bytes:
+                raise InputError(f"{path}: must be {shard.bytes} bytes long, as meta.json says. Received: {size}")
+        return files, tf.data.TFRecordDataset, meta.records
+    # TensorFlow's reader leaves a file at the first damage. All is read once beforehand: only then is it known how much there is.
+    damaged = find_damage(records, meta)
+    check_damage(damaged, skip_corrupt, records)
+    for each in damaged:
+        logging.getLogger(__name__).warning("passed over: %s", each)
+    passed_over = {(str(each.path), each.record) for each in damaged}
+
+    def sound(path: bytes) -> Iterator[bytes]:
+        for number, content in enumerate(read_records(path.decode())):
+            if isinstance(content, bytes) and (path.decode(), number) not in passed_over:
+                yield content
+
+    def read(path: tf.Tensor) -> tf.data.Dataset:
+        return tf.data.Dataset.from_generator(sound, args=(path,), output_signature=tf.TensorSpec([], tf.string))
+
+    return files, read, meta.records - len(damaged)
+
+
+@contextmanager
+def damage_named(records: str | Path, *more: str | Path) -> Iterator[None]:
+    """Within, a damaged record that ends a stream of one of these folders is named: file, number, place.
+
+    Raises:
+        InputError: in place of TensorFlow's error, which names neither.
+    """
+    try:
+        yield
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError):
+        for folder in (records, *more):
+            check_damage(find_damage(folder, read_meta(folder)), 0, folder)
+        raise
 
 
 def training_examples(
@@ -82,8 +139,8 @@ def training_examples(
 ) -> tf.data.Dataset:
     """Endless augmented examples in compact form, from position `first_example` of the stream of this seed; of them those whose
     position in it is `wanted`."""
-    files = [str(Path(records) / name) for name in meta.shards]
-    first_epoch, within = divmod(first_example, meta.records)
+    files, read, count = _readable(records, meta, settings.skip_corrupt)
+    first_epoch, within = divmod(first_example, count)
 
     def shuffled(values: tf.Tensor, epoch: tf.Tensor, part: tf.Tensor) -> tf.Tensor:
         # Stateless, not Dataset.shuffle: its order hangs on a seed fixed beforehand and on everything drawn since.
@@ -93,7 +150,7 @@ def training_examples(
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         order = shuffled(tf.constant(files), epoch, tf.constant(-1, tf.int64))
         serialized = tf.data.Dataset.from_tensor_slices(order).interleave(
-            tf.data.TFRecordDataset, cycle_length=4, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+            read, cycle_length=4, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
         )
         # Shuffled before decoding: a buffer of JPEGs is small. Within the epoch: one pass ends before the next begins.
         parts = serialized.batch(settings.shuffle_records).enumerate()
@@ -120,6 +177,25 @@ def watch_waits(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
     # Taken one after the other: the clock, the batch, the clock.
     return tf.data.Dataset.zip(moments(), dataset, moments()).map(noted)
+
+
+def parse_example(serialized: tf.Tensor, meta: Meta) -> dict[str, tf.Tensor]:
+    """A record as tensors: `image` (encoded bytes) and everything else of `Record` and `CompactTargets` by name.
+
+    Persons are padded with zeros to `meta.max_persons`; `persons` says how many are real. All shapes are static.
+    """
+    features = tf.io.parse_single_example(serialized, {name: tf.io.FixedLenFeature([], tf.string) for name in ("image", *ARRAYS)})
+    sizes = {"P": -1, "K": meta.skeleton.keypoint_count, "h": meta.map_side}
+    example = {"image": features["image"]}
+    for name, (dtype, shape, compressed) in ARRAYS.items():
+        raw = tf.io.decode_compressed(features[name], "ZLIB") if compressed else features[name]
+        known = [sizes[side] if isinstance(side, str) else side for side in shape]
+        example[name] = tf.reshape(tf.io.decode_raw(raw, tf.as_dtype(dtype)), known)
+        if "P" in shape:
+            example["persons"] = tf.shape(example[name])[0]
+            padding = [[0, meta.max_persons - example["persons"]]] + [[0, 0]] * (len(shape) - 1)
+            example[name] = tf.ensure_shape(tf.pad(example[name], padding), [meta.max_persons, *known[1:]])
+    return example
 
 
 def read_example(serialized: tf.Tensor, meta: Meta) -> Example:
@@ -157,13 +233,16 @@ def expand(example: Example, meta: Meta) -> Example:
     instance = tf.cast(example["instance"], tf.int32)[..., None]
     crowd = tf.bitwise.bitwise_and(example["ignore"], tf.constant(IGNORE_CROWD, tf.uint8))[..., None] > 0
     alone = tf.where((instance == OVERLAP) | crowd, 0, instance)
+    # A person whose mask is unknown counts with its keypoints, but nobody can say which cells of its box are person.
+    counts = tf.bitwise.bitwise_and(example["ignore"], tf.constant(255 - IGNORE_MASKLESS, tf.uint8)) == 0
+    maskless = tf.bitwise.bitwise_and(example["ignore"], tf.constant(IGNORE_MASKLESS, tf.uint8))[..., None] > 0
     every = tf.range(keypoints)
     fields = {
         "short_offsets": offsets(owner, every),
         # Only where both ends are labelled: elsewhere the target is unknown, not zero.
         "mid_offsets": offsets(tf.gather(owner, edges[:, 0], axis=2), tf.constant(edges[:, 1], tf.int32)),
         "long_offsets": offsets(alone, every),
-        "heatmaps": (tf.cast(owner > 0, tf.float32), tf.cast(example["ignore"] == 0, tf.float32)[..., None]),
-        "segmentation": (tf.cast(instance > 0, tf.float32), tf.cast(~crowd, tf.float32)),
+        "heatmaps": (tf.cast(owner > 0, tf.float32), tf.cast(counts, tf.float32)[..., None]),
+        "segmentation": (tf.cast(instance > 0, tf.float32), tf.cast(~(crowd | maskless), tf.float32)),
     }
     return {key: tensor for name, (target, mask) in fields.items() for key, tensor in ((name, target), (mask_name(name), mask))}

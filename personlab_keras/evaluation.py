@@ -50,6 +50,7 @@ def evaluate(
     limit: int | None = None,
     max_detections: int = MASK_DETECTIONS,
     progress: Callable[[int, int], None] | None = None,
+    categories: Sequence[str] = (),
 ) -> Metrics:
     """Runs over the images of an annotation file and measures what was found.
 
@@ -62,6 +63,7 @@ def evaluate(
         limit: only the first so many images of the file.
         max_detections: as in `evaluate_results`.
         progress: called with (images done, images in all) after each image.
+        categories: as in `evaluate_results`.
 
     Returns:
         The metrics of `evaluate_results`, and
@@ -81,7 +83,7 @@ def evaluate(
     masks: list[dict[str, Any]] = []
     timings: dict[str, list[float]] = {}
     people_seen = 0
-    category = _person_category(coco, str(annotations))
+    category = min(_category_ids(coco, skeleton, categories, str(annotations)))
     for done, entry in enumerate(images, start=1):
         start = time.perf_counter()
         image = _read_annotated_image(entry, Path(images_dir))
@@ -103,7 +105,7 @@ def evaluate(
     # People without any mask mean that masks were not asked for; an image set without people scores zero.
     mask_results = masks if masks or not people_seen else None
     image_ids = [entry["id"] for entry in images]
-    metrics = evaluate_results(coco, keypoints, mask_results, image_ids, skeleton, max_detections)
+    metrics = evaluate_results(coco, keypoints, mask_results, image_ids, skeleton, max_detections, categories)
     metrics = {"images": len(images), **metrics, "timings_ms": summarize_timings(timings)}
     _write_json(Path(out) / "keypoints_results.json", keypoints)
     if mask_results is not None:
@@ -119,8 +121,9 @@ def evaluate_results(
     image_ids: Iterable[int] | None = None,
     skeleton: Skeleton = COCO_PERSON,
     max_detections: int = MASK_DETECTIONS,
+    categories: Sequence[str] = (),
 ) -> Metrics:
-    """COCO metrics of results in COCO's result format, persons only.
+    """COCO metrics of results in COCO's result format, of one kind of thing only.
 
     Args:
         annotations: COCO person_keypoints JSON, as a path or parsed; not modified.
@@ -129,6 +132,8 @@ def evaluate_results(
         image_ids: the images that count; all by default.
         skeleton: gives the sigmas of keypoint similarity.
         max_detections: masks per image that count, best first. (For keypoints COCO fixes 20.)
+        categories: names of those whose annotations count, all as one kind. If none: "person", or where there is no such category those
+            that have this skeleton's keypoints. Results have the least of their ids.
 
     Returns:
         JSON-ready {"keypoints": {"AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl", "max_detections"},
@@ -145,8 +150,9 @@ def evaluate_results(
     strangers = set(wanted) - set(known)
     if strangers:
         raise InputError(f"{name}: `image_ids` must be among its images. Received: {min(strangers)}")
-    category = _person_category(parsed, name)
-    truth = _checked_truth(parsed, category, skeleton, name)
+    ids = _category_ids(parsed, skeleton, categories, name)
+    category = min(ids)
+    truth = _checked_truth(parsed, ids, skeleton, name)
     persons = [entry for entry in truth["annotations"] if entry["category_id"] == category]
 
     metrics: Metrics = {
@@ -244,27 +250,33 @@ def _images_of(coco: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     return images
 
 
-def _person_category(coco: Mapping[str, Any], name: str) -> int:
-    categories = _list_of_objects(coco, "categories", {"id": int, "name": str}, name)
-    for entry in categories:
-        if entry["name"] == "person":
-            return entry["id"]
-    raise InputError(f"{name}: `categories` must hold 'person'. Received: {[entry['name'] for entry in categories]}")
+def _category_ids(coco: Mapping[str, Any], skeleton: Skeleton, names: Sequence[str], source: str) -> set[int]:
+    entries = _list_of_objects(coco, "categories", {"id": int, "name": str}, source)
+    known = {entry["name"]: entry["id"] for entry in entries}
+    if strangers := set(names) - set(known):
+        raise InputError(f"{source}: `categories` must hold {min(strangers)!r}. Received: {list(known)}")
+    fitting = [entry["name"] for entry in entries if entry.get("keypoints") == list(skeleton.keypoints)]
+    chosen = list(names) or (["person"] if "person" in known else fitting)
+    if not chosen:
+        wanted = f"'person', or one with the keypoints of '{skeleton.name}'"
+        raise InputError(f"{source}: `categories` must hold {wanted}. Received: {list(known)}")
+    return {known[name] for name in chosen}
 
 
-def _checked_truth(coco: Mapping[str, Any], category: int, skeleton: Skeleton, name: str) -> dict[str, Any]:
-    """The annotations with every field that COCOeval reads of a person."""
+def _checked_truth(coco: Mapping[str, Any], categories: set[int], skeleton: Skeleton, name: str) -> dict[str, Any]:
+    """The annotations with every field that COCOeval reads of those that count, which get the least id of their categories."""
     required = {"id": int, "image_id": int, "category_id": int}
     values = 3 * skeleton.keypoint_count
     checked = []
     for i, entry in enumerate(_list_of_objects(coco, "annotations", required, name)):
-        if entry["category_id"] == category:
+        if entry["category_id"] in categories:
             where = f"{name}: annotations[{i}]"
             _check_fields(entry, {"area": (int, float), "bbox": list, "keypoints": list}, where)
             if len(entry["keypoints"]) != values:
                 raise InputError(f"{where}.keypoints must hold {values} values. Received: {len(entry['keypoints'])}")
             labelled = sum(visibility > 0 for visibility in entry["keypoints"][2::3])
-            entry = {**entry, "iscrowd": entry.get("iscrowd", 0), "num_keypoints": entry.get("num_keypoints", labelled)}
+            defaults = {"iscrowd": 0, "num_keypoints": labelled}
+            entry = {**defaults, **entry, "category_id": min(categories)}
         checked.append(entry)
     return {**coco, "annotations": checked}
 

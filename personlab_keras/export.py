@@ -31,7 +31,7 @@ from personlab_keras.files import write_atomically
 from personlab_keras.model import build_model, inference_model
 from personlab_keras.pretrained.network import RELEASED_LONGER_SIDE, RELEASED_RADIUS, read_network
 from personlab_keras.skeleton import COCO_PERSON, Skeleton
-from personlab_keras.train import CONFIG_FILE, load_workdir
+from personlab_keras.train import CONFIG_FILE, load_workdir, workdir_skeleton
 from personlab_keras.trainee import copy_weights
 
 WEIGHTS_FILE = "model.weights.h5"
@@ -183,7 +183,7 @@ def read_source(source: str | Path, overrides: Iterable[str] = (), best: bool = 
         network, config, skeleton, provenance = directory.network, directory.config, directory.skeleton, directory.provenance
     elif (folder / CONFIG_FILE).is_file():
         network, config, step = load_workdir(folder, best=best)
-        skeleton, provenance = COCO_PERSON, {"trained_steps": step, "records_view_size": config.data.view_size}
+        skeleton, provenance = workdir_skeleton(folder), {"trained_steps": step, "records_view_size": config.data.view_size}
     else:
         raise InputError(
             f"{folder}: neither a workdir of `personlab train` ({CONFIG_FILE}) nor a model directory ({DESCRIPTION_FILE})"

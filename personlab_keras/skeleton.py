@@ -8,9 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
+
+from personlab_keras.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Skeleton:
         flip_pairs: pairs of names that exchange their meaning when an image is mirrored.
 
     Raises:
-        ValueError: names are unknown or repeated, or the edges form no tree.
+        ValueError: there are fewer than two, names are unknown or repeated, a sigma is not above 0, or the edges form no tree.
     """
 
     name: str
@@ -37,10 +41,14 @@ class Skeleton:
 
     def __post_init__(self) -> None:
         known = set(self.keypoints)
+        if len(known) < 2:
+            raise ValueError(f"`keypoints` must be at least two names. Received: {self.keypoints}")
         if len(known) != len(self.keypoints):
             raise ValueError(f"`keypoints` must be distinct names. Received: {self.keypoints}")
         if len(self.sigmas) != len(self.keypoints):
             raise ValueError(f"`sigmas` must hold {len(self.keypoints)} values, one per keypoint. Received: {len(self.sigmas)}")
+        if not all(0.0 < sigma < float("inf") for sigma in self.sigmas):
+            raise ValueError(f"`sigmas` must be above 0. Received: {self.sigmas}")
         for pair in (*self.edges, *self.flip_pairs):
             if len(pair) != 2 or not known.issuperset(pair):
                 raise ValueError(f"`edges` and `flip_pairs` must pair names of `keypoints`. Received: {pair}")
@@ -122,6 +130,77 @@ class Skeleton:
             sigmas=tuple(float(sigma) for sigma in values["sigmas"]),
             flip_pairs=tuple((left, right) for left, right in values["flip_pairs"]),
         )
+
+
+_FIELDS = ("name", "keypoints", "edges", "sigmas", "flip_pairs")
+SHIPPED = Path(__file__).parent / "skeletons"
+
+
+def load_skeleton(path: str | Path) -> Skeleton:
+    """A skeleton from a YAML file of name, keypoints, edges, sigmas and flip_pairs; or the name of a file in `personlab_keras/skeletons`.
+
+    Raises:
+        InputError: there is no such file; it is no YAML, lacks a field or has another; the fields make no skeleton, or not one that can
+            be mirrored.
+    """
+    file = Path(path)
+    if not file.is_file():
+        shipped = SHIPPED / f"{file.name.removesuffix('.yaml')}.yaml"
+        if file.parent != Path(".") or not shipped.is_file():
+            names = ", ".join(sorted(known.stem for known in SHIPPED.glob("*.yaml")))
+            raise InputError(f"{path}: no such skeleton file, and none shipped of that name. Shipped: {names}")
+        file = shipped
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except (
+        yaml.YAMLError,
+        ValueError,
+        TypeError,
+        RecursionError,
+    ) as error:  # dates that are none, lists as names, lists in themselves
+        raise InputError(f"{path}: no valid YAML: {' '.join(str(error).split())[:200]}") from None
+    return checked_skeleton(values, str(path))
+
+
+def skeleton_to_yaml(skeleton: Skeleton) -> str:
+    """A skeleton as a YAML file that `load_skeleton` reads back to an equal one."""
+    return yaml.safe_dump(skeleton.to_dict(), sort_keys=False)
+
+
+def checked_skeleton(values: Any, source: str) -> Skeleton:
+    """A skeleton from plain values that somebody wrote by hand; `source` is named in errors.
+
+    Raises:
+        InputError: a field is of another form, or they make no skeleton that can be mirrored.
+    """
+
+    if not isinstance(values, dict) or set(values) != set(_FIELDS):
+        came = sorted(map(str, values)) if isinstance(values, dict) else type(values).__name__
+        raise InputError(f"{source}: must hold {', '.join(_FIELDS)}. Received: {came!s:.200}")
+
+    def texts(field: str, items: Any) -> None:
+        if not isinstance(items, list) or not all(isinstance(item, str) and item for item in items):
+            raise InputError(f"{source}: {field} must be a list of names. Received: {items!r:.100}")
+
+    if not isinstance(values["name"], str) or not values["name"]:
+        raise InputError(f"{source}: name must be a text. Received: {values['name']!r:.100}")
+    texts("keypoints", values["keypoints"])
+    for field in ("edges", "flip_pairs"):
+        if not isinstance(values[field], list):
+            raise InputError(f"{source}: {field} must be a list of pairs of names. Received: {values[field]!r:.100}")
+        for pair in values[field]:
+            texts(f"every pair of {field}", pair)
+    sigmas = values["sigmas"]
+    if not isinstance(sigmas, list) or not all(type(sigma) in (int, float) for sigma in sigmas):
+        raise InputError(f"{source}: sigmas must be a list of numbers. Received: {sigmas!r:.100}")
+    try:
+        skeleton = Skeleton.from_dict({**values, "sigmas": [float(sigma) for sigma in sigmas]})
+        _ = skeleton.edge_flip_order
+    except (ValueError, OverflowError) as error:
+        raise InputError(f"{source}: {error}") from None
+    return skeleton
 
 
 def _coco_person() -> Skeleton:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from personlab_keras.coordinates import grid, map_side
+from personlab_keras.coordinates import map_side
 
 OVERLAP = 255
 """Instance id of cells where the masks of two persons overlap."""
@@ -21,6 +21,8 @@ IGNORE_CROWD = 1
 """Flag of cells inside a crowd region: nothing is known about them."""
 IGNORE_UNANNOTATED = 2
 """Flag of cells of a person that was never annotated with keypoints: it counts as person, but not against the heatmaps."""
+IGNORE_MASKLESS = 4
+"""Flag of cells in the box of a person whose mask is unknown: they do not count for the segmentation."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class CompactTargets:
         keypoints: (P, K, 3) float32 [x, y, labelled] in view pixels; labelled is 1 or 0, and zero rows where it is 0.
         disc_owner: (h, w, K) uint8, 1 + index of the nearest person whose keypoint k lies within the radius of the cell; 0 none.
         instance: (h, w) uint8, 1 + index of the one person there; 0 nobody; OVERLAP where two masks overlap.
-        ignore: (h, w) uint8, flags IGNORE_CROWD and IGNORE_UNANNOTATED.
+        ignore: (h, w) uint8, flags IGNORE_CROWD, IGNORE_UNANNOTATED and IGNORE_MASKLESS.
 
     Raises:
         ValueError: shapes disagree or there are more than MAX_PERSONS persons.
@@ -63,6 +65,7 @@ def encode(
     view_size: tuple[int, int],
     radius: float,
     stride: int,
+    maskless: np.ndarray | None = None,
 ) -> CompactTargets:
     """Compact targets of a view.
 
@@ -75,6 +78,7 @@ def encode(
         view_size: (height, width) in pixels, each stride * n + 1.
         radius: of the discs, in view pixels.
         stride: view pixels per map cell.
+        maskless: (h, w) bool, the boxes of persons without a mask at the points of the map cells; None for nowhere.
     """
     height, width = (map_side(side, stride) for side in view_size)
     labelled = _labelled(keypoints, view_size)
@@ -82,6 +86,8 @@ def encode(
     kept[..., 2] = labelled
     ignore = np.where(crowd, IGNORE_CROWD, 0).astype(np.uint8)
     ignore[masks[~annotated].any(axis=0)] |= IGNORE_UNANNOTATED
+    if maskless is not None:
+        ignore[maskless & ~masks.any(axis=0)] |= IGNORE_MASKLESS
     return CompactTargets(
         keypoints=kept,
         disc_owner=disc_owners(kept, height, width, radius, stride),
@@ -103,19 +109,19 @@ def disc_owners(keypoints: np.ndarray, height: int, width: int, radius: float, s
 
     Only the cells around each keypoint are visited. Of two persons at the same distance the first one owns the cell.
     """
-    persons, count = keypoints.shape[:2]
+    count = keypoints.shape[1]
     owner = np.zeros((height, width, count), np.uint8)
-    nearest = np.full((height, width, count), np.inf, np.float32)
-    points = grid(height, width, stride)
-    for person in range(persons):
-        for k in np.flatnonzero(keypoints[person, :, 2]):
+    ys, xs = (np.arange(cells, dtype=np.float32) * stride for cells in (height, width))
+    for k in range(count):
+        nearest = np.full((height, width), np.inf, np.float32)
+        for person in np.flatnonzero(keypoints[:, k, 2]):
             x, y = keypoints[person, k, :2]
             rows = _cells_within(y, radius, stride, height)
             columns = _cells_within(x, radius, stride, width)
-            distance = np.hypot(*np.moveaxis(points[rows, columns] - (x, y), -1, 0))
-            won = (distance <= radius) & (distance < nearest[rows, columns, k])
+            distance = np.hypot(xs[columns] - x, (ys[rows] - y)[:, None])
+            won = (distance <= radius) & (distance < nearest[rows, columns])
             owner[rows, columns, k][won] = person + 1
-            nearest[rows, columns, k][won] = distance[won]
+            nearest[rows, columns][won] = distance[won]
     return owner
 
 

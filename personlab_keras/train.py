@@ -19,17 +19,18 @@ import numpy as np
 
 from personlab_keras.checkpoints import CHECKPOINTS, Position, best_checkpoint, latest_checkpoint, restore, save, save_best
 from personlab_keras.config import Config, config_to_yaml, load_config
-from personlab_keras.data import WAIT, make_dataset, training_examples, watch_waits
+from personlab_keras.data import WAIT, damage_named, make_dataset, training_examples, watch_waits
 from personlab_keras.devices import Devices, connect, memory
 from personlab_keras.errors import InputError, Stopped
 from personlab_keras.files import sole_writer, write_atomically
 from personlab_keras.journal import Journal, Log, read_log
 from personlab_keras.records import Meta, check_meta, read_meta
-from personlab_keras.skeleton import COCO_PERSON, Skeleton
+from personlab_keras.skeleton import COCO_PERSON, Skeleton, load_skeleton, skeleton_to_yaml
 from personlab_keras.trainee import WORST, Trainee, assign, averaged_weights, build_trainee, copies, copy_weights
 from personlab_keras.validation import Validation, validate
 
 CONFIG_FILE = "config.yaml"
+SKELETON_FILE = "skeleton.yaml"
 _JUDGED_BY = "validation/keypoint_AP"
 
 
@@ -40,16 +41,17 @@ def train(
     *,
     val_records: str | Path | None = None,
     init: keras.Model | None = None,
-    skeleton: Skeleton = COCO_PERSON,
+    skeleton: Skeleton | None = None,
     report: Callable[[Log], None] = lambda log: None,
 ) -> keras.Model:
     """Trains to `train.steps`, from the last checkpoint in the workdir if there is one.
 
-    The workdir gets `config.yaml` (resolved), `checkpoints/`, `log.jsonl` and `tensorboard/`. SIGTERM ends the run after the current
-    step with a checkpoint; the same call goes on from there.
+    The workdir gets `config.yaml` (resolved), `skeleton.yaml`, `checkpoints/`, `log.jsonl` and `tensorboard/`. SIGTERM ends the run after
+    the current step with a checkpoint; the same call goes on from there.
 
     Args:
         init: a network whose weights to start from instead of `model.weights`; ignored when a checkpoint is there.
+        skeleton: that the records must have; theirs if None.
         report: called with each line of the log: step, learning rate, images per second and mean losses since the line before;
             or step and the metrics of a validation.
 
@@ -59,17 +61,24 @@ def train(
     Raises:
         Stopped: by SIGTERM.
         InputError: the records do not fit the configuration; the workdir holds a run of another network, or another process trains
-            there; the loss is no longer finite; a checkpoint cannot be written.
+            there; a record is damaged; the loss is no longer finite; a checkpoint cannot be written.
     """
     folder = Path(workdir)
     meta = read_meta(records)
     val_meta = read_meta(val_records) if val_records is not None else None
+    skeleton = skeleton or meta.skeleton
     for found, place in ((meta, records), (val_meta, val_records)):
         if found is not None:
             check_meta(found, str(place), skeleton=skeleton, radius=config.targets.radius, stride=config.targets.stride)
     config = resolve(config, meta)
     settings = config.train
-    with connect(settings.strategy) as devices, _workdir(folder, config, devices), _sigterm() as stop:
+    every_record = (records,) if val_records is None else (records, val_records)
+    with (
+        connect(settings.strategy) as devices,
+        _workdir(folder, config, skeleton, devices),
+        _sigterm() as stop,
+        damage_named(*every_record),
+    ):
         devices.check_batch(settings.batch_size)
         keras.utils.set_random_seed(settings.seed)
         latest = latest_checkpoint(folder)
@@ -115,13 +124,13 @@ def train(
 
 
 @contextlib.contextmanager
-def _workdir(folder: Path, config: Config, devices: Devices) -> Iterator[None]:
+def _workdir(folder: Path, config: Config, skeleton: Skeleton, devices: Devices) -> Iterator[None]:
     """Within, the workdir is this run's. Of several processes one keeps it."""
     if not devices.writes:
         yield
         return
     with sole_writer(folder):
-        _claim_workdir(folder, config)
+        _claim_workdir(folder, config, skeleton)
         yield
 
 
@@ -165,7 +174,17 @@ def _state(trainee: Trainee) -> dict[str, Any]:
     return {f"{group}/{i:05d}": variable for group, variables in groups.items() for i, variable in enumerate(variables)}
 
 
-def load_workdir(workdir: str | Path, skeleton: Skeleton = COCO_PERSON, best: bool = False) -> tuple[keras.Model, Config, int]:
+def workdir_skeleton(workdir: str | Path) -> Skeleton:
+    """The keypoints that a run finds; COCO's where it began before runs kept theirs.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    path = Path(workdir) / SKELETON_FILE
+    return load_skeleton(path) if path.is_file() else COCO_PERSON
+
+
+def load_workdir(workdir: str | Path, best: bool = False) -> tuple[keras.Model, Config, int]:
     """The network of a run (averaged weights where it keeps them), its configuration and step.
 
     Args:
@@ -180,7 +199,7 @@ def load_workdir(workdir: str | Path, skeleton: Skeleton = COCO_PERSON, best: bo
         wanted = "checkpoint of a validation (--val-records)" if best else f"{CHECKPOINTS}/"
         raise InputError(f"{folder}: no {CONFIG_FILE} with a {wanted} there; a workdir is what `personlab train --workdir` wrote")
     config = load_config(folder / CONFIG_FILE)
-    trainee = build_trainee(config, skeleton, pretrained=False)
+    trainee = build_trainee(config, workdir_skeleton(folder), pretrained=False)
     step = restore(_state(trainee), path).step
     if trainee.optimizer.use_ema:
         trainee.optimizer.finalize_variable_values(trainee.trainable_variables)
@@ -339,12 +358,15 @@ class _Keeper(keras.callbacks.Callback):
         )
 
 
-def _claim_workdir(folder: Path, config: Config) -> None:
-    """Writes the resolved configuration, unless the workdir belongs to a run with another network."""
+def _claim_workdir(folder: Path, config: Config, skeleton: Skeleton) -> None:
+    """Writes the resolved configuration and the skeleton, unless the workdir belongs to a run with another network."""
     path = folder / CONFIG_FILE
     if path.is_file() and latest_checkpoint(folder) is not None:
         before = load_config(path)
         for section in ("model", "targets"):
             if getattr(before, section) != getattr(config, section):
                 raise InputError(f"{folder}: holds a run with other settings of '{section}'. Choose another --workdir")
+        if workdir_skeleton(folder) != skeleton:
+            raise InputError(f"{folder}: holds a run of another skeleton than '{skeleton.name}'. Choose another --workdir")
+    write_atomically(folder / SKELETON_FILE, skeleton_to_yaml(skeleton).encode())
     write_atomically(path, config_to_yaml(config).encode())

@@ -7,7 +7,6 @@ drawn from what the decoder's own functions return, and are the same at every ru
 """
 
 import argparse
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,10 +14,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data_prep.build import gather_people, view_targets
-from data_prep.coco import AnnotatedImage, Annotation
+from data_prep.baking import gather_people, view_targets
+from data_prep.coco import AnnotatedImage, Annotation, pack
 from data_prep.geometry import whole_image
 from data_prep.inspection import dense_maps
+from data_prep.reasons import Tally
 from personlab_keras.config import DecodeConfig, TargetsConfig
 from personlab_keras.coordinates import grid, resize_points
 from personlab_keras.decoder import decode
@@ -162,10 +162,10 @@ def hide(scene: Scene, nearest: int) -> Scene:
 def noisy_maps(scene: Scene, rng: np.random.Generator) -> Maps:
     """The targets of the scene as maps, with noise on all offsets."""
     annotations = tuple(
-        Annotation(i, keypoints_of(scene, i), np.array(entry["bbox"]), entry["area"], entry["segmentation"], crowd=False)
+        Annotation(i, keypoints_of(scene, i), np.array(entry["bbox"]), entry["area"], pack(entry["segmentation"]), crowd=False)
         for i, entry in enumerate(scene.annotations)
     )
-    people = gather_people(AnnotatedImage(0, "", SIDE, SIDE, annotations), COCO_PERSON, Counter())
+    people = gather_people(AnnotatedImage(0, "", SIDE, SIDE, annotations), COCO_PERSON, Tally())
     targets = view_targets(people, whole_image(SIDE, SIDE, SIDE), TARGETS, COCO_PERSON)
     maps = dense_maps(asdict(targets), Meta(SIDE, TARGETS.stride, TARGETS.radius, COCO_PERSON, 1, (), 1, {}, {}, {}))
     noisy = {name: getattr(maps, name) + rng.normal(0.0, spread, getattr(maps, name).shape) for name, spread in NOISE.items()}

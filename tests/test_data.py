@@ -9,10 +9,10 @@ import tensorflow as tf
 from personlab_keras.augmentation import flip, random_augmentation, recolour, warp
 from personlab_keras.config import DataConfig
 from personlab_keras.coordinates import grid
-from personlab_keras.data import WAIT, compiled_expansion, expand, make_dataset, stored_examples, watch_waits
+from personlab_keras.data import WAIT, compiled_expansion, expand, make_dataset, parse_example, stored_examples, watch_waits
 from personlab_keras.errors import InputError
 from personlab_keras.maps import OUTPUTS, mask_name
-from personlab_keras.records import Meta, Record, check_meta, parse_example, read_meta, write_example, write_meta
+from personlab_keras.records import Meta, Record, Shard, check_meta, read_meta, write_example, write_meta
 from personlab_keras.skeleton import COCO_PERSON
 from personlab_keras.targets import IGNORE_CROWD, OVERLAP, disc_owners, encode
 
@@ -351,8 +351,9 @@ def test_meta_round_trip_and_refusals(tmp_path, meta):
     [
         ("{", "damaged"),
         ("[]", "damaged"),
-        ('{"format_version": 9}', "must be 1. Received: 9"),
-        ('{"format_version": 1}', "damaged"),
+        ('{"format_version": 9}', "must be 2. Received: 9"),
+        ('{"format_version": 1}', "must be 2. Received: 1. Prepare the records anew"),
+        ('{"format_version": 2}', "damaged"),
     ],
 )
 def test_a_bad_meta_file_is_named(tmp_path, text, words):
@@ -365,6 +366,6 @@ def test_a_bad_meta_file_is_named(tmp_path, text, words):
 def test_missing_records_and_shards_are_named(tmp_path, meta):
     with pytest.raises(InputError, match=r"no meta.json"):
         read_meta(tmp_path)
-    write_meta(tmp_path, replace(meta, shards=("a.tfrecord", "b.tfrecord")))
+    write_meta(tmp_path, replace(meta, records=2, shards=tuple(Shard(name, 1, 1, "") for name in ("a.tfrecord", "b.tfrecord"))))
     with pytest.raises(InputError, match="2 shards of which 2 are missing, first a.tfrecord"):
         read_meta(tmp_path)

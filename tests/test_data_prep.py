@@ -9,10 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as rle
 
-from data_prep.build import image_records, prepare
-from data_prep.coco import decode_segmentation, read_coco
+from data_prep.baking import image_records
+from data_prep.build import prepare
+from data_prep.coco import decode_segmentation, read_coco, unpack
 from data_prep.geometry import View, random_view, sample_mask, warp_boxes, warp_image, warp_keypoints, whole_image
-from data_prep.inspection import draw_records, summary
+from data_prep.inspection import draw_records
+from data_prep.reasons import Tally
+from data_prep.statistics import summary
 from personlab_keras.config import DataConfig, load_config
 from personlab_keras.data import stored_examples
 from personlab_keras.errors import InputError
@@ -138,7 +141,8 @@ def test_the_sample_reads_whole(shared):
     assert not coco.skipped
     for image in coco.images:
         for annotation in image.annotations:
-            mask = decode_segmentation(annotation.segmentation, image.height, image.width)
+            mask, dropped = decode_segmentation(unpack(annotation.segmentation), image.height, image.width)
+            assert not dropped
             # COCO's areas are of the polygons, the masks of pixels.
             np.testing.assert_allclose(mask.sum(), annotation.area, rtol=0.15, atol=60)
 
@@ -155,7 +159,7 @@ def test_three_forms_of_segmentation_agree():
             value, start = bit, i
     forms = [polygon, {"size": [6, 8], "counts": runs}, {"size": [6, 8], "counts": compressed["counts"].decode()}]
     for form in forms:
-        np.testing.assert_array_equal(decode_segmentation(form, 6, 8), mask)
+        np.testing.assert_array_equal(decode_segmentation(form, 6, 8)[0], mask)
     assert mask.sum() == 12
 
 
@@ -200,20 +204,21 @@ DELETE = object()
             "no category has the 17 keypoints of 'coco_person', in their order. Received: nose",
         ),
         (["categories", 0, "keypoints"], DELETE, "an instances file?"),
+        (["images", 0], 3, r"images\[0\] must be an object"),
         (["images", 0, "width"], "80", r"images\[0\].width must be a int. Received: '80'"),
         (["images", 0, "file_name"], DELETE, r"images\[0\].file_name must be a str. Received: None"),
         (["annotations", 0, "keypoints"], [1, 2, 3], r"annotations\[0\].keypoints must be 51 finite numbers. Received: 3 values"),
         (["annotations", 0, "keypoints"], DELETE, r"annotations\[0\].keypoints must be 51 finite numbers. Received: None"),
         (["annotations", 0, "bbox"], [1, 2, "a", 4], r"annotations\[0\].bbox must be 4 finite numbers"),
         (["annotations", 0, "id"], None, r"annotations\[0\].id must be an int"),
-        (["annotations", 0, "area"], "big", r"annotations\[0\].area must be a number"),
+        (["annotations", 0, "area"], "big", r"annotations\[0\].area must be a number above 0. Received: 'big'"),
         (["annotations", 0], 3, r"annotations\[0\] must be an object"),
     ],
 )
 def test_bad_annotation_files_get_one_line(tmp_path, path, value, words):
     file, _ = coco_file(tmp_path, changed(path, value))
     with pytest.raises(InputError, match=words) as caught:
-        read_coco(file, COCO_PERSON)
+        read_coco(file, COCO_PERSON, strict=True)
     assert "annotations.json" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -276,7 +281,7 @@ def test_records_do_not_depend_on_the_number_of_workers(scenes, tmp_path):
         )
     for first in sorted((tmp_path / "1").iterdir()):
         second = tmp_path / "2" / first.name
-        assert first.read_bytes().replace(b'"workers": 1', b"") == second.read_bytes().replace(b'"workers": 2', b""), first.name
+        assert first.read_bytes() == second.read_bytes(), first.name
 
 
 def test_views_of_an_image_differ_and_the_first_is_the_whole(tmp_path):
@@ -350,28 +355,21 @@ def test_negatives_are_kept_or_left_out_and_counted(tmp_path):
 
 def test_an_image_folder_without_any_of_the_images(tmp_path):
     file, images = coco_file(tmp_path, image=False)
-    with pytest.raises(InputError, match="none of 1 images could be used: 1 image missing"):
+    with pytest.raises(InputError, match=r"none of 1 images could be used: 1 image missing \(image 7 'a.jpg'\)"):
         prepare(file, images, tmp_path / "records", small())
-    assert not list((tmp_path / "records").iterdir())
+    assert [path.name for path in (tmp_path / "records").iterdir()] == [".lock"]
     with pytest.raises(InputError, match="no such folder of images"):
         prepare(file, tmp_path / "nowhere", tmp_path / "records", small())
-
-
-def test_finished_records_are_not_overwritten(tmp_path):
-    file, images = coco_file(tmp_path)
-    prepare(file, images, tmp_path / "records", small())
-    with pytest.raises(InputError, match="holds records already"):
-        prepare(file, images, tmp_path / "records", small())
 
 
 def test_people_beyond_what_a_view_can_tell_apart_become_crowd(tmp_path):
     file, _ = coco_file(tmp_path, people=256, size=(65, 65))
     image = read_coco(file, COCO_PERSON).images[0]
     largest = tuple(replace(a, area=1000.0 + i) if i < 254 else a for i, a in enumerate(image.annotations))
-    skipped = Counter()
-    (record,) = image_records(replace(image, annotations=largest), tmp_path / "images", small(), COCO_PERSON, Counter(), skipped)
+    tally = Tally()
+    (record,) = image_records(replace(image, annotations=largest), tmp_path / "images", small(), COCO_PERSON, Counter(), tally)
     assert len(record.person_ids) == 254
-    assert sum(skipped.values()) == 2
+    assert tally.counts == {"person beyond the 254 largest of an image (masked as crowd)": 2}
     assert (record.targets.ignore[2:4, 3:5] == 1).all()
 
 
@@ -399,7 +397,7 @@ def test_summary_counts_the_records_and_drawings_appear(records, tmp_path):
 def test_a_damaged_shard_is_named(records, tmp_path):
     for file in records.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    shard = tmp_path / read_meta(tmp_path).shards[0]
+    shard = tmp_path / read_meta(tmp_path).shards[0].name
     shard.write_bytes(shard.read_bytes()[:-10])
-    with pytest.raises(InputError, match="a damaged shard"):
+    with pytest.raises(InputError, match=rf"{shard.name}: record \d+ \(at byte \d+\): the file ends within it"):
         summary(tmp_path)

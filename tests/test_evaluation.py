@@ -301,7 +301,7 @@ def break_(change) -> dict:
         (break_(lambda t: t["annotations"].insert(0, 5)), r"annotations\[0\] must be an object. Received: int"),
         (
             break_(lambda t: t.update(categories=[{"id": 1, "name": "cat"}])),
-            r"`categories` must hold 'person'. Received: \['cat'\]",
+            r"`categories` must hold 'person', or one with the keypoints of 'coco_person'. Received: \['cat'\]",
         ),
         (break_(lambda t: t["annotations"][1].pop("segmentation")), r"id 2 must have a `segmentation`"),
     ],

@@ -13,12 +13,12 @@ TENSORFLOW, KERAS = "tensorflow", "keras"
 # Row by row: modules (a package stands for all of its modules) -> which of the two heavy libraries they may import.
 ROWS: list[dict[str, set[str]]] = [
     {"errors": set(), "startup": {TENSORFLOW}},
-    {"skeleton": set(), "coordinates": set(), "files": set()},
+    {"skeleton": set(), "coordinates": set(), "files": set(), "tfrecords": set()},
     {"config": set(), "maps": set(), "person": set(), "layers": {KERAS}, "released": {KERAS}},
     {"description": set(), "images": set(), "targets": set(), "decoder": set(), "drawing": set(), "synthetic": set()}
     | {"backbones": {KERAS}, "refinement": {KERAS}, "losses": {KERAS}},
     {"runtimes": {TENSORFLOW, KERAS}, "in_graph": {TENSORFLOW, KERAS}},
-    {"fitting": set(), "evaluation": set(), "records": {TENSORFLOW}, "model": {KERAS}, "optimisers": {KERAS}}
+    {"fitting": set(), "evaluation": set(), "records": set(), "model": {KERAS}, "optimisers": {KERAS}}
     | {"devices": {TENSORFLOW, KERAS}, "checkpoints": {KERAS}, "journal": {TENSORFLOW}},
     {"augmentation": {TENSORFLOW}, "pretrained": {KERAS}},
     {"data": {TENSORFLOW}},
@@ -44,6 +44,7 @@ DATA_PREP = {
     "data",
     "drawing",
     "maps",
+    "tfrecords",
 }
 
 

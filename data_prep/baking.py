@@ -1,0 +1,259 @@
+"""An annotated image -> the records of its views."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import cv2
+import numpy as np
+
+from data_prep.coco import AnnotatedImage, Annotation, decode_segmentation, unpack
+from data_prep.geometry import View, mask_sampler, random_view, warp_boxes, warp_image, warp_keypoints, whole_image
+from data_prep.reasons import Reason, Tally
+from personlab_keras.config import Config, TargetsConfig
+from personlab_keras.coordinates import box_from_coco, map_side
+from personlab_keras.errors import InputError
+from personlab_keras.images import MAX_PIXELS, decode_bgr, image_size
+from personlab_keras.records import Record
+from personlab_keras.skeleton import Skeleton
+from personlab_keras.targets import MAX_PERSONS, CompactTargets, encode
+
+_LARGEST_FILE = 1 << 29
+"""Bytes of an image file: more than `MAX_PIXELS` take in any form but the wasteful."""
+
+
+@dataclass(frozen=True)
+class People:
+    """The non-crowd people of an image as arrays, and what of the image is unknown."""
+
+    ids: np.ndarray  # (P,)
+    keypoints: np.ndarray  # (P, K, 3)
+    boxes: np.ndarray  # (P, 4), pixel-centre coordinates
+    areas: np.ndarray  # (P,)
+    masks: tuple[np.ndarray, ...]  # P times (H, W) bool
+    annotated: np.ndarray  # (P,) bool
+    unknown: tuple[np.ndarray, ...]  # (H, W) bool each: crowds, where nothing is known
+    maskless: tuple[np.ndarray, ...]  # (H, W) bool each: the boxes of people without a mask
+
+
+def image_records(
+    image: AnnotatedImage, folder: Path, config: Config, skeleton: Skeleton, counts: Counter[str], tally: Tally
+) -> Iterator[Record]:
+    """The records of one image, one per view; adds to the counts, and to the tally what was left out or mended."""
+    pixels = _read(image, folder, config.data.follow_links, tally)
+    if pixels is None:
+        return
+    people = gather_people(image, skeleton, tally)
+    counts["images"] += 1
+    counts["images without people"] += not image.annotations
+    counts["persons"] += len(people.ids)
+    counts["persons without keypoints"] += int((~people.annotated).sum())
+    counts["crowd regions"] += sum(annotation.crowd for annotation in image.annotations)
+    for number in range(config.data.views_per_image):
+        counts["views"] += 1
+        yield _bake(image, pixels, people, number, config, skeleton)
+
+
+def _read(image: AnnotatedImage, folder: Path, follow_links: bool, tally: Tally) -> np.ndarray | None:
+    """(H, W, 3) uint8 BGR as stored: COCO annotates the pixels whatever their orientation tag says."""
+    place = f"image {image.id} {image.file_name!r}"
+    path = image_path(folder, image.file_name, follow_links)
+    if path is None:
+        tally.add(Reason.IMAGE_OUTSIDE, place)
+        return None
+    try:
+        if not path.is_file():
+            tally.add(Reason.IMAGE_MISSING, place)
+            return None
+        if path.stat().st_size > _LARGEST_FILE:
+            tally.add(Reason.IMAGE_TOO_LARGE, f"{place}: {path.stat().st_size} bytes")
+            return None
+        data = path.read_bytes()
+    except OSError as error:
+        tally.add(Reason.IMAGE_UNREADABLE, f"{place}: {error.strerror}")
+        return None
+    if not data:
+        tally.add(Reason.IMAGE_EMPTY, place)
+        return None
+    size = image_size(data)
+    if size is not None and size[0] * size[1] > MAX_PIXELS:
+        tally.add(Reason.IMAGE_TOO_LARGE, f"{place}: {size[0]} x {size[1]} pixels")
+        return None
+    if size is None or size == (image.width, image.height):  # whose size is wrong need not be decoded
+        try:
+            pixels = decode_bgr(data, place, apply_orientation=False)
+        except InputError as error:
+            tally.add(Reason.IMAGE_UNREADABLE, str(error))
+            return None
+        size = (pixels.shape[1], pixels.shape[0])
+    if size != (image.width, image.height):
+        tally.add(Reason.IMAGE_SIZE, f"{place}: {size[0]} x {size[1]}, annotated as {image.width} x {image.height}")
+        return None
+    return pixels
+
+
+def image_path(folder: Path, file_name: str, follow_links: bool = False) -> Path | None:
+    """Where an image lies; None where its name leads out of the folder: absolute, by "..", or through a symbolic link.
+
+    Args:
+        folder: resolved.
+    """
+    name = PurePosixPath(file_name)
+    if name.is_absolute() or ".." in name.parts:
+        return None
+    path = folder / name
+    links = (folder.joinpath(*name.parts[: depth + 1]) for depth in range(len(name.parts)))
+    if follow_links or not any(os.path.islink(link) for link in links):  # to resolve every name would take longer than to read it
+        return path
+    try:
+        return path if path.resolve().is_relative_to(folder) else None
+    except (OSError, RuntimeError):  # links in a circle lead nowhere
+        return path
+
+
+def gather_people(image: AnnotatedImage, skeleton: Skeleton, tally: Tally) -> People:
+    """The people of an image with their masks decoded; adds to the tally what had to be left out or guessed."""
+    unknown: list[np.ndarray] = []
+    maskless: list[np.ndarray] = []
+    people: list[tuple[Annotation, np.ndarray]] = []
+    for annotation in image.annotations:
+        place = f"image {image.id}, annotation {annotation.id}"
+        mask = _mask(annotation, image, place, tally)
+        box = _box(annotation, mask)
+        if annotation.crowd:
+            unknown.append(_box_mask(box, image) if mask is None else mask)
+        elif mask is not None:
+            people.append((annotation, mask))
+        elif annotation.annotated:
+            people.append((annotation, np.zeros((image.height, image.width), bool)))
+            maskless.append(_box_mask(box, image))
+        elif box is not None:
+            # Somebody is there, nobody knows where exactly: unknown, rather than background.
+            tally.add(Reason.PERSON_UNKNOWN, place)
+            unknown.append(_box_mask(box, image))
+        else:
+            tally.add(Reason.PERSON_NOWHERE, place)
+            unknown.append(np.ones((image.height, image.width), bool))
+    if len(people) > MAX_PERSONS:
+        # Those beyond the limit become part of the crowd: unknown, rather than background.
+        people.sort(key=lambda pair: -_area(*pair))
+        for annotation, mask in people[MAX_PERSONS:]:
+            tally.add(Reason.PERSON_BEYOND, f"image {image.id}, annotation {annotation.id}")
+            unknown.append(mask)
+        people = people[:MAX_PERSONS]
+    annotations = [annotation for annotation, _ in people]
+    boxes = [box for pair in people if (box := _box(*pair)) is not None]
+    return People(
+        ids=np.array([annotation.id for annotation in annotations], np.int64),
+        keypoints=np.array([a.keypoints for a in annotations]).reshape(-1, skeleton.keypoint_count, 3),
+        boxes=box_from_coco(np.array(boxes).reshape(-1, 4)),
+        areas=np.array([_area(*pair) for pair in people]),
+        masks=tuple(mask for _, mask in people),
+        annotated=np.array([a.annotated for a in annotations], bool),
+        unknown=tuple(unknown),
+        maskless=tuple(maskless),
+    )
+
+
+def _mask(annotation: Annotation, image: AnnotatedImage, place: str, tally: Tally) -> np.ndarray | None:
+    """(H, W) bool; None where there is none that can be used. A mask without a pixel is none."""
+    reason = Reason.CROWD_DAMAGED if annotation.crowd else Reason.MASK_DAMAGED
+    if annotation.segmentation is None:
+        tally.add(reason if annotation.crowd else Reason.MASK_MISSING, place)
+        return None
+    try:
+        mask, dropped = decode_segmentation(unpack(annotation.segmentation), image.height, image.width)
+    except ValueError as error:
+        tally.add(reason, f"{place}: {error}")
+        return None
+    if dropped:
+        tally.add(Reason.POLYGON_DROPPED, f"{place}: {dropped}")
+    if not mask.any():
+        tally.add(reason, f"{place}: not one pixel")
+        return None
+    return mask
+
+
+def _box(annotation: Annotation, mask: np.ndarray | None) -> np.ndarray | None:
+    """(4,) in COCO's edge coordinates: as annotated, else around the mask, else around the keypoints; None where there is nothing."""
+    if np.isfinite(annotation.box).all():
+        return annotation.box
+    if mask is not None and mask.any():  # none where it stands for a missing one
+        columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+        return np.array([columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1], np.float64)
+    points = annotation.keypoints[annotation.keypoints[:, 2] > 0, :2]
+    if not len(points):
+        return None
+    low, high = points.min(axis=0), points.max(axis=0)
+    return np.concatenate([low, high - low + 1.0])
+
+
+def _box_mask(box: np.ndarray | None, image: AnnotatedImage) -> np.ndarray:
+    """(H, W) bool: the pixels of a box in edge coordinates."""
+    inside = np.zeros((image.height, image.width), bool)
+    if box is not None:
+        size = (image.width, image.height)
+        x0, y0 = np.clip(np.floor(box[:2]), 0, size).astype(int)
+        x1, y1 = np.clip(np.ceil(box[:2] + box[2:]), 0, size).astype(int)
+        inside[y0:y1, x0:x1] = True
+    return inside
+
+
+def _area(annotation: Annotation, mask: np.ndarray) -> float:
+    """As annotated, else of the mask, else of the box."""
+    if np.isfinite(annotation.area):
+        return annotation.area
+    box = _box(annotation, mask)
+    return float(mask.sum()) or (1.0 if box is None else float(box[2] * box[3]))
+
+
+def _bake(image: AnnotatedImage, pixels: np.ndarray, people: People, number: int, config: Config, skeleton: Skeleton) -> Record:
+    view = _choose_view(image, number, config)
+    targets = view_targets(people, view, config.targets, skeleton)
+    red, green, blue = config.data.pad_colour
+    warped = warp_image(pixels, view, (blue, green, red))
+    _, encoded = cv2.imencode(".jpg", warped, [cv2.IMWRITE_JPEG_QUALITY, config.data.image_quality])
+    return Record(
+        image_id=image.id,
+        view=number,
+        image=encoded.tobytes(),
+        targets=targets,
+        person_ids=people.ids,
+        person_boxes=warp_boxes(people.boxes, view),
+        person_areas=people.areas * view.scale**2,
+    )
+
+
+def view_targets(people: People, view: View, settings: TargetsConfig, skeleton: Skeleton) -> CompactTargets:
+    """What a network should say about a view of the people of an image."""
+    cells = map_side(view.side, settings.stride)
+    shape = next((mask.shape for mask in (*people.masks, *people.unknown)), (1, 1))
+    sample = mask_sampler(view, settings.stride, *shape)
+
+    def sampled(masks: Sequence[np.ndarray]) -> np.ndarray:
+        return np.array([sample(mask) for mask in masks], bool).reshape(-1, cells, cells)
+
+    def anywhere(masks: Sequence[np.ndarray]) -> np.ndarray:
+        return np.logical_or.reduce(sampled(masks))
+
+    return encode(
+        keypoints=warp_keypoints(people.keypoints, view, skeleton),
+        masks=sampled(people.masks),
+        annotated=people.annotated,
+        crowd=anywhere(people.unknown),
+        view_size=(view.side, view.side),
+        radius=settings.radius,
+        stride=settings.stride,
+        maskless=anywhere(people.maskless),
+    )
+
+
+def _choose_view(image: AnnotatedImage, number: int, config: Config) -> View:
+    if number == 0:
+        return whole_image(image.width, image.height, config.data.view_size)
+    rng = np.random.default_rng((config.data.seed, image.id, number))
+    return random_view(image.width, image.height, config.data.view_size, config.data, rng)
