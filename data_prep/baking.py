@@ -231,11 +231,11 @@ def _bake(image: AnnotatedImage, pixels: np.ndarray, people: People, number: int
 def view_targets(people: People, view: View, settings: TargetsConfig, skeleton: Skeleton) -> CompactTargets:
     """What a network should say about a view of the people of an image."""
     cells = map_side(view.side, settings.stride)
-    shape = next((mask.shape for mask in (*people.masks, *people.unknown)), (1, 1))
-    sample = mask_sampler(view, settings.stride, *shape)
+    shapes = [mask.shape for mask in (*people.masks, *people.unknown)]
+    sample = mask_sampler(view, settings.stride, *shapes[0]) if shapes else None  # nobody there
 
     def sampled(masks: Sequence[np.ndarray]) -> np.ndarray:
-        return np.array([sample(mask) for mask in masks], bool).reshape(-1, cells, cells)
+        return np.array([sample(mask) for mask in masks if sample], bool).reshape(-1, cells, cells)
 
     def anywhere(masks: Sequence[np.ndarray]) -> np.ndarray:
         return np.logical_or.reduce(sampled(masks))

@@ -325,7 +325,8 @@ def decode_segmentation(segmentation: Any, height: int, width: int) -> tuple[np.
         polygons = [polygon for polygon in segmentation if _is_polygon(polygon, height, width)]
         if not polygons:
             raise ValueError("no polygon of at least three points")
-        return rle.decode(rle.merge(rle.frPyObjects(polygons, height, width))).view(bool), len(segmentation) - len(polygons)
+        encoded = rle.frPyObjects(polygons, height, width)
+        return rle.decode(rle.merge(encoded) if len(encoded) > 1 else encoded[0]).view(bool), len(segmentation) - len(polygons)
     if isinstance(segmentation, dict) and {"size", "counts"} <= set(segmentation):
         if segmentation["size"] != [height, width]:
             raise ValueError(f"run lengths of size {_shown(segmentation['size'])} for an image of {[height, width]}")

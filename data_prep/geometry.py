@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -76,12 +77,16 @@ def warp_image(image: np.ndarray, view: View, pad_colour: tuple[int, int, int]) 
         pad_colour: in the image's order of channels.
     """
     affine = view.affine
-    whole = np.allclose(affine, _shrunk_or_enlarged(view.scale), rtol=0.0, atol=1e-9)
+    whole = np.abs(affine - _shrunk_or_enlarged(view.scale)).max() < 1e-9
     if whole and round(min(image.shape[:2]) * view.scale):
         # The whole image, as it is: one resize, by exactly this scale, is faster than a warp, and sharper than a resize and a warp.
         height, width = (min(view.side, round(side * view.scale)) for side in image.shape[:2])
         canvas = np.empty((view.side, view.side, 3), np.uint8)
-        canvas[height:], canvas[:height, width:] = pad_colour, pad_colour
+        below, right = canvas[height:], canvas[:height, width:]
+        if len(set(pad_colour)) == 1:  # one number is laid two hundred times as fast as three
+            below[:] = right[:] = pad_colour[0]
+        else:
+            below[:], right[:] = pad_colour, pad_colour
         method = cv2.INTER_AREA if view.scale < 1.0 else cv2.INTER_LINEAR
         inside = canvas[:height, :width]
         resized = cv2.resize(image, None, inside, fx=view.scale, fy=view.scale, interpolation=method)
@@ -110,6 +115,8 @@ def warp_keypoints(keypoints: np.ndarray, view: View, skeleton: Skeleton) -> np.
 
 def warp_boxes(boxes: np.ndarray, view: View) -> np.ndarray:
     """Boxes (P, 4) [x, y, w, h] -> (P, 4) axis-parallel boxes around them in the view; both in pixel-centre coordinates."""
+    if not len(boxes):
+        return boxes
     x, y, width, height = np.moveaxis(boxes, -1, 0)
     corners = np.stack([np.stack([x + i * width, y + j * height], axis=-1) for i in (0, 1) for j in (0, 1)], axis=1)
     moved = transform_points(corners, view.affine)
@@ -125,11 +132,17 @@ def sample_mask(mask: np.ndarray, view: View, stride: int) -> np.ndarray:
     return mask_sampler(view, stride, *mask.shape)(mask)
 
 
+@lru_cache(maxsize=4)
+def _cells(cells: int, stride: int) -> np.ndarray:
+    """(cells, cells, 2) float64: the points of the map cells; for reading only."""
+    return grid(cells, cells, stride).astype(np.float64)
+
+
 def mask_sampler(view: View, stride: int, height: int, width: int) -> Callable[[np.ndarray], np.ndarray]:
     """`sample_mask` for many masks of an image of that size: where the cells lie is worked out once."""
     cells = map_side(view.side, stride)
     inverse = cv2.invertAffineTransform(view.affine)
-    points = transform_points(grid(cells, cells, stride).astype(np.float64), inverse)
+    points = transform_points(_cells(cells, stride), inverse)
     columns, rows = np.floor(points + 0.5).astype(np.int64).transpose(2, 0, 1)
     inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
     rows, columns = np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import re
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -177,23 +178,19 @@ def _is_whole(data: bytes) -> bool:
     return True
 
 
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
+"""Of a segment, or of the end: neither a stuffed 0xff00 of entropy-coded data, nor a restart, nor filling."""
+
+
 def _jpeg_ends(data: bytes) -> bool:
     """Walks the segments to the end-of-image marker. A search for its bytes would find that of an embedded thumbnail."""
     at = 2
-    while True:
-        # Entropy-coded data follows a scan header: it ends at a marker that is neither a stuffed 0xff00 nor a restart.
-        at = data.find(b"\xff", at)
-        if at < 0 or at + 1 >= len(data):
-            return False
-        marker = data[at + 1]
-        if marker == 0xD9:
+    while (found := _MARKER.search(data, at)) is not None:
+        at = found.end()
+        if data[at - 1] == 0xD9:
             return True
-        if marker == 0xFF:
-            at += 1
-        elif marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:
-            at += 2
-        else:
-            at += 2 + max(2, int.from_bytes(data[at + 2 : at + 4], "big"))
+        at += max(2, int.from_bytes(data[at : at + 2], "big"))
+    return False
 
 
 def _png_ends(data: bytes) -> bool:

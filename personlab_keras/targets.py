@@ -113,8 +113,9 @@ def disc_owners(keypoints: np.ndarray, height: int, width: int, radius: float, s
     owner = np.zeros((height, width, count), np.uint8)
     ys, xs = (np.arange(cells, dtype=np.float32) * stride for cells in (height, width))
     for k in range(count):
-        nearest = np.full((height, width), np.inf, np.float32)
-        for person in np.flatnonzero(keypoints[:, k, 2]):
+        labelled = np.flatnonzero(keypoints[:, k, 2])
+        nearest = np.full((height, width), np.inf, np.float32) if len(labelled) else np.empty((0, 0), np.float32)
+        for person in labelled:
             x, y = keypoints[person, k, :2]
             rows = _cells_within(y, radius, stride, height)
             columns = _cells_within(x, radius, stride, width)
@@ -136,6 +137,8 @@ def instance_ids(masks: np.ndarray) -> np.ndarray:
 
     No person's cells are given to another: where masks overlap, nobody can say whose offsets are right.
     """
+    if not len(masks):
+        return np.zeros(masks.shape[1:], np.uint8)
     owners = masks.sum(axis=0, dtype=np.int32)
-    first = np.argmax(masks, axis=0) + 1 if len(masks) else np.zeros_like(owners)
-    return np.select([owners == 1, owners > 1], [first, OVERLAP], 0).astype(np.uint8)
+    first = np.argmax(masks, axis=0) + 1
+    return np.where(owners > 1, OVERLAP, np.where(owners == 1, first, 0)).astype(np.uint8)
