@@ -333,6 +333,8 @@ def test_validation_sees_each_record_once_in_order_and_untouched(records):
 
 
 def test_meta_round_trip_and_refusals(tmp_path, meta):
+    meta = replace(meta, shards=(Shard("a.tfrecord", 1, 9, "00"),), examples={"image missing": ["a.jpg"]})
+    (tmp_path / "a.tfrecord").touch()
     write_meta(tmp_path, meta)
     assert read_meta(tmp_path) == meta
     check_meta(meta, "here", radius=RADIUS, stride=STRIDE)
