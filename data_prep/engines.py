@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from data_prep.shards import STATE, Task, Written, finished, write_shard
 from personlab_keras.errors import InputError
 from personlab_keras.files import write_atomically
-from personlab_keras.startup import workers_ignore_interrupts
+from personlab_keras.startup import standard_error_away, workers_ignore_interrupts
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -112,7 +112,8 @@ def beam_options(options: Sequence[str]) -> PipelineOptions:
         InputError: Beam is not installed, or cannot read them. (What it does not know it hands to the runner.)
     """
     try:
-        from apache_beam.options.pipeline_options import PipelineOptions
+        with standard_error_away():  # it names the file systems whose packages are not there
+            from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError:
         raise InputError("--beam takes Apache Beam: pip install 'personlab-keras[beam]'") from None
     complaint = io.StringIO()

@@ -18,7 +18,7 @@ from personlab_keras.config import Config, config_to_yaml, load_config
 from personlab_keras.errors import InputError, Stopped
 from personlab_keras.many import is_address
 from personlab_keras.runtimes import is_network_file
-from personlab_keras.startup import import_tensorflow_quietly, standard_error_away
+from personlab_keras.startup import import_tensorflow_quietly
 
 _WITHOUT_TENSORFLOW = ("config", "inspect", "prepare", "serve")
 
@@ -352,8 +352,7 @@ def _predict_many(options: argparse.Namespace, pipeline: list[str]) -> int:
     from personlab_keras.stream import is_video
 
     parsed = beam_options(pipeline)
-    with standard_error_away():  # Beam names the file systems whose packages are not there
-        from personlab_keras.many.job import predict_many
+    from personlab_keras.many.job import predict_many
 
     changed = [*_view_settings(options), *options.set]
     if changed:

@@ -106,7 +106,7 @@ def write(path: str, content: bytes) -> None:
     if not is_address(path):
         write_atomically(path, content)
         return
-    folder, name = FileSystems.split(path)
+    folder, _, name = path.rpartition("/")
     # A runner may have two workers at the same shard.
     beside = join(folder, f".{name}.{uuid.uuid4().hex}{_UNFINISHED}")
     try:
