@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata
 from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from personlab_keras.errors import InputError
 from personlab_keras.files import sole_writer, write_atomically
@@ -35,6 +36,11 @@ class Listed:
 
     path: str
     size: int
+
+
+def connect(options: PipelineOptions) -> None:
+    """Tells the file systems what the options of a pipeline say of them, such as where HDFS is, as the pipeline itself does later."""
+    FileSystems.set_options(options)
 
 
 def list_sources(sources: Iterable[str | Path]) -> list[Listed]:
@@ -162,6 +168,8 @@ def on_disk(folder: str) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as copy:
         root = folder.rstrip("/") + "/"
         for each in _match(f"{root}**"):
+            if each.path.endswith("/"):  # what stands for a folder in a bucket
+                continue
             target = Path(copy, each.path.removeprefix(root))
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(read(each.path))

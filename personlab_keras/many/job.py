@@ -19,7 +19,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from personlab_keras.description import DESCRIPTION_FILE, description_file, parse_description
 from personlab_keras.errors import InputError
 from personlab_keras.many import is_address
-from personlab_keras.many.addresses import READERS, Listed, join, list_sources, names_in, read, remove, write, writing_in
+from personlab_keras.many.addresses import READERS, Listed, connect, join, list_sources, names_in, read, remove, write, writing_in
 from personlab_keras.many.inference import Found, PeopleHandler
 
 MANIFEST = "manifest.json"
@@ -87,6 +87,7 @@ def predict_many(
     Raises:
         InputError: a source matches nothing; the model cannot be used; `out` is of other images, another model or other shards, or
             somebody else writes there; the pipeline failed.
+        KeyboardInterrupt: interrupted; its text says how far it came.
     """
     if shards is not None and shards < 1:
         raise InputError(f"--shards must be at least 1. Received: {shards}")
@@ -94,6 +95,8 @@ def predict_many(
     out = str(out) if is_address(out) else str(Path(out).absolute())
     if not is_address(out) and Path(out).exists() and not Path(out).is_dir():
         raise InputError(f"{out}: must be a folder for the results. Received: a file")
+    options = PipelineOptions([]) if pipeline is None else pipeline
+    connect(options)
     described = _read_of_model(model, DESCRIPTION_FILE)
     batch_size = parse_description(described, join(model, DESCRIPTION_FILE)).config.predict.batch_size
     weights = _read_of_model(model, "variables", "variables.index")
@@ -104,7 +107,13 @@ def predict_many(
         left = _unfinished(out, every)
         say(f"{out}: {manifest.images} images in {len(every)} shards, {len(every) - len(left)} of them finished before")
         if left:
-            _run(left, PeopleHandler(model, batch_size), pipeline)
+            try:
+                _run(left, PeopleHandler(model, batch_size), options)
+            except KeyboardInterrupt:
+                finished = len(every) - len(_unfinished(out, every))
+                raise KeyboardInterrupt(
+                    f"interrupted with {finished} of {len(every)} shards finished; the same command goes on from there"
+                ) from None
         lost = _unfinished(out, every)
         if lost:
             raise InputError(f"{lost[0].people}: not written by the pipeline, or its workers see another folder of that name")
@@ -224,7 +233,7 @@ def _unfinished(out: str, shards: Sequence[Shard]) -> list[Shard]:
     return [shard for shard in shards if not shard.is_finished(results, state)]
 
 
-def _run(shards: Sequence[Shard], handler: PeopleHandler, options: PipelineOptions | None) -> None:
+def _run(shards: Sequence[Shard], handler: PeopleHandler, options: PipelineOptions) -> None:
     # Its log shows by a traceback what is told in one line here.
     logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)
     try:
