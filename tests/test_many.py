@@ -248,6 +248,16 @@ def test_a_killed_run_goes_on_with_what_is_left(finished, images, model, tmp_pat
     assert lines(out) == lines(finished)
 
 
+def test_an_interrupted_run_says_how_far_it_came(images, model, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PeopleHandler, "load_model", lambda handler: None)
+    monkeypatch.setattr(PeopleHandler, "run_inference", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="interrupted with 0 of 3 shards finished; the same command goes on from there"):
+        predict_many([images], model, tmp_path, shards=3)
+
+
 def test_other_input_is_refused_by_name(finished, images, model, model_directory, tmp_path, capsys):
     out = tmp_path / "people"
     shutil.copytree(finished, out)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -234,17 +235,42 @@ def _unfinished(out: str, shards: Sequence[Shard]) -> list[Shard]:
 
 
 def _run(shards: Sequence[Shard], handler: PeopleHandler, options: PipelineOptions) -> None:
-    # Its log shows by a traceback what is told in one line here.
-    logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)
     try:
-        with apache_beam.Pipeline(options=options) as pipeline:
+        with _quiet_beam(), apache_beam.Pipeline(options=options) as pipeline:
             # Spread over the workers; from there to its file a shard stays in one of them, and is written when it is done.
             spread = pipeline | "shards" >> apache_beam.Create(list(shards)) | apache_beam.Reshuffle()
             examples = spread | "listing" >> apache_beam.Map(_with_listing)
             found = examples | "people" >> RunInference(KeyedModelHandler(handler))
             _ = found | "write" >> apache_beam.MapTuple(Shard.write)
     except Exception as error:
+        if _is_interrupt(error):
+            raise KeyboardInterrupt from None
         raise InputError(f"the Beam pipeline failed: {' '.join(str(error).split())[:300]}") from error
+
+
+@contextlib.contextmanager
+def _quiet_beam() -> Iterator[None]:
+    """Within, Beam's log holds neither the tracebacks of what is told in one line here, nor that it cannot measure memory."""
+    runner, root = logging.getLogger("apache_beam.runners.common"), logging.getLogger()
+    level = runner.level
+
+    def tells(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("Resource module is not available")
+
+    runner.setLevel(logging.CRITICAL)
+    root.addFilter(tells)
+    try:
+        yield
+    finally:
+        runner.setLevel(level)
+        root.removeFilter(tells)
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether this began as Ctrl-C, of which Beam makes an error of the step that it met."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _with_listing(shard: Shard) -> tuple[Shard, str]:
