@@ -12,11 +12,15 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data_prep.shards import STATE, Task, Written, finished, write_shard
 from personlab_keras.errors import InputError
 from personlab_keras.files import write_atomically
-from personlab_keras.startup import workers_ignore_interrupts
+from personlab_keras.startup import standard_error_away, workers_ignore_interrupts
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
 
 Engine = Callable[[Sequence[Task]], Iterator[Written]]
 """Tasks -> what became of them, in any order."""
@@ -75,18 +79,8 @@ def beam(options: Sequence[str] = ()) -> Engine:
     Raises:
         InputError: Beam is not installed, or cannot read the options. (What it does not know it hands to the runner.)
     """
-    try:
-        import apache_beam
-        from apache_beam.options.pipeline_options import PipelineOptions
-    except ImportError:
-        raise InputError("--beam takes Apache Beam: pip install 'personlab-keras[beam]'") from None
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            parsed = PipelineOptions(list(options))
-            parsed.get_all_options()
-    except SystemExit:  # as argparse ends a command
-        raise InputError(f"options of the pipeline: {complaint.getvalue().strip().splitlines()[-1]}") from None
+    parsed = beam_options(options)
+    import apache_beam
 
     def run(tasks: Sequence[Task]) -> Iterator[Written]:
         failure = tasks[0].out / STATE / "failure.json"
@@ -109,6 +103,27 @@ def beam(options: Sequence[str] = ()) -> Engine:
             yield written
 
     return run
+
+
+def beam_options(options: Sequence[str]) -> PipelineOptions:
+    """The options of a Beam pipeline, given as Beam's command lines take them.
+
+    Raises:
+        InputError: Beam is not installed, or cannot read them. (What it does not know it hands to the runner.)
+    """
+    try:
+        with standard_error_away():  # it names the file systems whose packages are not there
+            from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError:
+        raise InputError("--beam takes Apache Beam: pip install 'personlab-keras[beam]'") from None
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            parsed = PipelineOptions(list(options))
+            parsed.get_all_options()
+    except SystemExit:  # as argparse ends a command
+        raise InputError(f"options of the pipeline: {complaint.getvalue().strip().splitlines()[-1]}") from None
+    return parsed
 
 
 def _write_noting_failure(task: Task, failure: str) -> None:

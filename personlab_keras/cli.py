@@ -16,6 +16,7 @@ from typing import Any
 
 from personlab_keras.config import Config, config_to_yaml, load_config
 from personlab_keras.errors import InputError, Stopped
+from personlab_keras.many import is_address
 from personlab_keras.runtimes import is_network_file
 from personlab_keras.startup import import_tensorflow_quietly
 
@@ -123,8 +124,15 @@ def _parser() -> argparse.ArgumentParser:
 
     predict = command("predict", _predict, "images, videos, cameras -> people as JSON and overlays")
     predict.add_argument("sources", nargs="+", metavar="SOURCE", help="images, folders or globs; videos; the number of a camera")
-    predict.add_argument("--model", type=Path, required=True, help="model directory, or a file .onnx or .tflite")
-    predict.add_argument("--out", type=Path, required=True, help="folder for the results")
+    predict.add_argument("--model", type=_place, required=True, help="model directory, or a file .onnx or .tflite")
+    predict.add_argument("--out", type=_place, required=True, help="folder for the results")
+    predict.add_argument(
+        "--beam",
+        action="store_true",
+        help="many images, by an Apache Beam pipeline; sources, model and results may lie in a bucket",
+    )
+    predict.add_argument("--beam-options", default="", metavar="TEXT", help="options of the Beam pipeline, as one text")
+    predict.add_argument("--shards", type=int, metavar="N", help="files of results with --beam (default: one per 256 images)")
 
     evaluate = command("evaluate", _evaluate, "COCO keypoint and mask metrics of a model")
     evaluate.add_argument("--model", type=Path, required=True, help="model directory, or a file .onnx or .tflite")
@@ -151,6 +159,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _place(text: str) -> str | Path:
+    """A path would make one slash of the two in an address."""
+    return text if is_address(text) else Path(text)
+
+
 def _needs_tensorflow(options: argparse.Namespace) -> bool:
     if options.command in ("predict", "evaluate"):
         return not is_network_file(options.model)
@@ -175,12 +188,7 @@ def _prepare(options: argparse.Namespace, config: Config) -> int:
     from data_prep.engines import beam, processes
     from personlab_keras.skeleton import load_skeleton
 
-    try:
-        pipeline = [*shlex.split(options.beam_options), *options.pipeline]
-    except ValueError as error:
-        raise InputError(f"--beam-options: {error}. Received: {options.beam_options}") from None
-    if pipeline and not options.beam:
-        raise InputError(f"options of a Beam pipeline come with --beam. Received: {' '.join(pipeline)}")
+    pipeline = _pipeline_arguments(options)
     if options.workers is not None and options.workers < 0:
         raise InputError(f"--workers must be at least 0. Received: {options.workers}")
     workers = config.data.workers or os.cpu_count() or 1
@@ -207,6 +215,16 @@ def _prepare(options: argparse.Namespace, config: Config) -> int:
     for reason, count in meta.skipped.items():
         print(f"    {reason}: {count}, such as {meta.examples[reason][0]}")
     return 0
+
+
+def _pipeline_arguments(options: argparse.Namespace) -> list[str]:
+    try:
+        arguments = [*shlex.split(options.beam_options), *getattr(options, "pipeline", [])]
+    except ValueError as error:
+        raise InputError(f"--beam-options: {error}. Received: {options.beam_options}") from None
+    if arguments and not options.beam:
+        raise InputError(f"options of a Beam pipeline come with --beam. Received: {' '.join(arguments)}")
+    return arguments
 
 
 def _inspect(options: argparse.Namespace, config: Config) -> int:
@@ -295,9 +313,17 @@ def _import_weights(options: argparse.Namespace, config: Config) -> int:
 
 
 def _predict(options: argparse.Namespace, config: Config) -> int:
+    pipeline = _pipeline_arguments(options)
+    if options.beam:
+        return _predict_many(options, pipeline)
     from personlab_keras.predict import load, predict_files
     from personlab_keras.stream import is_video, predict_video, video_names
 
+    for place in (*options.sources, options.model, options.out):
+        if is_address(place):
+            raise InputError(f"{place}: an address takes --beam")
+    if options.shards is not None:
+        raise InputError(f"--shards comes with --beam. Received: {options.shards}")
     predictor = load(options.model, [*_view_settings(options), *options.set])
     videos = [source for source in options.sources if is_video(source)]
     images = [source for source in options.sources if not is_video(source)]
@@ -318,6 +344,26 @@ def _predict(options: argparse.Namespace, config: Config) -> int:
             failed += (f"{video}: could be read for {film.frames} of the {film.announced} frames that it announces",)
     for reason in failed:
         print(f"personlab predict: {reason}", file=sys.stderr)
+    return 2 if failed else 0
+
+
+def _predict_many(options: argparse.Namespace, pipeline: list[str]) -> int:
+    from data_prep.engines import beam_options
+    from personlab_keras.stream import is_video
+
+    parsed = beam_options(pipeline)
+    from personlab_keras.many.job import predict_many
+
+    changed = [*_view_settings(options), *options.set]
+    if changed:
+        raise InputError(f"--beam predicts as the SavedModel was exported: set it there. Received: {' '.join(changed)}")
+    for source in filter(is_video, options.sources):
+        raise InputError(f"{source}: --beam takes images")
+    summary = predict_many(options.sources, options.model, options.out, parsed, options.shards, say=_say)
+    failed = sum(summary.failed.values())
+    print(f"{options.out}: {summary.images} images, {summary.people} people, {failed} failed")
+    for reason, count in summary.failed.items():
+        print(f"personlab predict: {reason}: {count}, see {options.out}/failed-*.jsonl", file=sys.stderr)
     return 2 if failed else 0
 
 

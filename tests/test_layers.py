@@ -26,7 +26,7 @@ ROWS: list[dict[str, set[str]]] = [
     {"train": {KERAS}},
     {"export": {KERAS}},
     {"predict": set(), "conversion": {TENSORFLOW, KERAS}},
-    {"demo": set(), "stream": set(), "serving": set()},
+    {"demo": set(), "stream": set(), "serving": set(), "many": {TENSORFLOW}},
     {"cli": set()},
 ]
 
