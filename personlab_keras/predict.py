@@ -16,7 +16,7 @@ import numpy as np
 
 from personlab_keras.config import Config, DecodeConfig, PredictConfig, apply_overrides
 from personlab_keras.decoder import View, decode, mirror
-from personlab_keras.description import Description, check_masks
+from personlab_keras.description import Description, check_masks, latest_version
 from personlab_keras.drawing import draw
 from personlab_keras.errors import InputError
 from personlab_keras.files import write_atomically
@@ -228,7 +228,7 @@ def load(source: str | Path, overrides: Iterable[str] = ()) -> Predictor:
 
     directory = read_model_directory(source)
     config = _configured(directory, overrides)
-    chosen = _file_of(directory, directory.folder, config.predict.runtime)
+    chosen = _file_of(directory, latest_version(source), config.predict.runtime)
     if chosen is not None:
         return _predictor(chosen.open(config.predict.threads), directory, config, chosen.input_size)
     if config.predict.threads:
