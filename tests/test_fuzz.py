@@ -17,6 +17,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from released_graphs import mobilenet_file, random_network
 
 from data_prep.build import prepare
 from data_prep.coco import decode_segmentation
@@ -25,6 +26,9 @@ from data_prep.json_lists import read_lists
 from personlab_keras.config import Config, config_to_dict, config_to_yaml, load_config
 from personlab_keras.errors import InputError
 from personlab_keras.images import decode_image, image_size
+from personlab_keras.maps import ALL_OUTPUTS
+from personlab_keras.pretrained.binding import bind
+from personlab_keras.pretrained.tfjs import read_tfjs
 from personlab_keras.records import META_FILE, Record, parse_meta, read_example, read_folder, read_meta, write_example
 from personlab_keras.skeleton import COCO_PERSON, Skeleton, load_skeleton, skeleton_to_yaml
 from personlab_keras.tfrecords import Damage, frame, read_records
@@ -313,3 +317,28 @@ def test_skeleton_files(place, text):
         return
     assert len(skeleton.edge_flip_order) == 2 * (skeleton.keypoint_count - 1)
     assert Path(path).is_file()
+
+
+# Released weights
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory):
+    """A network in the form in which Google released its own."""
+    folder = tmp_path_factory.mktemp("released")
+    mobilenet_file(random_network()).write(folder)
+    return next(folder.glob("*.json"))
+
+
+@tries(60)
+@given(st.data())
+def test_weights_files(released, data):
+    content = data.draw(spoilt(json.loads(released.read_text())))
+    path = released.with_name("spoilt.json")  # beside the shards that it names
+    path.write_text(json.dumps(content))
+    try:
+        bound = bind(read_tfjs(path))
+    except InputError as error:
+        checked(error)
+        return
+    assert set(bound.heads) <= set(ALL_OUTPUTS)
