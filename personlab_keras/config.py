@@ -19,6 +19,7 @@ import yaml
 
 from personlab_keras.coordinates import map_side
 from personlab_keras.errors import InputError
+from personlab_keras.files import read_yaml
 
 
 @dataclass(frozen=True)
@@ -375,24 +376,7 @@ def config_to_yaml(config: Config) -> str:
 
 
 def _read_yaml(path: str | Path) -> dict[str, Any]:
-    file = Path(path)
-    if not file.is_file():
-        shipped = Path(__file__).parent / "configs" / f"{file.name.removesuffix('.yaml')}.yaml"
-        if file.parent != Path(".") or not shipped.is_file():
-            names = ", ".join(sorted(known.stem for known in shipped.parent.glob("*.yaml")))
-            raise InputError(f"{path}: no such configuration file, and none shipped of that name. Shipped: {names}")
-        file = shipped
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except (
-        yaml.YAMLError,
-        ValueError,
-        TypeError,
-        RecursionError,
-    ) as error:  # dates that are none, lists as names, lists in themselves
-        raise InputError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from None
+    values = read_yaml(path, Path(__file__).parent / "configs", "configuration")
     if values is None:
         return {}
     if not isinstance(values, dict):

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from personlab_keras.errors import InputError
 
 _UNFINISHED = ".part"
@@ -73,3 +75,29 @@ def read_json(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: must hold a JSON object. Received: {type(content).__name__}")
     return content
+
+
+def read_yaml(path: str | Path, shipped: Path, what: str) -> Any:
+    """The content of a YAML file, or of one that is shipped.
+
+    Args:
+        path: the file; or the name of a shipped one, with or without its ending.
+        shipped: folder of the shipped ones.
+        what: the file is, in errors: "configuration" or "skeleton".
+
+    Raises:
+        InputError: there is no such file, it cannot be read, or is no YAML.
+    """
+    file = Path(path)
+    if not file.is_file():
+        file = shipped / f"{file.name.removesuffix('.yaml')}.yaml"
+        if Path(path).parent != Path(".") or not file.is_file():
+            names = ", ".join(sorted(known.stem for known in shipped.glob("*.yaml")))
+            raise InputError(f"{path}: no such {what} file, and none shipped of that name. Shipped: {names}")
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    # Besides its own errors YAML raises those of dates that are none, lists as names and lists in themselves.
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"{path}: no valid YAML: {' '.join(str(error).split())[:200]}") from None

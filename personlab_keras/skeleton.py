@@ -15,6 +15,7 @@ import numpy as np
 import yaml
 
 from personlab_keras.errors import InputError
+from personlab_keras.files import read_yaml
 
 
 @dataclass(frozen=True)
@@ -143,25 +144,7 @@ def load_skeleton(path: str | Path) -> Skeleton:
         InputError: there is no such file; it is no YAML, lacks a field or has another; the fields make no skeleton, or not one that can
             be mirrored.
     """
-    file = Path(path)
-    if not file.is_file():
-        shipped = SHIPPED / f"{file.name.removesuffix('.yaml')}.yaml"
-        if file.parent != Path(".") or not shipped.is_file():
-            names = ", ".join(sorted(known.stem for known in SHIPPED.glob("*.yaml")))
-            raise InputError(f"{path}: no such skeleton file, and none shipped of that name. Shipped: {names}")
-        file = shipped
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except (
-        yaml.YAMLError,
-        ValueError,
-        TypeError,
-        RecursionError,
-    ) as error:  # dates that are none, lists as names, lists in themselves
-        raise InputError(f"{path}: no valid YAML: {' '.join(str(error).split())[:200]}") from None
-    return checked_skeleton(values, str(path))
+    return checked_skeleton(read_yaml(path, SHIPPED, "skeleton"), str(path))
 
 
 def skeleton_to_yaml(skeleton: Skeleton) -> str:

@@ -13,7 +13,8 @@ TENSORFLOW, KERAS = "tensorflow", "keras"
 # Row by row: modules (a package stands for all of its modules) -> which of the two heavy libraries they may import.
 ROWS: list[dict[str, set[str]]] = [
     {"errors": set(), "startup": {TENSORFLOW}},
-    {"skeleton": set(), "coordinates": set(), "files": set(), "tfrecords": set()},
+    {"files": set()},
+    {"skeleton": set(), "coordinates": set(), "tfrecords": set()},
     {"config": set(), "maps": set(), "person": set(), "layers": {KERAS}, "released": {KERAS}},
     {"description": set(), "images": set(), "targets": set(), "decoder": set(), "drawing": set(), "synthetic": set()}
     | {"backbones": {KERAS}, "refinement": {KERAS}, "losses": {KERAS}},
