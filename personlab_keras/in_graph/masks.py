@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
 
 from personlab_keras.config import DecodeConfig
+from personlab_keras.in_graph.loops import for_each
 from personlab_keras.in_graph.poses import Fields, Poses
 from personlab_keras.in_graph.sampling import cell_points, lead
 
@@ -72,7 +73,7 @@ def distances(poses: Poses, fields: Fields, options: DecodeConfig) -> tf.Tensor:
         total = tf.reduce_sum(tf.where(shares > 0, shares * tf.sqrt(nearer), 0.0), axis=-1)
         return (tf.where(tf.reduce_any(used), tf.minimum(total, largest), largest),)
 
-    return _for_each_person(poses, to_person, (tf.fill(shape[:2], largest),))[0]
+    return for_each(poses.count, poses.keypoints.shape[0], to_person, (tf.fill(shape[:2], largest),))[0]
 
 
 def cell_masks(near: tf.Tensor, fields: Fields, options: DecodeConfig) -> tf.Tensor:
@@ -124,7 +125,7 @@ def image_masks(
         counts = _compressed(_edges(mask, top, left, height), tf.reduce_prod(tf.cast(frame.size, tf.int64)))
         return counts, _box(mask, top, left)
 
-    counts, boxes = _for_each_person(poses, of_person, (tf.constant(""), tf.zeros([4])))
+    counts, boxes = for_each(poses.count, poses.keypoints.shape[0], of_person, (tf.constant(""), tf.zeros([4])))
     return counts, boxes
 
 
@@ -140,25 +141,6 @@ def _owners(person_pixels: Callable[[tf.Tensor], tuple], count: tf.Tensor, size:
 
     nobody = (tf.constant(0), tf.fill(size, -1), tf.fill(size, np.float32(np.inf)))
     return tf.while_loop(lambda j, *_: j < count, claim, nobody)[1]
-
-
-def _for_each_person(
-    poses: Poses, function: Callable[[tf.Tensor], Sequence[tf.Tensor]], empty: Sequence[tf.Tensor]
-) -> list[tf.Tensor]:
-    """Each of function(j), (N, ...), in the places that are taken; the like of `empty` in the others."""
-    places = poses.keypoints.shape[0]
-    results = [
-        tf.TensorArray(each.dtype, size=places, element_shape=each.shape).unstack(
-            tf.broadcast_to(each[None], tf.concat([[places], tf.shape(each)], axis=0))
-        )
-        for each in empty
-    ]
-
-    def body(j: tf.Tensor, *results: tf.TensorArray) -> tuple[tf.Tensor | tf.TensorArray, ...]:
-        return j + 1, *(result.write(j, value) for result, value in zip(results, function(j), strict=True))
-
-    _, *results = tf.while_loop(lambda j, *_: j < poses.count, body, (tf.constant(0), *results))
-    return [result.stack() for result in results]
 
 
 def _box(mask: tf.Tensor, top: tf.Tensor, left: tf.Tensor) -> tf.Tensor:

@@ -7,13 +7,14 @@ since an operation costs more than what it does for one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
 
 from personlab_keras.config import DecodeConfig
+from personlab_keras.in_graph.loops import for_each
 from personlab_keras.in_graph.sampling import cell_points, lead, value_at
 from personlab_keras.skeleton import Skeleton
 
@@ -101,21 +102,21 @@ def find_poses(fields: Fields, skeleton: Skeleton, options: DecodeConfig, radius
     points, mass = _votes(fields)
     hough = _accumulate(points, mass, fields, radius) if options.hough else fields.heatmaps
     seeds = _seeds(hough, fields.stride, options.peak_threshold)
-    keypoints, _ = _group(seeds, fields, skeleton, options, radius, candidates)
+    keypoints, count = _group(seeds, fields, skeleton, options, radius, candidates)
 
     strongest = _strongest(points, mass)
     for _ in range(options.vote_refinements):
-        keypoints = _settle(keypoints, strongest, options.nms_radius)
+        keypoints = _settle(keypoints, count, strongest, options.nms_radius)
     channels = tf.broadcast_to(tf.range(skeleton.keypoint_count), tf.shape(keypoints)[:2])
     heat = value_at(fields.heatmaps, channels, keypoints, fields.stride)
     heat = tf.where(tf.math.is_finite(heat), heat, 0.0)
     scales = _scales(keypoints, options.nms_radius)
     keypoint_scores = heat
     if options.expected_oks:
-        keypoint_scores = heat * _expected_oks(keypoints, scales, strongest, skeleton.kappas, radius)
+        keypoint_scores = heat * _expected_oks(keypoints, count, scales, strongest, skeleton.kappas, radius)
     order = tf.argsort(tf.reduce_mean(keypoint_scores, axis=1), direction="DESCENDING", stable=True)
     keypoints, heat, scales, keypoint_scores = (tf.gather(each, order) for each in (keypoints, heat, scales, keypoint_scores))
-    added = tf.where(_shown(keypoints, options.nms_radius), 0.0, keypoint_scores) if options.soft_nms else keypoint_scores
+    added = tf.where(_shown(keypoints, count, options.nms_radius), 0.0, keypoint_scores) if options.soft_nms else keypoint_scores
     scores = tf.reduce_mean(added**options.score_power, axis=1) ** (1.0 / options.score_power)
     scores = tf.where((scores > 0) & (scores >= options.score_threshold), scores, 0.0)
 
@@ -376,51 +377,39 @@ def _strongest(points: tf.Tensor, mass: tf.Tensor) -> _Landings:
     return _Landings(tf.gather(x, chosen, batch_dims=1), tf.gather(y, chosen, batch_dims=1), mass)
 
 
-def _settle(people: tf.Tensor, votes: _Landings, reach: float) -> tf.Tensor:
-    """People (P, K, 2), each keypoint moved to the mean of the votes around it; a step of `decoder.instances.settle`."""
+def _settle(people: tf.Tensor, count: tf.Tensor, votes: _Landings, reach: float) -> tf.Tensor:
+    """People (P, K, 2), of whom `count` are there, each keypoint moved to the mean of the votes around it: a step of
+    `decoder.instances.settle`."""
 
-    def moved(person: tf.Tensor) -> tf.Tensor:
-        across, down, squared = votes.from_person(person)
+    def moved(j: tf.Tensor) -> tuple[tf.Tensor]:
+        across, down, squared = votes.from_person(people[j])
         weight = tf.where(squared <= reach**2, votes.mass * tf.exp(-squared / (reach**2 / 2)), 0.0)
         total = tf.reduce_sum(weight, axis=1)
         pull = tf.stack([_weighted(weight, across), _weighted(weight, down)], axis=-1)
-        return person + tf.where(total[:, None] > 0, pull / tf.where(total > 0, total, 1.0)[:, None], 0.0)
+        return (people[j] + tf.where(total[:, None] > 0, pull / tf.where(total > 0, total, 1.0)[:, None], 0.0),)
 
-    return _for_each(moved, people, people)
+    return for_each(count, people.shape[0], moved, [tf.fill(people.shape[1:], float("nan"))])[0]
 
 
-def _expected_oks(people: tf.Tensor, scales: tf.Tensor, votes: _Landings, kappas: np.ndarray, radius: float) -> tf.Tensor:
+def _expected_oks(
+    people: tf.Tensor, count: tf.Tensor, scales: tf.Tensor, votes: _Landings, kappas: np.ndarray, radius: float
+) -> tf.Tensor:
     """(P, K): how well the votes around every keypoint agree on it; as `decoder.instances.expected_oks`."""
     spreads = 2.0 * (scales[:, None] * tf.constant(kappas, tf.float32)) ** 2
 
-    def agreement(person: tf.Tensor, spread: tf.Tensor) -> tf.Tensor:
-        _, _, squared = votes.from_person(person)
+    def agreement(j: tf.Tensor) -> tuple[tf.Tensor]:
+        _, _, squared = votes.from_person(people[j])
         near = tf.where(squared <= radius**2, votes.mass, 0.0)
         total = tf.reduce_sum(near, axis=1)
-        agreed = _weighted(near, tf.exp(-squared / spread[:, None]))
-        return tf.where(total > 0, agreed / tf.where(total > 0, total, 1.0), 0.0)
+        agreed = _weighted(near, tf.exp(-squared / spreads[j][:, None]))
+        return (tf.where(total > 0, agreed / tf.where(total > 0, total, 1.0), 0.0),)
 
-    return _for_each(agreement, tf.zeros_like(people[..., 0]), people, spreads)
+    return for_each(count, people.shape[0], agreement, [tf.zeros(people.shape[1:2])])[0]
 
 
 def _weighted(weights: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
     """(K,): the sums of weights * values (K, V), where a value that is not known weighs nothing."""
     return tf.reduce_sum(tf.where(weights > 0, weights * values, 0.0), axis=1)
-
-
-def _for_each(function: Callable[..., tf.Tensor], empty: tf.Tensor, people: tf.Tensor, *others: tf.Tensor) -> tf.Tensor:
-    """`empty` (P, ...) with function(person, ...) in the place of everybody of people (P, K, 2) who has a keypoint: they come first.
-
-    One after the other, since there are places for many and mostly few are taken.
-    """
-    count = tf.reduce_sum(tf.cast(tf.reduce_any(tf.math.is_finite(people[..., 0]), axis=1), tf.int32))
-    results = tf.TensorArray(tf.float32, size=people.shape[0], element_shape=empty.shape[1:]).unstack(empty)
-
-    def body(j: tf.Tensor, results: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
-        return j + 1, results.write(j, function(people[j], *(other[j] for other in others)))
-
-    _, results = tf.while_loop(lambda j, _: j < count, body, (tf.constant(0), results))
-    return results.stack()
 
 
 def _scales(people: tf.Tensor, smallest_side: float) -> tf.Tensor:
@@ -431,20 +420,13 @@ def _scales(people: tf.Tensor, smallest_side: float) -> tf.Tensor:
     return tf.sqrt(tf.reduce_prod(tf.maximum(high - low, smallest_side), axis=-1))
 
 
-def _shown(people: tf.Tensor, radius: float) -> tf.Tensor:
+def _shown(people: tf.Tensor, count: tf.Tensor, radius: float) -> tf.Tensor:
     """(P, K) bool: which keypoints of people (P, K, 2), best first, a better person shows; as `decoder.instances.soft_nms`."""
 
-    def by_better(j: tf.Tensor) -> tf.Tensor:
+    def by_better(j: tf.Tensor) -> tuple[tf.Tensor]:
         squared = tf.math.squared_difference(people[..., 0], people[j, :, 0])
         squared += tf.math.squared_difference(people[..., 1], people[j, :, 1])
         better = tf.range(people.shape[0]) < j
-        return tf.reduce_any(better[:, None] & (squared <= radius**2), axis=0)
+        return (tf.reduce_any(better[:, None] & (squared <= radius**2), axis=0),)
 
-    count = tf.reduce_sum(tf.cast(tf.reduce_any(tf.math.is_finite(people[..., 0]), axis=1), tf.int32))
-    shown = tf.TensorArray(tf.bool, size=people.shape[0], element_shape=people.shape[1:2]).unstack(
-        tf.zeros(people.shape[:2], tf.bool)
-    )
-    _, shown = tf.while_loop(
-        lambda j, _: j < count, lambda j, shown: (j + 1, shown.write(j, by_better(j))), (tf.constant(0), shown)
-    )
-    return shown.stack()
+    return for_each(count, people.shape[0], by_better, [tf.zeros(people.shape[1:2], tf.bool)])[0]
