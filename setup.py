@@ -1,4 +1,6 @@
-"""The package. Ranges are what is meant to work; requirements.txt holds the exact set that the tests passed with."""
+"""The package. Ranges are what is meant to work; requirements.txt holds the exact set that the
+tests passed with.
+"""
 
 from pathlib import Path
 
@@ -17,8 +19,15 @@ TEST = [
 ]
 ONNX = ["onnx>=1.16", "onnxruntime>=1.18", "tf2onnx>=1.16"]
 LITERT = ["ai-edge-litert>=1.2"]
-# Ray Serve brings Starlette, Uvicorn and Prometheus' client, which are named because they are used here directly.
-SERVE = ["ray[serve]>=2.40,<3", "starlette>=0.40", "uvicorn>=0.30", "prometheus_client>=0.20", "python-multipart>=0.0.18"]
+# Ray Serve brings Starlette, Uvicorn and Prometheus' client, which are named because they are used
+# here directly.
+SERVE = [
+    "ray[serve]>=2.40,<3",
+    "starlette>=0.40",
+    "uvicorn>=0.30",
+    "prometheus_client>=0.20",
+    "python-multipart>=0.0.18",
+]
 BEAM = ["apache-beam>=2.60,<3"]
 
 setup(
@@ -29,7 +38,9 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["personlab_keras", "personlab_keras.*", "data_prep", "data_prep.*"]),
+    packages=find_packages(
+        include=["personlab_keras", "personlab_keras.*", "data_prep", "data_prep.*"]
+    ),
     package_data={"personlab_keras": ["configs/*.yaml", "skeletons/*.yaml", "serving/page.html"]},
     install_requires=[
         "tensorflow>=2.18,<3",

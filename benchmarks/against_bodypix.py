@@ -1,12 +1,13 @@
 """Google's decoder beside ours, on the same maps: how well. (How fast: `decoder.py`.)
 
-    python benchmarks/against_bodypix.py --model MODEL --annotations JSON --images DIR --longer-side 513 801 1001
+    python benchmarks/against_bodypix.py --model MODEL --annotations JSON --images DIR --longer-side
+    513 801 1001
 
-Theirs is `decodeMultiplePoses` and `decodeMultipleMasksCPU` of @tensorflow-models/body-pix 2.2.1, called in Node (which has to be
-there, with npm) on the maps of our network in their layout. Accuracy is that of their best case: more people than their default of
-10, the best of several score thresholds, and the better of two ways to find masks, in the frame of the image as their API does, or
-in that of the network's input, where the long offsets, which they do not scale, are right.
-"""
+Theirs is `decodeMultiplePoses` and `decodeMultipleMasksCPU` of @tensorflow-models/body-pix 2.2.1,
+called in Node (which has to be there, with npm) on the maps of our network in their layout.
+Accuracy is that of their best case: more people than their default of 10, the best of several score
+thresholds, and the better of two ways to find masks, in the frame of the image as their API does,
+or in that of the network's input, where the long offsets, which they do not scale, are right."""
 
 import argparse
 import json
@@ -25,12 +26,12 @@ from personlab_keras.config import DecodeConfig
 from personlab_keras.decoder import Frame, decode
 from personlab_keras.decoder.sampling import upsample
 from personlab_keras.evaluation import Metrics, evaluate_results
-from personlab_keras.files import read_json
-from personlab_keras.fitting import InputFit
-from personlab_keras.images import read_image
-from personlab_keras.maps import Maps
-from personlab_keras.person import Person, encode_mask
-from personlab_keras.predict import Predictor, load
+from personlab_keras.inference.input_fit import InputFit
+from personlab_keras.inference.predict import Predictor, load
+from personlab_keras.io.files import read_json
+from personlab_keras.io.images import read_image
+from personlab_keras.method.maps import Maps
+from personlab_keras.method.person import Person, encode_mask
 
 OURS, GOOGLE = "ours", "Google's"
 PACKAGE, VERSION = "@tensorflow-models/body-pix", "2.2.1"
@@ -46,8 +47,12 @@ Results = dict[str, list[dict[str, Any]]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="model directory with segmentation and long offsets")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model", required=True, help="model directory with segmentation and long offsets"
+    )
     add_arguments(parser)
     options = parser.parse_args()
     annotations = read_json(options.annotations)
@@ -66,7 +71,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=Path, required=True, help="folder of its images")
     parser.add_argument("--longer-side", type=int, nargs="+", default=[801])
     parser.add_argument("--limit", type=int, help="only the first so many images")
-    parser.add_argument("--npm", type=Path, help="folder to install the package to or to find it in; by default one for this run")
+    parser.add_argument(
+        "--npm",
+        type=Path,
+        help="folder to install the package to or to find it in; by default one for this run",
+    )
 
 
 def compare(
@@ -93,12 +102,22 @@ def compare(
         for name, people in google_masks(answer, fit).items():
             masks[GOOGLE][name] += [person.to_coco(entry["id"])[1] for person in people]
     ids = [entry["id"] for entry in entries]
-    print(f"{len(ids)} images, longer side {predictor.options.longer_side} px, stride {predictor.stride}, {PACKAGE} {VERSION}")
-    report("keypoint", keypoints, lambda found: evaluate_results(annotations, found, None, ids)["keypoints"])
-    report("mask", masks, lambda found: evaluate_results(annotations, [], found, ids)["segmentation"])
+    print(
+        f"{len(ids)} images, longer side {predictor.options.longer_side} px, stride {predictor.stride}, {PACKAGE} {VERSION}"
+    )
+    report(
+        "keypoint",
+        keypoints,
+        lambda found: evaluate_results(annotations, found, None, ids)["keypoints"],
+    )
+    report(
+        "mask", masks, lambda found: evaluate_results(annotations, [], found, ids)["segmentation"]
+    )
 
 
-def report(kind: str, results: dict[str, Results], measure: Callable[[list[dict[str, Any]]], Metrics]) -> None:
+def report(
+    kind: str, results: dict[str, Results], measure: Callable[[list[dict[str, Any]]], Metrics]
+) -> None:
     """Prints the best result of each side, and its others."""
     best: dict[str, float] = {}
     for side, found in results.items():
@@ -123,7 +142,15 @@ def install(folder: Path) -> Path:
     if not (folder / "node_modules" / PACKAGE).is_dir():
         folder.mkdir(parents=True, exist_ok=True)
         # npm installs its peers with it: the decoder of poses reads tensor buffers of tfjs-core.
-        command = ["npm", "install", "--no-audit", "--no-fund", "--prefix", ".", f"{PACKAGE}@{VERSION}"]
+        command = [
+            "npm",
+            "install",
+            "--no-audit",
+            "--no-fund",
+            "--prefix",
+            ".",
+            f"{PACKAGE}@{VERSION}",
+        ]
         subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
     return folder.resolve()
 
@@ -132,7 +159,9 @@ def install(folder: Path) -> Path:
 def google(package: Path) -> Iterator[Callable[[dict[str, Any]], dict[str, Any]]]:
     """A function that has Node answer a request."""
     script = Path(__file__).with_name("bodypix_decoder.mjs")
-    with subprocess.Popen(["node", script, package], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as node:
+    with subprocess.Popen(
+        ["node", script, package], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as node:
         requests, answers = node.stdin, node.stdout
         assert requests is not None
         assert answers is not None
@@ -145,13 +174,20 @@ def google(package: Path) -> Iterator[Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def request(maps: Maps, fit: InputFit, folder: Path) -> dict[str, Any]:
-    """What Node is to decode; the maps themselves lie in files of the folder, replaced by those of the next image."""
+    """What Node is to decode; the maps themselves lie in files of the folder, replaced by those of
+    the next image.
+    """
     assert maps.long_offsets is not None
     edges = maps.mid_offsets.shape[2] // 2
     forward, backward = maps.mid_offsets[:, :, :edges], maps.mid_offsets[:, :, edges:]
-    fields = [maps.heatmaps, *(planar(each) for each in (maps.short_offsets, forward, backward, maps.long_offsets))]
+    fields = [
+        maps.heatmaps,
+        *(planar(each) for each in (maps.short_offsets, forward, backward, maps.long_offsets)),
+    ]
     path = folder / "maps"
-    path.write_bytes(b"".join(np.ascontiguousarray(field, np.float32).tobytes() for field in fields))
+    path.write_bytes(
+        b"".join(np.ascontiguousarray(field, np.float32).tobytes() for field in fields)
+    )
     return {
         "maps": str(path),
         "shape": maps.shape,
@@ -165,7 +201,9 @@ def request(maps: Maps, fit: InputFit, folder: Path) -> dict[str, Any]:
         "nmsRadius": NMS_RADIUS,
         "refineSteps": REFINE_STEPS,
         "repeats": 1,
-        "frames": [mask_frame(name, frame, maps, folder) for name, frame in mask_frames(fit).items()],
+        "frames": [
+            mask_frame(name, frame, maps, folder) for name, frame in mask_frames(fit).items()
+        ],
     }
 
 
@@ -176,21 +214,32 @@ def planar(offsets: np.ndarray) -> np.ndarray:
 
 def mask_frames(fit: InputFit) -> dict[str, Frame]:
     """The frames in which masks are found, by name: the image, and what the network saw of it."""
-    return {IMAGE_FRAME: fit.frame, "frame of the network": Frame(fit.resized_height, fit.resized_width)}
+    return {
+        IMAGE_FRAME: fit.frame,
+        "frame of the network": Frame(fit.resized_height, fit.resized_width),
+    }
 
 
 def mask_frame(name: str, frame: Frame, maps: Maps, folder: Path) -> dict[str, Any]:
     """A frame as the decoder of masks wants it, with the pixels that show a person in a file."""
     assert maps.segmentation is not None
-    # As `scaleAndCropToInputTensorShape` and `toMaskTensor` have it: logits are resized, then compared.
+    # As `scaleAndCropToInputTensorShape` and `toMaskTensor` have it: logits are resized, then
+    # compared.
     probability = np.clip(maps.segmentation, 1e-7, 1 - 1e-7)
-    logits = upsample(np.log(probability / (1 - probability)), *frame.cells(maps.shape, maps.stride))
+    logits = upsample(
+        np.log(probability / (1 - probability)), *frame.cells(maps.shape, maps.stride)
+    )
     shown = logits > np.log(SEGMENTATION_THRESHOLD / (1 - SEGMENTATION_THRESHOLD))
     path = folder / name.replace(" ", "-")
     path.write_bytes(shown.astype(np.uint8).tobytes())
     height, width = maps.image_shape
     scale_x, scale_y = frame.scale
-    padding = {"top": 0, "left": 0, "bottom": height / scale_y - frame.height, "right": width / scale_x - frame.width}
+    padding = {
+        "top": 0,
+        "left": 0,
+        "bottom": height / scale_y - frame.height,
+        "right": width / scale_x - frame.width,
+    }
     return {
         "name": name,
         "height": frame.height,
@@ -203,7 +252,10 @@ def mask_frame(name: str, frame: Frame, maps: Maps, folder: Path) -> dict[str, A
 
 def google_poses(answer: dict[str, Any], fit: InputFit) -> dict[str, list[Person]]:
     """People in the image for each least score of a root."""
-    return {f"roots from {each['threshold']}": [in_image(pose, fit) for pose in each["poses"]] for each in answer["poses"]}
+    return {
+        f"roots from {each['threshold']}": [in_image(pose, fit) for pose in each["poses"]]
+        for each in answer["poses"]
+    }
 
 
 def google_masks(answer: dict[str, Any], fit: InputFit) -> dict[str, list[Person]]:
@@ -228,8 +280,12 @@ def nearest_pixels(fit: InputFit) -> tuple[np.ndarray, np.ndarray]:
 
 
 def in_image(pose: dict[str, Any], fit: InputFit) -> Person:
-    points = np.array([(each["position"]["x"], each["position"]["y"]) for each in pose["keypoints"]])
-    return Person(fit.to_image(points), np.array([each["score"] for each in pose["keypoints"]]), pose["score"])
+    points = np.array(
+        [(each["position"]["x"], each["position"]["y"]) for each in pose["keypoints"]]
+    )
+    return Person(
+        fit.to_image(points), np.array([each["score"] for each in pose["keypoints"]]), pose["score"]
+    )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-"""How fast the decoder is on one core: beside Google's on the maps of a trained network, and for one to fifty people.
+"""How fast the decoder is on one core: beside Google's on the maps of a trained network, and for
+one to fifty people.
 
-    python benchmarks/decoder.py --model STRIDE16 STRIDE8 --annotations JSON --images DIR --longer-side 801 1401
+    python benchmarks/decoder.py --model STRIDE16 STRIDE8 --annotations JSON --images DIR
+    --longer-side 801 1401
 
-Prints median and 95th percentile of the milliseconds per image, default settings on both sides: of poses, and of masks in the frame
-of the image. Theirs is @tensorflow-models/body-pix in Node (see `against_bodypix.py`). Then the time of a scene of one size with 1 to 50
-people, perfect maps, everybody found.
-"""
+Prints median and 95th percentile of the milliseconds per image, default settings on both sides: of
+poses, and of masks in the frame of the image. Theirs is @tensorflow-models/body-pix in Node (see
+`against_bodypix.py`). Then the time of a scene of one size with 1 to 50 people, perfect maps,
+everybody found."""
 
 import argparse
 import os
@@ -21,12 +23,12 @@ import numpy as np
 from against_bodypix import GOOGLE, OURS, SCORE_THRESHOLD, add_arguments, google, install, request
 
 from personlab_keras.config import DecodeConfig
-from personlab_keras.decoder import View, decode
-from personlab_keras.files import read_json
-from personlab_keras.images import read_image
-from personlab_keras.maps import Maps
-from personlab_keras.predict import load
-from personlab_keras.skeleton import COCO_PERSON
+from personlab_keras.decoder import FramedMaps, decode
+from personlab_keras.inference.predict import load
+from personlab_keras.io.files import read_json
+from personlab_keras.io.images import read_image
+from personlab_keras.method.maps import Maps
+from personlab_keras.method.skeleton import COCO_PERSON
 
 REPEATS = 9
 """How often everything is timed; the median counts."""
@@ -43,8 +45,12 @@ BODY = np.array(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, nargs="+", required=True, help="model directories, one per stride")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model", type=Path, nargs="+", required=True, help="model directories, one per stride"
+    )
     add_arguments(parser)
     options = parser.parse_args()
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # Node inherits it
@@ -57,7 +63,9 @@ def main() -> None:
         crowds(masks)
 
 
-def beside_google(model: Path, longer_side: int, options: argparse.Namespace, package: Path, folder: Path) -> None:
+def beside_google(
+    model: Path, longer_side: int, options: argparse.Namespace, package: Path, folder: Path
+) -> None:
     """Times both decoders on the maps of all images and prints what they took."""
     predictor = load(model, [f"predict.longer_side={longer_side}"])
     seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
@@ -65,23 +73,39 @@ def beside_google(model: Path, longer_side: int, options: argparse.Namespace, pa
         for entry in read_json(options.annotations)["images"][: options.limit]:
             image = read_image(options.images / entry["file_name"], apply_orientation=False)
             fit, maps = predictor.fit(image), predictor.maps(image)
-            views = [View(maps, fit.frame)]
+            views = [FramedMaps(maps, fit.frame)]
             ours = median(partial(decode, views, options=DecodeConfig(masks=False)))
             seconds["poses", OURS].append(ours)
             seconds["masks", OURS].append(max(median(partial(decode, views)) - ours, 0.0))
             answer = ask({**request(maps, fit, folder), "repeats": REPEATS + 1})
-            (poses,) = (np.median(each["milliseconds"][1:]) for each in answer["poses"] if each["threshold"] == SCORE_THRESHOLD)
+            (poses,) = (
+                np.median(each["milliseconds"][1:])
+                for each in answer["poses"]
+                if each["threshold"] == SCORE_THRESHOLD
+            )
             seconds["poses", GOOGLE].append(float(poses) / 1e3)
-            (masks, *_) = (each["milliseconds"] for each in answer["masks"] if each["threshold"] == SCORE_THRESHOLD)
+            (masks, *_) = (
+                each["milliseconds"]
+                for each in answer["masks"]
+                if each["threshold"] == SCORE_THRESHOLD
+            )
             seconds["masks", GOOGLE].append(masks / 1e3)
-    print(f"{len(seconds['poses', OURS])} images, longer side {longer_side} px, stride {predictor.stride}")
+    print(
+        f"{len(seconds['poses', OURS])} images, longer side {longer_side} px, stride {predictor.stride}"
+    )
     for what in ("poses", "masks"):
-        figures = {side: np.percentile(seconds[what, side], [50, 95]) * 1e3 for side in (OURS, GOOGLE)}
+        figures = {
+            side: np.percentile(seconds[what, side], [50, 95]) * 1e3 for side in (OURS, GOOGLE)
+        }
         means = {side: np.mean(seconds[what, side]) * 1e3 for side in (OURS, GOOGLE)}
         for side, (middle, high) in figures.items():
-            print(f"  {what}, {side}: median {middle:.2f} ms, 95th percentile {high:.2f} ms, mean {means[side]:.2f} ms")
+            print(
+                f"  {what}, {side}: median {middle:.2f} ms, 95th percentile {high:.2f} ms, mean {means[side]:.2f} ms"
+            )
         middle, high = figures[OURS] / figures[GOOGLE]
-        print(f"  {what}: {middle:.2f}, {high:.2f} and {means[OURS] / means[GOOGLE]:.2f} of their time")
+        print(
+            f"  {what}: {middle:.2f}, {high:.2f} and {means[OURS] / means[GOOGLE]:.2f} of their time"
+        )
 
 
 def crowds(masks: bool) -> None:
@@ -94,7 +118,9 @@ def crowds(masks: bool) -> None:
         found = len(decode(maps, options=options, radius=SCENE_RADIUS))
         taken = median(partial(decode, maps, options=options, radius=SCENE_RADIUS))
         first = first or taken
-        print(f"  {count:2d} people, {found} found: {taken * 1e3:.2f} ms, {taken / first:.2f} times that of one")
+        print(
+            f"  {count:2d} people, {found} found: {taken * 1e3:.2f} ms, {taken / first:.2f} times that of one"
+        )
 
 
 def median(run: Callable[[], object]) -> float:

@@ -1,10 +1,11 @@
 """How large should an image be for the network, how fine its maps, and do more views of it pay?
 
-    python benchmarks/input_size.py --model STRIDE16 STRIDE8 --annotations JSON --images DIR --longer-side 401 801 1201 --flip
+    python benchmarks/input_size.py --model STRIDE16 STRIDE8 --annotations JSON --images DIR
+    --longer-side 401 801 1201 --flip
 
-Prints a row of a Markdown table for every model and longer side, and with `--flip` and `--scales` more rows for every one: keypoint
-and mask AP, and the median milliseconds per image of the network and of the decoder.
-"""
+Prints a row of a Markdown table for every model and longer side, and with `--flip` and `--scales`
+more rows for every one: keypoint and mask AP, and the median milliseconds per image of the network
+and of the decoder."""
 
 import argparse
 import tempfile
@@ -13,9 +14,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from personlab_keras.evaluation import evaluate
-from personlab_keras.predict import load
+from personlab_keras.inference.predict import load
 
-COLUMNS = "stride", "longer side", "scales", "flip", "keypoint AP", "AP50", "APm", "APl", "mask AP", "network ms", "decode ms"
+COLUMNS = (
+    "stride",
+    "longer side",
+    "scales",
+    "flip",
+    "keypoint AP",
+    "AP50",
+    "APm",
+    "APl",
+    "mask AP",
+    "network ms",
+    "decode ms",
+)
 
 
 @dataclass(frozen=True)
@@ -37,13 +50,26 @@ class Setting:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, nargs="+", required=True, help="model directories, one per stride")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model", type=Path, nargs="+", required=True, help="model directories, one per stride"
+    )
     parser.add_argument("--annotations", required=True, help="COCO person keypoints JSON")
     parser.add_argument("--images", required=True, help="folder of its images")
-    parser.add_argument("--longer-side", type=int, nargs="+", default=[401, 513, 641, 801, 1001, 1201, 1401])
+    parser.add_argument(
+        "--longer-side", type=int, nargs="+", default=[401, 513, 641, 801, 1001, 1201, 1401]
+    )
     parser.add_argument("--flip", action="store_true", help="with and without the mirrored image")
-    parser.add_argument("--scales", type=float, nargs="+", action="append", default=[], help="also at these; may be repeated")
+    parser.add_argument(
+        "--scales",
+        type=float,
+        nargs="+",
+        action="append",
+        default=[],
+        help="also at these; may be repeated",
+    )
     parser.add_argument("--limit", type=int, help="only the first so many images")
     options = parser.parse_args()
     print(f"| {' | '.join(COLUMNS)} |")

@@ -2,9 +2,9 @@
 
     python benchmarks/kill.py --records RECORDS --kills 20
 
-Trains a small network twice on the CPU: once undisturbed; once killed (SIGKILL) after random times, every third time while a checkpoint is
-being written, and started again with the same command. Then compares the last checkpoints bit for bit, and the logs: every step once.
-"""
+Trains a small network twice on the CPU: once undisturbed; once killed (SIGKILL) after random times,
+every third time while a checkpoint is being written, and started again with the same command. Then
+compares the last checkpoints bit for bit, and the logs: every step once."""
 
 import argparse
 import os
@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from personlab_keras.checkpoints import CHECKPOINTS, latest_checkpoint
-from personlab_keras.journal import LOG_FILE, read_log
+from personlab_keras.training.checkpoints import CHECKPOINTS, latest_checkpoint
+from personlab_keras.training.run_log import LOG_FILE, read_log
 
 SETTINGS = (
     "model.backbone=small", "model.alpha=0.25", "model.output_stride=8", "model.weights=null", "train.freeze_batch_norm=false",
@@ -27,8 +27,12 @@ SETTINGS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--records", type=Path, required=True, help="what `personlab prepare` wrote")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--records", type=Path, required=True, help="what `personlab prepare` wrote"
+    )
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--steps", type=int, default=200)
     options = parser.parse_args()
@@ -55,13 +59,33 @@ def main() -> None:
 
 def start(records: Path, workdir: Path, steps: int) -> subprocess.Popen:
     """The run as a user would start it."""
-    settings = [argument for setting in (*SETTINGS, f"train.steps={steps}") for argument in ("--set", setting)]
-    command = [sys.executable, "-m", "personlab_keras.cli", "train", "--records", records, "--workdir", workdir, *settings]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"})
+    settings = [
+        argument
+        for setting in (*SETTINGS, f"train.steps={steps}")
+        for argument in ("--set", setting)
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "personlab_keras.cli",
+        "train",
+        "--records",
+        records,
+        "--workdir",
+        workdir,
+        *settings,
+    ]
+    return subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    )
 
 
-def wait_for_a_moment(process: subprocess.Popen, workdir: Path, chance: random.Random, during_write: bool) -> None:
-    """Until the run has logged something new and then a random time, or until a checkpoint is being written."""
+def wait_for_a_moment(
+    process: subprocess.Popen, workdir: Path, chance: random.Random, during_write: bool
+) -> None:
+    """Until the run has logged something new and then a random time, or until a checkpoint is being
+    written.
+    """
     size = (workdir / LOG_FILE).stat().st_size if (workdir / LOG_FILE).is_file() else 0
     while process.poll() is None:
         log = workdir / LOG_FILE
@@ -76,12 +100,20 @@ def wait_for_a_moment(process: subprocess.Popen, workdir: Path, chance: random.R
 def compare(whole: Path, killed: Path, steps: int) -> None:
     """Prints whether two runs ended alike; exits with 1 where not."""
     first, second = (dict(np.load(str(latest_checkpoint(folder)))) for folder in (whole, killed))
-    different = [name for name in first.keys() | second.keys() if not np.array_equal(first.get(name), second.get(name))]
+    different = [
+        name
+        for name in first.keys() | second.keys()
+        if not np.array_equal(first.get(name), second.get(name))
+    ]
     logged = [line["step"] for line in read_log(killed)]
-    print(f"{len(first)} arrays, {len(different)} differ; last step {int(second['step'])} of {steps}")
+    print(
+        f"{len(first)} arrays, {len(different)} differ; last step {int(second['step'])} of {steps}"
+    )
     once = logged == [line["step"] for line in read_log(whole)]
     print(f"every line of the log once and in order: {once}")
-    losses = all(a["loss"] == b["loss"] for a, b in zip(read_log(whole), read_log(killed), strict=False))
+    losses = all(
+        a["loss"] == b["loss"] for a, b in zip(read_log(whole), read_log(killed), strict=False)
+    )
     print(f"losses equal: {losses}")
     if different or not once or not losses:
         sys.exit(1)

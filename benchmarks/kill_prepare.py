@@ -2,9 +2,9 @@
 
     python benchmarks/kill_prepare.py --annotations JSON --images DIR --kills 20
 
-Prepares a data set by one process, by two workers and by Beam's DirectRunner, and compares the SHA-256 of every file. Then kills (SIGKILL)
-runs with one and with two workers after random times, in one folder, until there were so many kills, and lets the last one finish.
-"""
+Prepares a data set by one process, by two workers and by Beam's DirectRunner, and compares the
+SHA-256 of every file. Then kills (SIGKILL) runs with one and with two workers after random times,
+in one folder, until there were so many kills, and lets the last one finish."""
 
 import argparse
 import hashlib
@@ -17,15 +17,23 @@ import tempfile
 import time
 from pathlib import Path
 
-ENGINES = {"one process": ["--workers", "1"], "two workers": ["--workers", "2"], "Beam's DirectRunner": ["--beam"]}
+ENGINES = {
+    "one process": ["--workers", "1"],
+    "two workers": ["--workers", "2"],
+    "Beam's DirectRunner": ["--beam"],
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--annotations", type=Path, required=True)
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--set", action="append", default=["data.views_per_image=4"], metavar="SECTION.KEY=VALUE")
+    parser.add_argument(
+        "--set", action="append", default=["data.views_per_image=4"], metavar="SECTION.KEY=VALUE"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = {}
@@ -33,7 +41,9 @@ def main() -> None:
             began = time.perf_counter()
             start(options, Path(folder) / name, engine).wait()
             found[name] = checksums(Path(folder) / name)
-            print(f"{name}: {len(found[name])} files, {time.perf_counter() - began:.1f} s", flush=True)
+            print(
+                f"{name}: {len(found[name])} files, {time.perf_counter() - began:.1f} s", flush=True
+            )
         whole = found["one process"]
         killed, reached = kill(options, Path(folder), time.perf_counter() - began)
         found[f"killed {len(reached)} times"] = killed
@@ -49,14 +59,28 @@ def main() -> None:
 def start(options: argparse.Namespace, out: Path, engine: list[str]) -> subprocess.Popen:
     """The command as a user types it."""
     settings = [part for setting in options.set for part in ("--set", setting)]
-    arguments = ["--annotations", options.annotations, "--images", options.images, "--out", out, *engine, *settings]
+    arguments = [
+        "--annotations",
+        options.annotations,
+        "--images",
+        options.images,
+        "--out",
+        out,
+        *engine,
+        *settings,
+    ]
     return subprocess.Popen(
-        [sys.executable, "-m", "personlab_keras.cli", "prepare", *map(str, arguments)], stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "personlab_keras.cli", "prepare", *map(str, arguments)],
+        stdout=subprocess.DEVNULL,
     )
 
 
-def kill(options: argparse.Namespace, folder: Path, longest: float) -> tuple[dict[str, str], list[int]]:
-    """What is there after all kills and one run that ends by itself, and how many shards were finished at each kill."""
+def kill(
+    options: argparse.Namespace, folder: Path, longest: float
+) -> tuple[dict[str, str], list[int]]:
+    """What is there after all kills and one run that ends by itself, and how many shards were
+    finished at each kill.
+    """
     chance, reached = random.Random(0), []
     out = folder / "killed"
     while len(reached) < options.kills:
@@ -79,7 +103,11 @@ def kill(options: argparse.Namespace, folder: Path, longest: float) -> tuple[dic
 
 def checksums(folder: Path) -> dict[str, str]:
     """SHA-256 by name, but for the lock."""
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir() if path.name != ".lock"}
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.iterdir()
+        if path.name != ".lock"
+    }
 
 
 if __name__ == "__main__":

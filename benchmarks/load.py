@@ -1,12 +1,14 @@
-"""What `personlab serve` bears: finds its capacity, then asks for half and for twice as much, on loopback.
+"""What `personlab serve` bears: finds its capacity, then asks for half and for twice as much, on
+loopback.
 
     python benchmarks/load.py --model exported --images photos --set predict.longer_side=401
 
-The capacity is what a few clients get that each ask again as soon as they are answered. Then requests come at a fixed rate, whether
-or not earlier ones are answered. For each stage: requests per second, percentiles, statuses, failures, and the resident memory of the
-server and all of its processes. The client's counts are held against the server's own: a request that one of them knows and the other
-does not is lost. Exits with status 1 if any is, or if anything but 200 and, beyond capacity, 503 was answered.
-"""
+The capacity is what a few clients get that each ask again as soon as they are answered. Then
+requests come at a fixed rate, whether or not earlier ones are answered. For each stage: requests
+per second, percentiles, statuses, failures, and the resident memory of the server and all of its
+processes. The client's counts are held against the server's own: a request that one of them knows
+and the other does not is lost. Exits with status 1 if any is, or if anything but 200 and, beyond
+capacity, 503 was answered."""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ from pathlib import Path
 import aiohttp
 import numpy as np
 
-from personlab_keras.images import list_images
+from personlab_keras.io.images import list_images
 
 IN_FLIGHT = 2000
 """Requests that the client has under way at most."""
@@ -48,7 +50,9 @@ class Tally:
 class Client:
     """Asks a server for the people of images, in turn."""
 
-    def __init__(self, address: str, images: Sequence[bytes], session: aiohttp.ClientSession) -> None:
+    def __init__(
+        self, address: str, images: Sequence[bytes], session: aiohttp.ClientSession
+    ) -> None:
         self.address, self.session = address, session
         self.images: Iterator[bytes] = cycle(images)
 
@@ -56,14 +60,18 @@ class Client:
         """One request; its status, or 0 where there was no answer."""
         start = time.perf_counter()
         try:
-            async with self.session.post(f"{self.address}v1/people", data=next(self.images)) as response:
+            async with self.session.post(
+                f"{self.address}v1/people", data=next(self.images)
+            ) as response:
                 answer = await response.json()
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             tally.failures[type(error).__name__] += 1
             return 0
         if response.status == 200 and not {"width", "height", "people"} <= answer.keys():
             tally.failures["no people in the answer"] += 1
-        tally.without_retry_after += response.status == 503 and "Retry-After" not in response.headers
+        tally.without_retry_after += (
+            response.status == 503 and "Retry-After" not in response.headers
+        )
         tally.seconds.setdefault(response.status, []).append(time.perf_counter() - start)
         return response.status
 
@@ -71,7 +79,9 @@ class Client:
         """How many requests the server says it has answered, by status."""
         async with self.session.get(f"{self.address}metrics") as response:
             text = await response.text()
-        found = re.findall(r'^personlab_requests_total\{status="(\d+)"\} (\S+)$', text, re.MULTILINE)
+        found = re.findall(
+            r'^personlab_requests_total\{status="(\d+)"\} (\S+)$', text, re.MULTILINE
+        )
         return Counter({int(status): int(float(count)) for status, count in found})
 
 
@@ -106,11 +116,15 @@ async def open_loop(client: Client, rate: float, seconds: float) -> Tally:
 
 
 def resident_memory(root: int) -> int:
-    """Bytes of resident memory of a process and all below it; what they share is counted for each."""
+    """Bytes of resident memory of a process and all below it; what they share is counted for
+    each.
+    """
     parents, resident = {}, {}
     for status in Path("/proc").glob("[0-9]*/status"):
         try:
-            fields = dict(line.split(":\t", 1) for line in status.read_text().splitlines() if ":\t" in line)
+            fields = dict(
+                line.split(":\t", 1) for line in status.read_text().splitlines() if ":\t" in line
+            )
         except OSError:  # it has ended meanwhile
             continue
         pid = int(fields["Pid"])
@@ -140,10 +154,18 @@ async def watched(root: int, stage: Awaitable[Tally]) -> tuple[Tally, dict[str, 
     finally:
         watcher.cancel()
     sizes.append(resident_memory(root))
-    return tally, {name: round(size / 1e9, 3) for name, size in (("start", sizes[0]), ("end", sizes[-1]), ("most", max(sizes)))}
+    return tally, {
+        name: round(size / 1e9, 3)
+        for name, size in (("start", sizes[0]), ("end", sizes[-1]), ("most", max(sizes)))
+    }
 
 
-async def measure(process: subprocess.Popen[str], address: str, images: Sequence[bytes], options: argparse.Namespace) -> dict:
+async def measure(
+    process: subprocess.Popen[str],
+    address: str,
+    images: Sequence[bytes],
+    options: argparse.Namespace,
+) -> dict:
     """All stages; {name: figures}."""
     # Shorter than the server's own: a connection must not be closed while a request is on its way.
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=2)
@@ -164,7 +186,9 @@ async def measure(process: subprocess.Popen[str], address: str, images: Sequence
                 "lost": ((theirs - ours) + (ours - theirs)).total(),
                 "failures": dict(tally.failures),
                 "503_without_retry_after": tally.without_retry_after,
-                "ms": {status: percentiles(times) for status, times in sorted(tally.seconds.items())},
+                "ms": {
+                    status: percentiles(times) for status, times in sorted(tally.seconds.items())
+                },
                 "memory_gb": memory,
                 "alive": process.poll() is None,
             }
@@ -176,29 +200,70 @@ async def measure(process: subprocess.Popen[str], address: str, images: Sequence
         found = await stage("capacity", lambda: closed_loop(client, options.clients, options.find))
         capacity = found["people_per_second"]
         for name, share in (("half", 0.5), ("twice", 2.0)):
-            await stage(name, lambda share=share: open_loop(client, share * capacity, options.seconds))
+            await stage(
+                name, lambda share=share: open_loop(client, share * capacity, options.seconds)
+            )
             report[name]["asked_per_second"] = round(share * capacity, 2)
     return report
 
 
 def percentiles(seconds: Sequence[float]) -> dict[str, float]:
-    return {f"p{share}": round(1000 * float(np.percentile(seconds, share)), 1) for share in (50, 99)}
+    return {
+        f"p{share}": round(1000 * float(np.percentile(seconds, share)), 1) for share in (50, 99)
+    }
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", required=True, help="model directory")
     parser.add_argument("--images", required=True, help="folder of images to ask about, in turn")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="a setting of the server")
-    parser.add_argument("--seconds", type=float, default=300, help="at half and at twice the capacity, each (default: 300)")
-    parser.add_argument("--find", type=float, default=30, help="seconds in which the capacity is found (default: 30)")
-    parser.add_argument("--warm", type=float, default=10, help="seconds of requests before any is counted (default: 10)")
-    parser.add_argument("--clients", type=int, default=16, help="clients that find the capacity; fewer than serve.max_queued")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="a setting of the server",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=300,
+        help="at half and at twice the capacity, each (default: 300)",
+    )
+    parser.add_argument(
+        "--find",
+        type=float,
+        default=30,
+        help="seconds in which the capacity is found (default: 30)",
+    )
+    parser.add_argument(
+        "--warm",
+        type=float,
+        default=10,
+        help="seconds of requests before any is counted (default: 10)",
+    )
+    parser.add_argument(
+        "--clients",
+        type=int,
+        default=16,
+        help="clients that find the capacity; fewer than serve.max_queued",
+    )
     parser.add_argument("--out", type=Path, help="JSON file of the figures")
     options = parser.parse_args()
     images = [path.read_bytes() for path in list_images(options.images)]
     settings = [f"--set={each}" for each in options.set]
-    command = [sys.executable, "-m", "personlab_keras.cli", "serve", "--model", options.model, "--port=0", *settings]
+    command = [
+        sys.executable,
+        "-m",
+        "personlab_keras.cli",
+        "serve",
+        "--model",
+        options.model,
+        "--port=0",
+        *settings,
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
@@ -214,8 +279,14 @@ def main() -> int:
     if options.out:
         options.out.write_text(json.dumps(report, indent=1))
     stages = [report[name] for name in ("capacity", "half", "twice")]
-    clean = all(not each["lost"] and not each["failures"] and not each["503_without_retry_after"] for each in stages)
-    expected = all(set(each["statuses"]) <= ({200, 503} if each is report["twice"] else {200}) for each in stages)
+    clean = all(
+        not each["lost"] and not each["failures"] and not each["503_without_retry_after"]
+        for each in stages
+    )
+    expected = all(
+        set(each["statuses"]) <= ({200, 503} if each is report["twice"] else {200})
+        for each in stages
+    )
     print(f"exit status {status}; {'nothing lost' if clean and expected else 'NOT CLEAN'}")
     return 0 if clean and expected and status == 0 else 1
 

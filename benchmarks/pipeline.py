@@ -2,11 +2,11 @@
 
     python benchmarks/pipeline.py --records records/train
 
-Prints bytes per view of the compact targets beside dense float16 ones, and images per second on one core of: reading and decoding
-the JPEG alone (the floor), the whole pipeline (its expansion compiled by XLA), the same with online augmentation, the same with the
-expansion op by op, and the pipeline with the expansion left to the training step, where it is timed as well. All ways in one run,
-interleaved, median of the rounds.
-"""
+Prints bytes per view of the compact targets beside dense float16 ones, and images per second on one
+core of: reading and decoding the JPEG alone (the floor), the whole pipeline (its expansion compiled
+by XLA), the same with online augmentation, the same with the expansion op by op, and the pipeline
+with the expansion left to the training step, where it is timed as well. All ways in one run,
+interleaved, median of the rounds."""
 
 import argparse
 import os
@@ -17,12 +17,14 @@ import tensorflow as tf
 
 from data_prep.statistics import summary
 from personlab_keras.config import DataConfig
-from personlab_keras.data import expand, make_dataset, training_examples
-from personlab_keras.records import Meta, read_meta
+from personlab_keras.data.pipeline import expand, make_dataset, training_examples
+from personlab_keras.data.records import Meta, read_meta
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--records", required=True)
     parser.add_argument("--images", type=int, default=400, help="images per round")
     parser.add_argument("--rounds", type=int, default=5)
@@ -32,9 +34,14 @@ def main() -> None:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     meta = read_meta(options.records)
     sizes = summary(options.records)
-    compact, dense = sizes["bytes of targets per view"], sizes["bytes of dense float16 targets per view"]
+    compact, dense = (
+        sizes["bytes of targets per view"],
+        sizes["bytes of dense float16 targets per view"],
+    )
     print(f"{meta.records} views of {meta.view_size} px at stride {meta.stride}")
-    print(f"targets per view: {compact} bytes compact, {dense} dense float16: {dense / compact:.0f} times as many")
+    print(
+        f"targets per view: {compact} bytes compact, {dense} dense float16: {dense / compact:.0f} times as many"
+    )
     ways = {
         "JPEG decode alone (floor)": jpeg_alone(options.records, meta, options.batch),
         "whole pipeline": make_dataset(options.records, options.batch, training=True),
@@ -62,22 +69,41 @@ def jpeg_alone(records: str, meta: Meta, batch: int) -> tf.data.Dataset:
     files = [f"{records}/{shard.name}" for shard in meta.shards]
 
     def decode(serialized: tf.Tensor) -> tf.Tensor:
-        parsed = tf.io.parse_single_example(serialized, {"image": tf.io.FixedLenFeature([], tf.string)})
-        return tf.ensure_shape(tf.io.decode_jpeg(parsed["image"], channels=3), [meta.view_size, meta.view_size, 3])
+        parsed = tf.io.parse_single_example(
+            serialized, {"image": tf.io.FixedLenFeature([], tf.string)}
+        )
+        return tf.ensure_shape(
+            tf.io.decode_jpeg(parsed["image"], channels=3), [meta.view_size, meta.view_size, 3]
+        )
 
-    return tf.data.TFRecordDataset(files).repeat().map(decode, tf.data.AUTOTUNE).batch(batch).prefetch(tf.data.AUTOTUNE)
+    return (
+        tf.data.TFRecordDataset(files)
+        .repeat()
+        .map(decode, tf.data.AUTOTUNE)
+        .batch(batch)
+        .prefetch(tf.data.AUTOTUNE)
+    )
 
 
 def unexpanded(records: str, meta: Meta, batch: int) -> tf.data.Dataset:
     """Augmented batches in compact form."""
-    return training_examples(records, meta, DataConfig(), seed=0).batch(batch).prefetch(tf.data.AUTOTUNE)
+    return (
+        training_examples(records, meta, DataConfig(), seed=0)
+        .batch(batch)
+        .prefetch(tf.data.AUTOTUNE)
+    )
 
 
 def op_by_op(records: str, meta: Meta, batch: int) -> tf.data.Dataset:
     """Augmented batches with dense targets, their expansion not compiled."""
     examples = training_examples(records, meta, DataConfig(), seed=0)
-    dense = examples.map(lambda example: (tf.cast(example["image"], tf.float32), expand(example, meta)), tf.data.AUTOTUNE)
-    return dense.batch(batch, drop_remainder=True, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    dense = examples.map(
+        lambda example: (tf.cast(example["image"], tf.float32), expand(example, meta)),
+        tf.data.AUTOTUNE,
+    )
+    return dense.batch(batch, drop_remainder=True, num_parallel_calls=tf.data.AUTOTUNE).prefetch(
+        tf.data.AUTOTUNE
+    )
 
 
 def images_per_second(dataset: tf.data.Dataset, images: int, batch: int) -> float:
@@ -90,13 +116,17 @@ def images_per_second(dataset: tf.data.Dataset, images: int, batch: int) -> floa
 
 
 def seconds_of_expansion(records: str, meta: Meta, batch: int) -> float:
-    """Seconds per image of the expansion as a compiled function of a whole batch, as a training step would hold it."""
+    """Seconds per image of the expansion as a compiled function of a whole batch, as a training
+    step would hold it.
+    """
     compact = next(iter(unexpanded(records, meta, batch)))
     del compact["image"]
 
     @tf.function(jit_compile=True)
     def expanded(examples: dict[str, tf.Tensor]) -> list[dict[str, tf.Tensor]]:
-        return [expand({name: value[i] for name, value in examples.items()}, meta) for i in range(batch)]
+        return [
+            expand({name: value[i] for name, value in examples.items()}, meta) for i in range(batch)
+        ]
 
     expanded(compact)
     times = []

@@ -2,11 +2,11 @@
 
     python benchmarks/prepare.py --annotations JSON --images DIR --sides 401 801
 
-For each side of the views this process alone prepares all images, annotations and all; and in the same run, by turns, the floor: the same
-files read, decoded, resized to fit the side, padded to the view and encoded by OpenCV. The sample is listed --times times, under other
-ids, so that shards are as large as those of a real data set. Times are of this process's CPU and of the clock, the least of the
-rounds.
-"""
+For each side of the views this process alone prepares all images, annotations and all; and in the
+same run, by turns, the floor: the same files read, decoded, resized to fit the side, padded to the
+view and encoded by OpenCV. The sample is listed --times times, under other ids, so that shards are
+as large as those of a real data set. Times are of this process's CPU and of the clock, the least of
+the rounds."""
 
 import argparse
 import json
@@ -26,18 +26,22 @@ from data_prep.build import prepare
 from data_prep.coco import CocoFile, read_coco
 from data_prep.engines import processes
 from personlab_keras.config import Config, load_config
-from personlab_keras.skeleton import COCO_PERSON
+from personlab_keras.method.skeleton import COCO_PERSON
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--annotations", type=Path, required=True)
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--sides", type=int, nargs="+", default=[401, 801])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--times", type=int, default=8)
     parser.add_argument(
-        "--plan", type=Path, help="only: time and peak memory to read this annotation file and deal its images to shards"
+        "--plan",
+        type=Path,
+        help="only: time and peak memory to read this annotation file and deal its images to shards",
     )
     options = parser.parse_args()
     if options.plan:
@@ -45,7 +49,9 @@ def main() -> None:
         return
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as folder:
-        options.annotations = multiplied(options.annotations, options.times, Path(folder) / "annotations.json")
+        options.annotations = multiplied(
+            options.annotations, options.times, Path(folder) / "annotations.json"
+        )
         compare(options)
 
 
@@ -53,7 +59,9 @@ def multiplied(annotations: Path, times: int, path: Path) -> Path:
     """The annotation file with all its images listed so many times; returns `path`."""
     content = json.loads(annotations.read_bytes())
     step = 1 + max(entry["id"] for entry in (*content["images"], *content["annotations"]))
-    images = [{**entry, "id": entry["id"] + step * i} for i in range(times) for entry in content["images"]]
+    images = [
+        {**entry, "id": entry["id"] + step * i} for i in range(times) for entry in content["images"]
+    ]
     people = [
         {**entry, "id": entry["id"] + step * i, "image_id": entry["image_id"] + step * i}
         for i in range(times)
@@ -72,8 +80,23 @@ def compare(options: argparse.Namespace) -> None:
         for _ in range(options.rounds):
             floor.append(timed(partial(plainly, coco, options.images, config)))
             with tempfile.TemporaryDirectory() as out:
-                ours.append(timed(partial(prepare, options.annotations, options.images, out, config, engine=processes(1))))
-        figures = {"side": side, "images": len(coco.images), **compared(ours, floor, len(coco.images))}
+                ours.append(
+                    timed(
+                        partial(
+                            prepare,
+                            options.annotations,
+                            options.images,
+                            out,
+                            config,
+                            engine=processes(1),
+                        )
+                    )
+                )
+        figures = {
+            "side": side,
+            "images": len(coco.images),
+            **compared(ours, floor, len(coco.images)),
+        }
         print(json.dumps({**figures, "peak_mb": peak(options, side)}), flush=True)
 
 
@@ -88,16 +111,28 @@ def plainly(coco: CocoFile, folder: Path, config: Config) -> None:
     """The floor: decode, resize, encode, write."""
     with tempfile.TemporaryFile() as file:
         for image in coco.images:
-            pixels = cv2.imdecode(np.frombuffer((folder / image.file_name).read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+            pixels = cv2.imdecode(
+                np.frombuffer((folder / image.file_name).read_bytes(), np.uint8), cv2.IMREAD_COLOR
+            )
             scale = config.data.view_size / max(image.width, image.height)
             size = (round(image.width * scale), round(image.height * scale))
-            small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+            small = cv2.resize(
+                pixels, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+            )
             below, right = config.data.view_size - size[1], config.data.view_size - size[0]
-            view = cv2.copyMakeBorder(small, 0, below, 0, right, cv2.BORDER_CONSTANT, value=config.data.pad_colour)
-            file.write(cv2.imencode(".jpg", view, [cv2.IMWRITE_JPEG_QUALITY, config.data.image_quality])[1].tobytes())
+            view = cv2.copyMakeBorder(
+                small, 0, below, 0, right, cv2.BORDER_CONSTANT, value=config.data.pad_colour
+            )
+            file.write(
+                cv2.imencode(".jpg", view, [cv2.IMWRITE_JPEG_QUALITY, config.data.image_quality])[
+                    1
+                ].tobytes()
+            )
 
 
-def compared(ours: list[tuple[float, float]], floor: list[tuple[float, float]], images: int) -> dict[str, float]:
+def compared(
+    ours: list[tuple[float, float]], floor: list[tuple[float, float]], images: int
+) -> dict[str, float]:
     """Images a second and how many times the floor's time."""
     cpu, clock = (min(times) for times in zip(*ours, strict=True))
     floor_cpu, floor_clock = (min(times) for times in zip(*floor, strict=True))
@@ -113,9 +148,21 @@ def compared(ours: list[tuple[float, float]], floor: list[tuple[float, float]], 
 def peak(options: argparse.Namespace, side: int) -> float:
     """Megabytes that the command takes at most, workers aside."""
     with tempfile.TemporaryDirectory() as out:
-        command = ["prepare", "--annotations", options.annotations, "--images", options.images, "--out", f"{out}/records"]
+        command = [
+            "prepare",
+            "--annotations",
+            options.annotations,
+            "--images",
+            options.images,
+            "--out",
+            f"{out}/records",
+        ]
         command += ["--set", f"data.view_size={side}", "--workers", "1"]
-        subprocess.run([sys.executable, "-m", "personlab_keras.cli", *map(str, command)], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [sys.executable, "-m", "personlab_keras.cli", *map(str, command)],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
     return round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
 
 

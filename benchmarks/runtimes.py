@@ -1,13 +1,15 @@
-"""How fast a network is in each runtime on this CPU, alone and from a JPEG's bytes to people, beside Google's PoseNet in Node.
+"""How fast a network is in each runtime on this CPU, alone and from a JPEG's bytes to people,
+beside Google's PoseNet in Node.
 
     python benchmarks/runtimes.py --poses POSENET --masks BODYPIX --weights DIR --images DIR
 
-POSENET and BODYPIX are model directories that `personlab import-weights` wrote, the first of the weights in DIR, which holds Google's
-posenet.json and posenet.bin: their side is @tensorflow-models/posenet on @tensorflow/tfjs-backend-wasm, with its defaults for several
-people, in Node (which has to be there, with npm), at the size of input that ours has. Every number of threads is a process of its own
-on as many cores, with Node on the same ones. The sides take turns, image by image, in changing order. A figure is the mean over the
-images of the fastest of the rounds.
-"""
+POSENET and BODYPIX are model directories that `personlab import-weights` wrote, the first of the
+weights in DIR, which holds Google's posenet.json and posenet.bin: their side is
+@tensorflow-models/posenet on @tensorflow/tfjs-backend-wasm, with its defaults for several people,
+in Node (which has to be there, with npm), at the size of input that ours has. Every number of
+threads is a process of its own on as many cores, with Node on the same ones. The sides take turns,
+image by image, in changing order. A figure is the mean over the images of the fastest of the
+rounds."""
 
 import argparse
 import json
@@ -26,11 +28,12 @@ from typing import Any
 
 import numpy as np
 
-from personlab_keras.conversion import FileOptions, export_formats
-from personlab_keras.export import read_model_directory
-from personlab_keras.images import decode_image, list_images, read_image
-from personlab_keras.predict import Predictor, load
-from personlab_keras.runtimes import FILES, limit_keras
+from personlab_keras.export.file_options import FileOptions
+from personlab_keras.export.formats import export_formats
+from personlab_keras.inference.predict import Predictor, load
+from personlab_keras.inference.runtimes import FILES, limit_keras
+from personlab_keras.io.images import decode_image, list_images, read_image
+from personlab_keras.model_directory import read_model_directory
 
 PACKAGES = {
     "@tensorflow-models/posenet": "2.2.2",
@@ -41,7 +44,9 @@ PACKAGES = {
     "sharp": "0.35.5",
 }
 SLOW_ROUNDS = 1
-"""XLA's code is so slow on a CPU that it takes part in so many rounds only, after one to warm up."""
+"""XLA's code is so slow on a CPU that it takes part in so many rounds only, after one to warm
+up.
+"""
 XLA = "TensorFlow with XLA"
 GOOGLE = "Google's"
 WARM_UP = 2
@@ -76,19 +81,34 @@ class SavedModel:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--poses", type=Path, required=True, help="model directory of PoseNet x0.75")
-    parser.add_argument("--masks", type=Path, required=True, help="model directory of a network with masks")
-    parser.add_argument("--weights", type=Path, required=True, help="folder of Google's posenet.json and posenet.bin")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--images", required=True, help="folder of JPEG files; the first few of the most common size are looked at"
+        "--poses", type=Path, required=True, help="model directory of PoseNet x0.75"
+    )
+    parser.add_argument(
+        "--masks", type=Path, required=True, help="model directory of a network with masks"
+    )
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        required=True,
+        help="folder of Google's posenet.json and posenet.bin",
+    )
+    parser.add_argument(
+        "--images",
+        required=True,
+        help="folder of JPEG files; the first few of the most common size are looked at",
     )
     parser.add_argument("--count", type=int, default=4, help="how many (default: 4)")
     parser.add_argument("--longer-side", type=int, nargs="+", default=[257, 401, 513, 801])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument(
-        "--npm", type=Path, help="folder to install the packages to or to find them in; by default one for this run"
+        "--npm",
+        type=Path,
+        help="folder to install the packages to or to find them in; by default one for this run",
     )
     options = parser.parse_args()
     if len(options.threads) > 1:
@@ -96,7 +116,15 @@ def main() -> None:
             npm = install(options.npm or Path(folder) / "npm")
             for threads in options.threads:
                 # What is said last counts.
-                command = [sys.executable, __file__, *sys.argv[1:], "--npm", str(npm), "--threads", str(threads)]
+                command = [
+                    sys.executable,
+                    __file__,
+                    *sys.argv[1:],
+                    "--npm",
+                    str(npm),
+                    "--threads",
+                    str(threads),
+                ]
                 subprocess.run(command, check=True)
         return
     measure(options, options.threads[0])
@@ -124,14 +152,20 @@ def measure(options: argparse.Namespace, threads: int) -> None:
                         side: f"{mean(times[f'{title} {side} network']):.1f} / {mean(times[f'{title} {side} people']):.1f}"
                         for side in named
                     }
-                pixels, sharp, jpeg_js = (mean(theirs[part]) for part in ("poses", "sharp", "jpegJs"))
-                tables["poses"][longer_side]["Google's, from pixels / from bytes (sharp) / (jpeg-js)"] = (
-                    f"{pixels:.1f} / {pixels + sharp:.1f} / {pixels + jpeg_js:.1f}"
+                pixels, sharp, jpeg_js = (
+                    mean(theirs[part]) for part in ("poses", "sharp", "jpegJs")
                 )
+                tables["poses"][longer_side][
+                    "Google's, from pixels / from bytes (sharp) / (jpeg-js)"
+                ] = f"{pixels:.1f} / {pixels + sharp:.1f} / {pixels + jpeg_js:.1f}"
                 best = min(mean(times[f"poses {side} people"]) for side in ours["poses"])
-                tables["poses"][longer_side]["Google's (sharp) : our fastest"] = f"{(pixels + sharp) / best:.1f}"
+                tables["poses"][longer_side]["Google's (sharp) : our fastest"] = (
+                    f"{(pixels + sharp) / best:.1f}"
+                )
             for title, table in tables.items():
-                report(f"{title}, {threads} threads: ms of the network / from bytes to people", table)
+                report(
+                    f"{title}, {threads} threads: ms of the network / from bytes to people", table
+                )
 
 
 def predictors(source: Path, settings: list[str], folder: Path) -> dict[str, Predictor]:
@@ -151,7 +185,10 @@ def predictors(source: Path, settings: list[str], folder: Path) -> dict[str, Pre
 
 
 def rounds(
-    ours: dict[str, dict[str, Predictor]], ask: Callable[[dict[str, Any]], dict[str, Any]], images: list[Path], count: int
+    ours: dict[str, dict[str, Predictor]],
+    ask: Callable[[dict[str, Any]], dict[str, Any]],
+    images: list[Path],
+    count: int,
 ) -> tuple[Times, Times]:
     """Milliseconds of our side and of theirs."""
     times: Times = defaultdict(lambda: defaultdict(list))
@@ -167,7 +204,9 @@ def rounds(
                 if side == XLA and not -1 <= number < SLOW_ROUNDS:
                     continue
                 if side == GOOGLE:
-                    answer = ask({"image": str(path), "width": fit.input_width, "height": fit.input_height})
+                    answer = ask(
+                        {"image": str(path), "width": fit.input_width, "height": fit.input_height}
+                    )
                     if number >= 0:
                         for part in ("poses", "sharp", "jpegJs"):
                             theirs[part][path].append(answer[part])
@@ -215,10 +254,14 @@ def install(folder: Path) -> Path:
 
 
 @contextmanager
-def google(package: Path, weights: Path) -> Iterator[tuple[str, Callable[[dict[str, Any]], dict[str, Any]]]]:
+def google(
+    package: Path, weights: Path
+) -> Iterator[tuple[str, Callable[[dict[str, Any]], dict[str, Any]]]]:
     """What runs there, and a function that has Node answer a request."""
     script = Path(__file__).with_name("posenet.mjs")
-    with subprocess.Popen(["node", script, package, weights], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as node:
+    with subprocess.Popen(
+        ["node", script, package, weights], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as node:
         requests, answers = node.stdin, node.stdout
         assert requests is not None
         assert answers is not None

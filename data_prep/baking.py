@@ -11,16 +11,25 @@ from pathlib import Path, PurePosixPath
 import cv2
 import numpy as np
 
-from data_prep.coco import AnnotatedImage, Annotation, decode_segmentation, unpack
-from data_prep.geometry import View, mask_sampler, random_view, warp_boxes, warp_image, warp_keypoints, whole_image
+from data_prep.coco import AnnotatedImage, Annotation, decode_segmentation, decompress_segmentation
+from data_prep.geometry import (
+    View,
+    mask_sampler,
+    random_view,
+    warp_boxes,
+    warp_image,
+    warp_keypoints,
+    whole_image,
+)
 from data_prep.reasons import Reason, Tally
 from personlab_keras.config import Config, TargetsConfig
-from personlab_keras.coordinates import box_from_coco, map_side
+from personlab_keras.data.records import Record
 from personlab_keras.errors import InputError
-from personlab_keras.images import MAX_PIXELS, decode_bgr, image_size
-from personlab_keras.records import Record
-from personlab_keras.skeleton import Skeleton
-from personlab_keras.targets import MAX_PERSONS, CompactTargets, encode
+from personlab_keras.io.image_headers import image_size
+from personlab_keras.io.images import MAX_PIXELS, decode_bgr
+from personlab_keras.method.coordinates import box_from_coco, map_side
+from personlab_keras.method.skeleton import Skeleton
+from personlab_keras.method.targets import MAX_PERSONS, CompactTargets, encode
 
 _LARGEST_FILE = 1 << 29
 """Bytes of an image file: more than `MAX_PIXELS` take in any form but the wasteful."""
@@ -41,9 +50,16 @@ class People:
 
 
 def image_records(
-    image: AnnotatedImage, folder: Path, config: Config, skeleton: Skeleton, counts: Counter[str], tally: Tally
+    image: AnnotatedImage,
+    folder: Path,
+    config: Config,
+    skeleton: Skeleton,
+    counts: Counter[str],
+    tally: Tally,
 ) -> Iterator[Record]:
-    """The records of one image, one per view; adds to the counts, and to the tally what was left out or mended."""
+    """The records of one image, one per view; adds to the counts, and to the tally what was left
+    out or mended.
+    """
     pixels = _read(image, folder, config.data.follow_links, tally)
     if pixels is None:
         return
@@ -58,8 +74,12 @@ def image_records(
         yield _bake(image, pixels, people, number, config, skeleton)
 
 
-def _read(image: AnnotatedImage, folder: Path, follow_links: bool, tally: Tally) -> np.ndarray | None:
-    """(H, W, 3) uint8 BGR as stored: COCO annotates the pixels whatever their orientation tag says."""
+def _read(
+    image: AnnotatedImage, folder: Path, follow_links: bool, tally: Tally
+) -> np.ndarray | None:
+    """(H, W, 3) uint8 BGR as stored: COCO annotates the pixels whatever their orientation tag
+    says.
+    """
     place = f"image {image.id} {image.file_name!r}"
     path = image_path(folder, image.file_name, follow_links)
     if path is None:
@@ -83,7 +103,10 @@ def _read(image: AnnotatedImage, folder: Path, follow_links: bool, tally: Tally)
     if size is not None and size[0] * size[1] > MAX_PIXELS:
         tally.add(Reason.IMAGE_TOO_LARGE, f"{place}: {size[0]} x {size[1]} pixels")
         return None
-    if size is None or size == (image.width, image.height):  # whose size is wrong need not be decoded
+    if size is None or size == (
+        image.width,
+        image.height,
+    ):  # whose size is wrong need not be decoded
         try:
             pixels = decode_bgr(data, place, apply_orientation=False)
         except InputError as error:
@@ -91,13 +114,17 @@ def _read(image: AnnotatedImage, folder: Path, follow_links: bool, tally: Tally)
             return None
         size = (pixels.shape[1], pixels.shape[0])
     if size != (image.width, image.height):
-        tally.add(Reason.IMAGE_SIZE, f"{place}: {size[0]} x {size[1]}, annotated as {image.width} x {image.height}")
+        tally.add(
+            Reason.IMAGE_SIZE,
+            f"{place}: {size[0]} x {size[1]}, annotated as {image.width} x {image.height}",
+        )
         return None
     return pixels
 
 
 def image_path(folder: Path, file_name: str, follow_links: bool = False) -> Path | None:
-    """Where an image lies; None where its name leads out of the folder: absolute, by "..", or through a symbolic link.
+    """Where an image lies; None where its name leads out of the folder: absolute, by "..", or
+    through a symbolic link.
 
     Args:
         folder: resolved.
@@ -107,7 +134,9 @@ def image_path(folder: Path, file_name: str, follow_links: bool = False) -> Path
         return None
     path = folder / name
     links = (folder.joinpath(*name.parts[: depth + 1]) for depth in range(len(name.parts)))
-    if follow_links or not any(os.path.islink(link) for link in links):  # to resolve every name would take longer than to read it
+    if follow_links or not any(
+        os.path.islink(link) for link in links
+    ):  # to resolve every name would take longer than to read it
         return path
     try:
         return path if path.resolve().is_relative_to(folder) else None
@@ -116,7 +145,9 @@ def image_path(folder: Path, file_name: str, follow_links: bool = False) -> Path
 
 
 def gather_people(image: AnnotatedImage, skeleton: Skeleton, tally: Tally) -> People:
-    """The people of an image with their masks decoded; adds to the tally what had to be left out or guessed."""
+    """The people of an image with their masks decoded; adds to the tally what had to be left out or
+    guessed.
+    """
     unknown: list[np.ndarray] = []
     maskless: list[np.ndarray] = []
     people: list[tuple[Annotation, np.ndarray]] = []
@@ -149,7 +180,9 @@ def gather_people(image: AnnotatedImage, skeleton: Skeleton, tally: Tally) -> Pe
     boxes = [box for pair in people if (box := _box(*pair)) is not None]
     return People(
         ids=np.array([annotation.id for annotation in annotations], np.int64),
-        keypoints=np.array([a.keypoints for a in annotations]).reshape(-1, skeleton.keypoint_count, 3),
+        keypoints=np.array([a.keypoints for a in annotations]).reshape(
+            -1, skeleton.keypoint_count, 3
+        ),
         boxes=box_from_coco(np.array(boxes).reshape(-1, 4)),
         areas=np.array([_area(*pair) for pair in people]),
         masks=tuple(mask for _, mask in people),
@@ -159,14 +192,18 @@ def gather_people(image: AnnotatedImage, skeleton: Skeleton, tally: Tally) -> Pe
     )
 
 
-def _mask(annotation: Annotation, image: AnnotatedImage, place: str, tally: Tally) -> np.ndarray | None:
+def _mask(
+    annotation: Annotation, image: AnnotatedImage, place: str, tally: Tally
+) -> np.ndarray | None:
     """(H, W) bool; None where there is none that can be used. A mask without a pixel is none."""
     reason = Reason.CROWD_DAMAGED if annotation.crowd else Reason.MASK_DAMAGED
     if annotation.segmentation is None:
         tally.add(reason if annotation.crowd else Reason.MASK_MISSING, place)
         return None
     try:
-        mask, dropped = decode_segmentation(unpack(annotation.segmentation), image.height, image.width)
+        mask, dropped = decode_segmentation(
+            decompress_segmentation(annotation.segmentation), image.height, image.width
+        )
     except ValueError as error:
         tally.add(reason, f"{place}: {error}")
         return None
@@ -179,12 +216,16 @@ def _mask(annotation: Annotation, image: AnnotatedImage, place: str, tally: Tall
 
 
 def _box(annotation: Annotation, mask: np.ndarray | None) -> np.ndarray | None:
-    """(4,) in COCO's edge coordinates: as annotated, else around the mask, else around the keypoints; None where there is nothing."""
+    """(4,) in COCO's edge coordinates: as annotated, else around the mask, else around the
+    keypoints; None where there is nothing.
+    """
     if np.isfinite(annotation.box).all():
         return annotation.box
     if mask is not None and mask.any():  # none where it stands for a missing one
         columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-        return np.array([columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1], np.float64)
+        return np.array(
+            [columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1], np.float64
+        )
     points = annotation.keypoints[annotation.keypoints[:, 2] > 0, :2]
     if not len(points):
         return None
@@ -211,7 +252,14 @@ def _area(annotation: Annotation, mask: np.ndarray) -> float:
     return float(mask.sum()) or (1.0 if box is None else float(box[2] * box[3]))
 
 
-def _bake(image: AnnotatedImage, pixels: np.ndarray, people: People, number: int, config: Config, skeleton: Skeleton) -> Record:
+def _bake(
+    image: AnnotatedImage,
+    pixels: np.ndarray,
+    people: People,
+    number: int,
+    config: Config,
+    skeleton: Skeleton,
+) -> Record:
     view = _choose_view(image, number, config)
     targets = view_targets(people, view, config.targets, skeleton)
     red, green, blue = config.data.pad_colour
@@ -228,7 +276,9 @@ def _bake(image: AnnotatedImage, pixels: np.ndarray, people: People, number: int
     )
 
 
-def view_targets(people: People, view: View, settings: TargetsConfig, skeleton: Skeleton) -> CompactTargets:
+def view_targets(
+    people: People, view: View, settings: TargetsConfig, skeleton: Skeleton
+) -> CompactTargets:
     """What a network should say about a view of the people of an image."""
     cells = map_side(view.side, settings.stride)
     shapes = [mask.shape for mask in (*people.masks, *people.unknown)]

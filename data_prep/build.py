@@ -21,15 +21,25 @@ from data_prep.engines import Engine, processes
 from data_prep.reasons import Reason, Tally
 from data_prep.shards import STATE, Task, Written, deal, finished, is_intact, to_json, write_shard
 from personlab_keras.config import Config, config_to_dict
+from personlab_keras.data.records import META_FILE, Meta, parse_meta, write_meta
 from personlab_keras.errors import InputError
-from personlab_keras.files import sole_writer, write_atomically
-from personlab_keras.records import META_FILE, Meta, parse_meta, write_meta
-from personlab_keras.skeleton import COCO_PERSON, Skeleton
+from personlab_keras.io.files import sole_writer, write_atomically
+from personlab_keras.method.skeleton import COCO_PERSON, Skeleton
 
 __all__ = ["prepare", "write_shard"]
 
 _PLAN_FILE = "plan.json"
-_BAKED = ("view_size", "views_per_image", "scale", "rotation", "flip", "negatives", "image_quality", "shard_records", "seed")
+_BAKED = (
+    "view_size",
+    "views_per_image",
+    "scale",
+    "rotation",
+    "flip",
+    "negatives",
+    "image_quality",
+    "shard_records",
+    "seed",
+)
 _BAKED_TOO = ("pad_colour", "follow_links")
 """Settings of `data` that the records depend on; the others are about reading them."""
 
@@ -50,9 +60,10 @@ def prepare(
 ) -> Meta:
     """Bakes the views of every annotated image into records.
 
-    The records are a function of the input and the settings that `meta.json` lists: which engine, how many workers, and whether they
-    were interrupted does not show in a single byte. Ended at any moment and called again, it keeps the finished shards, once they are
-    found to be as they were written, and builds the others. On a finished folder it does the same.
+    The records are a function of the input and the settings that `meta.json` lists: which engine,
+    how many workers, and whether they were interrupted does not show in a single byte. Ended at any
+    moment and called again, it keeps the finished shards, once they are found to be as they were
+    written, and builds the others. On a finished folder it does the same.
 
     Args:
         annotations: a COCO keypoints file.
@@ -66,8 +77,9 @@ def prepare(
         say: takes a line for the user.
 
     Raises:
-        InputError: as `read_coco`; the folder of images is missing, or no image in it could be used; `out` holds records of other
-            input or settings, or another process builds there; with `strict`, the first fault.
+        InputError: as `read_coco`; the folder of images is missing, or no image in it could be
+            used; `out` holds records of other input or settings, or another process builds there;
+            with `strict`, the first fault.
         KeyboardInterrupt: with a text that says how far it was, and how to go on.
     """
     folder, target = Path(images), Path(out)
@@ -91,7 +103,11 @@ def prepare(
         "targets": config_to_dict(config.targets),
         "skeleton": skeleton.to_dict(),
         # Other versions may encode an image in other bytes.
-        "libraries": {"opencv": cv2.__version__, "numpy": np.__version__, "zlib": zlib.ZLIB_RUNTIME_VERSION},
+        "libraries": {
+            "opencv": cv2.__version__,
+            "numpy": np.__version__,
+            "zlib": zlib.ZLIB_RUNTIME_VERSION,
+        },
     }
     digest = hashlib.sha256(to_json(plan)).hexdigest()
     tasks = [
@@ -100,7 +116,13 @@ def prepare(
     ]
     with sole_writer(target):
         _claim(target, plan, overwrite)
-        site = _Site(target, tasks, engine or processes(config.data.workers or os.cpu_count() or 1), progress, say)
+        site = _Site(
+            target,
+            tasks,
+            engine or processes(config.data.workers or os.cpu_count() or 1),
+            progress,
+            say,
+        )
         if (target / META_FILE).is_file():
             meta = parse_meta(target)
             site.mend(meta)
@@ -126,12 +148,22 @@ class _Site:
         progress: Callable[[int, int], None] | None,
         say: Callable[[str], None],
     ) -> None:
-        self._target, self._tasks, self._engine, self._progress, self._say = target, tasks, engine, progress, say
+        self._target, self._tasks, self._engine, self._progress, self._say = (
+            target,
+            tasks,
+            engine,
+            progress,
+            say,
+        )
 
     def build(self) -> list[Written]:
         """What became of each task, in their order; what is finished already is kept."""
-        results = {task.name: written for task in self._tasks if (written := finished(task)) is not None}
-        for written in self._write([task for task in self._tasks if task.name not in results], len(self._tasks)):
+        results = {
+            task.name: written for task in self._tasks if (written := finished(task)) is not None
+        }
+        for written in self._write(
+            [task for task in self._tasks if task.name not in results], len(self._tasks)
+        ):
             results[written.shard.name] = written
         return [results[task.name] for task in self._tasks]
 
@@ -142,7 +174,9 @@ class _Site:
             InputError: one comes out otherwise than before.
         """
         broken = {shard.name: shard for shard in meta.shards if not is_intact(self._target, shard)}
-        for written in self._write([task for task in self._tasks if task.name in broken], len(meta.shards)):
+        for written in self._write(
+            [task for task in self._tasks if task.name in broken], len(meta.shards)
+        ):
             if written.shard != broken[written.shard.name]:
                 raise InputError(
                     f"{self._target / written.shard.name}: built anew it is not what it was: an image must have changed. "
@@ -153,7 +187,9 @@ class _Site:
         done, images = total - len(todo), sum(len(task.images) for task in self._tasks)
         sizes = {task.name: len(task.images) for task in todo}
         if done:
-            self._say(f"{self._target}: {done} of {total} shards are finished, and as they were written")
+            self._say(
+                f"{self._target}: {done} of {total} shards are finished, and as they were written"
+            )
         seen = images - sum(sizes.values())
         try:
             for written in self._engine(todo) if todo else ():
@@ -171,7 +207,9 @@ class _Site:
 
 
 def _listing(images: Sequence[AnnotatedImage], folder: Path) -> dict[str, Any]:
-    """How many images, and a digest of their names and sizes: enough to notice that files came, went or were exchanged."""
+    """How many images, and a digest of their names and sizes: enough to notice that files came,
+    went or were exchanged.
+    """
     digest = hashlib.sha256()
     for image in images:
         try:
@@ -210,25 +248,40 @@ def _claim(target: Path, plan: Mapping[str, Any], overwrite: bool) -> None:
 
 
 def _plan_of(folder: Path) -> Any:
-    """What the records of a finished folder were made of. Records of another format have one, too, or something like it."""
+    """What the records of a finished folder were made of. Records of another format have one, too,
+    or something like it.
+    """
     path = folder / META_FILE
     try:
         return json.loads(path.read_bytes())["source"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{path}: damaged. Choose another folder, or --overwrite the records") from None
+        raise InputError(
+            f"{path}: damaged. Choose another folder, or --overwrite the records"
+        ) from None
 
 
 def _differences(before: Any, now: Any, place: str = "") -> Iterator[str]:
     """What differs between two plans, by name."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in sorted(before.keys() | now.keys()):
-            yield from _differences(before.get(key), now.get(key), f"{place}.{key}" if place else key)
+            yield from _differences(
+                before.get(key), now.get(key), f"{place}.{key}" if place else key
+            )
     elif before != now:
-        was, is_ = (str(value) if len(str(value)) <= 40 else f"{str(value)[:12]}..." for value in (before, now))
+        was, is_ = (
+            str(value) if len(str(value)) <= 40 else f"{str(value)[:12]}..."
+            for value in (before, now)
+        )
         yield f"{place} was {was}, is {is_}"
 
 
-def _summed_up(results: Sequence[Written], tally: Tally, plan: Mapping[str, Any], config: Config, skeleton: Skeleton) -> Meta:
+def _summed_up(
+    results: Sequence[Written],
+    tally: Tally,
+    plan: Mapping[str, Any],
+    config: Config,
+    skeleton: Skeleton,
+) -> Meta:
     counts: Counter[str] = Counter()
     for written in results:
         counts.update(written.counts)

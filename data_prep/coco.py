@@ -1,4 +1,6 @@
-"""Reading COCO keypoint annotations, with everything that is wrong in real files named and counted."""
+"""Reading COCO keypoint annotations, with everything that is wrong in real files named and
+counted.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +16,16 @@ from pycocotools import mask as rle
 from data_prep.json_lists import read_lists
 from data_prep.reasons import Reason, Tally
 from personlab_keras.errors import InputError
-from personlab_keras.skeleton import Skeleton
+from personlab_keras.method.skeleton import Skeleton
 
 _LARGEST_ID = 2**63 - 1
 """Records hold ids as int64."""
 _LARGEST_SIDE = 1 << 20
 """Of an image in pixels: beyond it lie slips of the pen, and arrays that no machine holds."""
 _ROUNDING = 1.0
-"""Pixels by which a keypoint may lie beyond the outermost pixel centre: as much as counting from 1 or rounding up costs."""
+"""Pixels by which a keypoint may lie beyond the outermost pixel centre: as much as counting from 1
+or rounding up costs.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +34,13 @@ class Annotation:
 
     Attributes:
         id: of the annotation.
-        keypoints: (K, 3) float64 [x, y, visibility] in image pixels; zeros where nothing was annotated.
-        box: (4,) float64 [x, y, width, height] in COCO's edge coordinates; NaN where the file has none that can be used.
+        keypoints: (K, 3) float64 [x, y, visibility] in image pixels; zeros where nothing was
+            annotated.
+        box: (4,) float64 [x, y, width, height] in COCO's edge coordinates; NaN where the file has
+            none that can be used.
         area: in square pixels; NaN where the file has none that can be used.
-        segmentation: `packed`: polygons, or a run-length form, as in the file; None where there is none.
+        segmentation: `packed`: polygons, or a run-length form, as in the file; None where there is
+            none.
         crowd: whether it is a region of several people that nobody told apart.
     """
 
@@ -78,36 +85,50 @@ class CocoFile:
     sha256: str
 
 
-def read_coco(path: str | Path, skeleton: Skeleton, categories: Sequence[str] = (), strict: bool = False) -> CocoFile:
+def read_coco(
+    path: str | Path, skeleton: Skeleton, categories: Sequence[str] = (), strict: bool = False
+) -> CocoFile:
     """Reads an annotation file of COCO's keypoints format, entry by entry.
 
-    What is wrong with a single entry is counted, and as much of it used as can be: docs/data-format.md has the rules.
+    What is wrong with a single entry is counted, and as much of it used as can be:
+    docs/data-format.md has the rules.
 
     Args:
-        categories: names of those whose annotations count; if none, the one that has this skeleton's keypoints.
+        categories: names of those whose annotations count; if none, the one that has this
+            skeleton's keypoints.
         strict: whether the first fault of an entry is an error.
 
     Raises:
-        InputError: the file is missing or no such JSON; it lists no images, no annotations or no categories; no category, or none of
-            those names, has this skeleton's keypoints; several have and none was named; with `strict`, as said there.
+        InputError: the file is missing or no such JSON; it lists no images, no annotations or no
+            categories; no category, or none of those names, has this skeleton's keypoints; several
+            have and none was named; with `strict`, as said there.
     """
     tally = Tally(strict, str(path))
     described: list[Any] = []
     images = _Images(tally)
-    # Two passes: the categories stand behind the annotations, and what is of another is not worth keeping meanwhile.
-    lists = read_lists(path, {"categories": lambda _, entry: described.append(entry), "images": images.add})
+    # Two passes: the categories stand behind the annotations, and what is of another is not worth
+    # keeping meanwhile.
+    lists = read_lists(
+        path, {"categories": lambda _, entry: described.append(entry), "images": images.add}
+    )
     for field in ("images", "annotations", "categories"):
         found = lists.found.get(field, "nothing")
         if isinstance(found, str) or not found:
             came = found or "an empty list"
-            raise InputError(f"{path}: '{field}' must be a list with at least one entry. Received: {came}")
+            raise InputError(
+                f"{path}: '{field}' must be a list with at least one entry. Received: {came}"
+            )
     listed = images.finish()
     people = _People(skeleton, _chosen(described, skeleton, categories, path), listed, tally)
     read_lists(path, {"annotations": people.add})
     return CocoFile(
         images=tuple(
             AnnotatedImage(
-                identity, *fields, tuple(sorted(people.of_image.get(identity, ()), key=lambda annotation: annotation.id))
+                identity,
+                *fields,
+                tuple(
+                    sorted(people.of_image.get(identity, ()), key=lambda annotation: annotation.id)
+                ),
             )
             for identity, fields in sorted(listed.items())
         ),
@@ -118,20 +139,36 @@ def read_coco(path: str | Path, skeleton: Skeleton, categories: Sequence[str] = 
     )
 
 
-def _chosen(described: Iterable[Any], skeleton: Skeleton, names: Sequence[str], path: str | Path) -> frozenset[int]:
+def _chosen(
+    described: Iterable[Any], skeleton: Skeleton, names: Sequence[str], path: str | Path
+) -> frozenset[int]:
     """Ids of the categories that count."""
     known: dict[int, tuple[Any, Any]] = {}
     for entry in described:
         if isinstance(entry, dict) and type(entry.get("id")) is int:
             known[entry["id"]] = (entry.get("name"), entry.get("keypoints"))
     all_names = ", ".join(repr(name) for name, _ in known.values())
-    if strangers := [name for name in names if name not in [known_name for known_name, _ in known.values()]]:
-        raise InputError(f"{path}: no category is called {strangers[0]!r}. The file has: {all_names}")
-    candidates = {i: (name, keypoints) for i, (name, keypoints) in known.items() if not names or name in names}
-    fitting = {i: name for i, (name, keypoints) in candidates.items() if keypoints == list(skeleton.keypoints)}
+    if strangers := [
+        name for name in names if name not in [known_name for known_name, _ in known.values()]
+    ]:
+        raise InputError(
+            f"{path}: no category is called {strangers[0]!r}. The file has: {all_names}"
+        )
+    candidates = {
+        i: (name, keypoints) for i, (name, keypoints) in known.items() if not names or name in names
+    }
+    fitting = {
+        i: name
+        for i, (name, keypoints) in candidates.items()
+        if keypoints == list(skeleton.keypoints)
+    }
     if len(fitting) < (len(candidates) if names else 1):
         other = next((k for i, (_, k) in candidates.items() if k and i not in fitting), None)
-        came = ", ".join(map(str, other)) if isinstance(other, list) else "categories without keypoints (an instances file?)"
+        came = (
+            ", ".join(map(str, other))
+            if isinstance(other, list)
+            else "categories without keypoints (an instances file?)"
+        )
         wanted = f"the {skeleton.keypoint_count} keypoints of '{skeleton.name}', in their order"
         raise InputError(
             f"{path}: {f'category {names[0]!r} must have' if names else 'no category has'} {wanted}. Received: {came}"
@@ -160,13 +197,22 @@ class _Images:
         identity, fields = entry["id"], (entry["file_name"], entry["width"], entry["height"])
         if self._known.setdefault(identity, fields) != fields:
             self._shared.add(identity)
-            self._tally.add(Reason.IMAGE_ID_SHARED, f"{place}.id {identity}: {fields[0]!r} and {self._known[identity][0]!r}")
+            self._tally.add(
+                Reason.IMAGE_ID_SHARED,
+                f"{place}.id {identity}: {fields[0]!r} and {self._known[identity][0]!r}",
+            )
         elif self._known[identity] is not fields:
             self._tally.add(Reason.IMAGE_REPEATED, f"{place}.id {identity}")
 
     def finish(self) -> dict[int, tuple[str, int, int]]:
-        """Those that can be told apart. Of images that share an id nobody knows which one the annotations belong to."""
-        return {identity: fields for identity, fields in self._known.items() if identity not in self._shared}
+        """Those that can be told apart. Of images that share an id nobody knows which one the
+        annotations belong to.
+        """
+        return {
+            identity: fields
+            for identity, fields in self._known.items()
+            if identity not in self._shared
+        }
 
 
 def _image_problem(entry: Any) -> str:
@@ -198,7 +244,13 @@ def _shown(value: Any) -> str:
 class _People:
     """The list of annotations as it is read; `of_image`: those that count, by image."""
 
-    def __init__(self, skeleton: Skeleton, categories: frozenset[int], images: Mapping[int, tuple[str, int, int]], tally: Tally):
+    def __init__(
+        self,
+        skeleton: Skeleton,
+        categories: frozenset[int],
+        images: Mapping[int, tuple[str, int, int]],
+        tally: Tally,
+    ):
         self.of_image: dict[int, list[Annotation]] = {}
         self._count = skeleton.keypoint_count
         self._categories, self._images, self._tally = categories, images, tally
@@ -208,14 +260,24 @@ class _People:
     def add(self, number: int, entry: Any) -> None:
         place = f"annotations[{number}]"
         if not isinstance(entry, dict):
-            self._tally.add(Reason.ANNOTATION_MALFORMED, f"{place} must be an object. Received: {type(entry).__name__}")
+            self._tally.add(
+                Reason.ANNOTATION_MALFORMED,
+                f"{place} must be an object. Received: {type(entry).__name__}",
+            )
             return
         category, image = entry.get("category_id"), entry.get("image_id")
         if type(category) is not int or type(image) is not int:
-            name, value = ("image_id", image) if type(category) is int else ("category_id", category)
-            self._tally.add(Reason.ANNOTATION_MALFORMED, f"{place}.{name} must be an int. Received: {_shown(value)}")
+            name, value = (
+                ("image_id", image) if type(category) is int else ("category_id", category)
+            )
+            self._tally.add(
+                Reason.ANNOTATION_MALFORMED,
+                f"{place}.{name} must be an int. Received: {_shown(value)}",
+            )
         elif category not in self._categories:
-            self._tally.add(Reason.ANNOTATION_OTHER_CATEGORY, f"{place}.category_id {_shown(category)}")
+            self._tally.add(
+                Reason.ANNOTATION_OTHER_CATEGORY, f"{place}.category_id {_shown(category)}"
+            )
         elif image not in self._images:
             self._tally.add(Reason.ANNOTATION_UNKNOWN_IMAGE, f"{place}.image_id {_shown(image)}")
         else:
@@ -224,30 +286,45 @@ class _People:
             if annotation is not None:
                 self.of_image.setdefault(image, []).append(annotation)
 
-    def _annotation(self, entry: dict[str, Any], place: str, width: int, height: int) -> Annotation | None:
+    def _annotation(
+        self, entry: dict[str, Any], place: str, width: int, height: int
+    ) -> Annotation | None:
         crowd = entry.get("iscrowd", 0)
         if crowd not in (0, 1) or not isinstance(crowd, int):
             # Somebody is there: unknown, rather than background.
             self._tally.add(
-                Reason.ANNOTATION_MALFORMED, f"{place}.iscrowd must be 0 or 1 (taken as 1). Received: {_shown(crowd)}"
+                Reason.ANNOTATION_MALFORMED,
+                f"{place}.iscrowd must be 0 or 1 (taken as 1). Received: {_shown(crowd)}",
             )
             crowd = 1
         keypoints = self._keypoints(entry, place, width, height, bool(crowd))
         box = _numbers(entry.get("bbox"), 4)
         if box is None or not (np.abs(box) <= _LARGEST_SIDE).all() or box[2:].min() <= 0.0:
             rule = "must be 4 finite numbers, the last two above 0"
-            self._tally.add(Reason.BOX_MALFORMED, f"{place}.bbox {rule}. Received: {_shown(entry.get('bbox'))}")
+            self._tally.add(
+                Reason.BOX_MALFORMED, f"{place}.bbox {rule}. Received: {_shown(entry.get('bbox'))}"
+            )
             box = np.full(4, np.nan)
         area = entry.get("area")
-        if not isinstance(area, (int, float)) or isinstance(area, bool) or not 0.0 < area <= _LARGEST_SIDE**2:
-            self._tally.add(Reason.AREA_MALFORMED, f"{place}.area must be a number above 0. Received: {_shown(area)}")
+        if (
+            not isinstance(area, (int, float))
+            or isinstance(area, bool)
+            or not 0.0 < area <= _LARGEST_SIDE**2
+        ):
+            self._tally.add(
+                Reason.AREA_MALFORMED,
+                f"{place}.area must be a number above 0. Received: {_shown(area)}",
+            )
             area = np.nan
         segmentation = entry.get("segmentation") or None
-        packed_form = None if segmentation is None else pack(segmentation)
+        packed_form = None if segmentation is None else compress_segmentation(segmentation)
         identity = entry.get("id")
         what = hash((entry["image_id"], keypoints.tobytes(), box.tobytes(), packed_form))
         if type(identity) is not int or not 0 <= identity <= _LARGEST_ID:
-            self._tally.add(Reason.ANNOTATION_ID, f"{place}.id must be an int from 0 to 2**63 - 1. Received: {_shown(identity)}")
+            self._tally.add(
+                Reason.ANNOTATION_ID,
+                f"{place}.id must be an int from 0 to 2**63 - 1. Received: {_shown(identity)}",
+            )
             identity = 0
         elif self._seen.setdefault(identity, what) is not what:
             if self._seen[identity] == what:
@@ -256,7 +333,9 @@ class _People:
             self._tally.add(Reason.ANNOTATION_ID, f"{place}.id {identity} was another one's before")
         return Annotation(identity, keypoints, box, float(area), packed_form, bool(crowd))
 
-    def _keypoints(self, entry: dict[str, Any], place: str, width: int, height: int, crowd: bool) -> np.ndarray:
+    def _keypoints(
+        self, entry: dict[str, Any], place: str, width: int, height: int, crowd: bool
+    ) -> np.ndarray:
         """(K, 3), with zero rows for what cannot be used."""
         nothing = np.zeros((self._count, 3))
         given = entry.get("keypoints")
@@ -264,14 +343,25 @@ class _People:
             return nothing
         values = _numbers(given, 3 * self._count)
         if values is None:
-            came = f"{len(given)} values" if isinstance(given, list) and len(given) != 3 * self._count else _shown(given)
+            came = (
+                f"{len(given)} values"
+                if isinstance(given, list) and len(given) != 3 * self._count
+                else _shown(given)
+            )
             rule = f"must be {3 * self._count} finite numbers"
-            self._tally.add(Reason.KEYPOINTS_MALFORMED, f"{place}.keypoints {rule}. Received: {came}")
+            self._tally.add(
+                Reason.KEYPOINTS_MALFORMED, f"{place}.keypoints {rule}. Received: {came}"
+            )
             return nothing
         keypoints = values.reshape(self._count, 3)
         x, y, visibility = keypoints.T
         labelled = visibility != 0
-        within = (x >= -_ROUNDING) & (x <= width - 1 + _ROUNDING) & (y >= -_ROUNDING) & (y <= height - 1 + _ROUNDING)
+        within = (
+            (x >= -_ROUNDING)
+            & (x <= width - 1 + _ROUNDING)
+            & (y >= -_ROUNDING)
+            & (y <= height - 1 + _ROUNDING)
+        )
         known = (visibility == 1) | (visibility == 2)
         kept = known & within
         if not np.array_equal(kept, labelled):
@@ -282,17 +372,27 @@ class _People:
             ):
                 for k in np.flatnonzero(rows):
                     self._tally.add(
-                        reason, f"{place}.keypoints[{k}] in {width} x {height} pixels: {_shown(keypoints[k].tolist())}"
+                        reason,
+                        f"{place}.keypoints[{k}] in {width} x {height} pixels: {_shown(keypoints[k].tolist())}",
                     )
         count, said = int(labelled.sum()), entry.get("num_keypoints")
         if said is not None and not crowd and said != count:
-            self._tally.add(Reason.COUNT_DISAGREES, f"{place}.num_keypoints {_shown(said)} of {count} labelled keypoints")
+            self._tally.add(
+                Reason.COUNT_DISAGREES,
+                f"{place}.num_keypoints {_shown(said)} of {count} labelled keypoints",
+            )
         return np.where(kept[:, None], keypoints, 0.0)
 
 
 def _numbers(values: Any, count: int) -> np.ndarray | None:
-    """(count,) float64; None if these are not so many numbers. A text that looks like a number is none."""
-    if not isinstance(values, list) or len(values) != count or not {type(value) for value in values} <= {int, float}:
+    """(count,) float64; None if these are not so many numbers. A text that looks like a number is
+    none.
+    """
+    if (
+        not isinstance(values, list)
+        or len(values) != count
+        or not {type(value) for value in values} <= {int, float}
+    ):
         return None
     try:
         return np.array(values, dtype=np.float64)
@@ -300,36 +400,45 @@ def _numbers(values: Any, count: int) -> np.ndarray | None:
         return None
 
 
-def pack(segmentation: Any) -> bytes:
-    """A segmentation as the file has it in a fifth of the memory. Inverse: `unpack`."""
+def compress_segmentation(segmentation: Any) -> bytes:
+    """A segmentation as the file has it in a fifth of the memory. Inverse:
+    `decompress_segmentation`.
+    """
     try:
         return pickle.dumps(segmentation, protocol=5)
     except RecursionError:
         return pickle.dumps("lists nested too deep")
 
 
-def unpack(packed: bytes) -> Any:
-    """The inverse of `pack`."""
+def decompress_segmentation(packed: bytes) -> Any:
+    """The inverse of `compress_segmentation`."""
     return pickle.loads(packed)
 
 
 def decode_segmentation(segmentation: Any, height: int, width: int) -> tuple[np.ndarray, int]:
-    """(H, W) bool from COCO's polygons, plain run lengths or compressed run lengths; and how many polygons were of no use.
+    """(H, W) bool from COCO's polygons, plain run lengths or compressed run lengths; and how many
+    polygons were of no use.
 
     Raises:
-        ValueError: none of those forms, of another size than the image, or nothing of it can be used.
+        ValueError: none of those forms, of another size than the image, or nothing of it can be
+            used.
     """
     if isinstance(segmentation, list):
-        # pycocotools walks along every edge in steps of a fifth of a pixel and trusts what it is given: what lies far outside would
-        # take all memory, NaN and an odd number of values read beyond their array.
+        # pycocotools walks along every edge in steps of a fifth of a pixel and trusts what it is
+        # given: what lies far outside would take all memory, NaN and an odd number of values read
+        # beyond their array.
         polygons = [polygon for polygon in segmentation if _is_polygon(polygon, height, width)]
         if not polygons:
             raise ValueError("no polygon of at least three points")
         encoded = rle.frPyObjects(polygons, height, width)
-        return rle.decode(rle.merge(encoded) if len(encoded) > 1 else encoded[0]).view(bool), len(segmentation) - len(polygons)
+        return rle.decode(rle.merge(encoded) if len(encoded) > 1 else encoded[0]).view(bool), len(
+            segmentation
+        ) - len(polygons)
     if isinstance(segmentation, dict) and {"size", "counts"} <= set(segmentation):
         if segmentation["size"] != [height, width]:
-            raise ValueError(f"run lengths of size {_shown(segmentation['size'])} for an image of {[height, width]}")
+            raise ValueError(
+                f"run lengths of size {_shown(segmentation['size'])} for an image of {[height, width]}"
+            )
         return _from_runs(segmentation["counts"], height, width), 0
     raise ValueError(f"neither polygons nor run lengths: {_shown(segmentation)}")
 
@@ -341,16 +450,22 @@ def _is_polygon(polygon: Any, height: int, width: int) -> bool:
     if values is None or not np.isfinite(values).all():
         return False
     points = values.reshape(-1, 2)
-    return bool((np.abs(points / (width, height) - 0.5) <= 1.5).all())  # no further outside than the image is wide
+    return bool(
+        (np.abs(points / (width, height) - 0.5) <= 1.5).all()
+    )  # no further outside than the image is wide
 
 
 def _from_runs(counts: Any, height: int, width: int) -> np.ndarray:
-    """Run lengths down the columns, as numbers or in COCO's text. Read here: pycocotools leaves memory as it was where they are too few."""
+    """Run lengths down the columns, as numbers or in COCO's text. Read here: pycocotools leaves
+    memory as it was where they are too few.
+    """
     if isinstance(counts, str):
         runs = _run_lengths(counts)
     else:
         numbers = _numbers(counts, len(counts)) if isinstance(counts, list) else None
-        if numbers is None or not (np.isfinite(numbers).all() and (numbers == np.floor(numbers)).all()):
+        if numbers is None or not (
+            np.isfinite(numbers).all() and (numbers == np.floor(numbers)).all()
+        ):
             raise ValueError("run lengths that are no whole numbers")
         runs = [int(number) for number in numbers]
     if min(runs, default=-1) < 0 or sum(runs) != height * width:
@@ -360,8 +475,8 @@ def _from_runs(counts: Any, height: int, width: int) -> np.ndarray:
 
 
 def _run_lengths(text: str) -> list[int]:
-    """COCO's text: six bits a character, five of them of the number, lowest first; from the third on, the difference to the one before the
-    last."""
+    """COCO's text: six bits a character, five of them of the number, lowest first; from the third
+    on, the difference to the one before the last."""
     runs: list[int] = []
     value = shift = 0
     for character in text:

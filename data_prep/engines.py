@@ -1,9 +1,9 @@
-"""Who writes the shards: this process, several of this machine, or a Beam pipeline. What they write does not depend on it."""
+"""Who writes the shards: this process, several of this machine, or a Beam pipeline. What they write
+does not depend on it.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import multiprocessing
 import os
@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_prep.shards import STATE, Task, Written, finished, write_shard
+from personlab_keras.beam_options import beam_options
 from personlab_keras.errors import InputError
-from personlab_keras.files import write_atomically
-from personlab_keras.startup import standard_error_away, workers_ignore_interrupts
+from personlab_keras.io.files import write_atomically
+from personlab_keras.io.processes import workers_ignore_interrupts
 
 if TYPE_CHECKING:
-    from apache_beam.options.pipeline_options import PipelineOptions
+    pass
 
 Engine = Callable[[Sequence[Task]], Iterator[Written]]
 """Tasks -> what became of them, in any order."""
@@ -56,7 +57,9 @@ def processes(workers: int) -> Engine:
 
 
 def _die_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever, or write into a folder that somebody else has taken over."""
+    """A worker whose parent was killed would wait for work for ever, or write into a folder that
+    somebody else has taken over.
+    """
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -73,11 +76,12 @@ def beam(options: Sequence[str] = ()) -> Engine:
     Whatever its workers are, they must see the folders of images and records under the same paths.
 
     Args:
-        options: of the pipeline, as Beam's command lines take them: ("--runner=FlinkRunner", "--parallelism=8"). None run it here, in this
-            process.
+        options: of the pipeline, as Beam's command lines take them: ("--runner=FlinkRunner",
+            "--parallelism=8"). None run it here, in this process.
 
     Raises:
-        InputError: Beam is not installed, or cannot read the options. (What it does not know it hands to the runner.)
+        InputError: Beam is not installed, or cannot read the options. (What it does not know it
+            hands to the runner.)
     """
     parsed = beam_options(options)
     import apache_beam
@@ -87,13 +91,18 @@ def beam(options: Sequence[str] = ()) -> Engine:
         failure.unlink(missing_ok=True)
         try:
             with apache_beam.Pipeline(options=parsed) as pipeline:
-                elements = pipeline | "shards" >> apache_beam.Create(list(tasks)) | apache_beam.Reshuffle()
+                elements = (
+                    pipeline | "shards" >> apache_beam.Create(list(tasks)) | apache_beam.Reshuffle()
+                )
                 _ = elements | "write" >> apache_beam.Map(_write_noting_failure, str(failure))
         except Exception as error:
-            raise InputError(f"the Beam pipeline failed: {' '.join(str(error).split())[:300]}") from error
+            raise InputError(
+                f"the Beam pipeline failed: {' '.join(str(error).split())[:300]}"
+            ) from error
         if failure.is_file():
             raise InputError(json.loads(failure.read_bytes()))
-        # What it wrote is told by the notes: elements that come back would have to come to this machine by some file anyway.
+        # What it wrote is told by the notes: elements that come back would have to come to this
+        # machine by some file anyway.
         for task in tasks:
             written = finished(task)
             if written is None:
@@ -105,29 +114,10 @@ def beam(options: Sequence[str] = ()) -> Engine:
     return run
 
 
-def beam_options(options: Sequence[str]) -> PipelineOptions:
-    """The options of a Beam pipeline, given as Beam's command lines take them.
-
-    Raises:
-        InputError: Beam is not installed, or cannot read them. (What it does not know it hands to the runner.)
-    """
-    try:
-        with standard_error_away():  # it names the file systems whose packages are not there
-            from apache_beam.options.pipeline_options import PipelineOptions
-    except ImportError:
-        raise InputError("--beam takes Apache Beam: pip install 'personlab-keras[beam]'") from None
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            parsed = PipelineOptions(list(options))
-            parsed.get_all_options()
-    except SystemExit:  # as argparse ends a command
-        raise InputError(f"options of the pipeline: {complaint.getvalue().strip().splitlines()[-1]}") from None
-    return parsed
-
-
 def _write_noting_failure(task: Task, failure: str) -> None:
-    """Beam tries an element that raised again, and passes on the error as text among its own: what more tries cannot mend is noted."""
+    """Beam tries an element that raised again, and passes on the error as text among its own: what
+    more tries cannot mend is noted.
+    """
     if Path(failure).exists():
         return
     try:

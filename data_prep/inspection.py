@@ -14,16 +14,24 @@ import tensorflow as tf
 
 from data_prep.page import page
 from data_prep.statistics import sound_records, summary
-from personlab_keras.data import expand
+from personlab_keras.data.pipeline import expand
+from personlab_keras.data.records import Meta, Record, read_meta
 from personlab_keras.drawing import draw_targets
-from personlab_keras.files import write_atomically
-from personlab_keras.images import decode_image
-from personlab_keras.maps import OUTPUTS, Maps, unpack
-from personlab_keras.records import Meta, Record, read_meta
+from personlab_keras.io.files import write_atomically
+from personlab_keras.io.images import decode_image
+from personlab_keras.method.maps import OUTPUTS, Maps, unpack
 
 
-def inspect(records: str | Path, out: str | Path, count: int, sheet: int, seed: int = 0, skip_corrupt: int = 0) -> dict[str, Any]:
-    """Writes `index.html`, in which a person can look through the records, and beside it the drawings that it holds.
+def inspect(
+    records: str | Path,
+    out: str | Path,
+    count: int,
+    sheet: int,
+    seed: int = 0,
+    skip_corrupt: int = 0,
+) -> dict[str, Any]:
+    """Writes `index.html`, in which a person can look through the records, and beside it the
+    drawings that it holds.
 
     Args:
         count: of views whose targets are drawn.
@@ -40,19 +48,27 @@ def inspect(records: str | Path, out: str | Path, count: int, sheet: int, seed: 
     drawings = draw_records(records, out, count, seed, skip_corrupt)
     meta = read_meta(records)
     views = list(_chosen(records, meta, sheet, seed, skip_corrupt))
-    write_atomically(Path(out) / "index.html", page(f"Records: {Path(records)}", counts, views, meta.skeleton, drawings).encode())
+    write_atomically(
+        Path(out) / "index.html",
+        page(f"Records: {Path(records)}", counts, views, meta.skeleton, drawings).encode(),
+    )
     return counts
 
 
-def _chosen(records: str | Path, meta: Meta, count: int, seed: int, skip_corrupt: int) -> Iterator[Record]:
+def _chosen(
+    records: str | Path, meta: Meta, count: int, seed: int, skip_corrupt: int
+) -> Iterator[Record]:
     wanted = set(random.Random(seed).sample(range(meta.records), min(count, meta.records)))
     for number, record in enumerate(sound_records(records, meta, skip_corrupt, [])):
         if number in wanted:
             yield record
 
 
-def draw_records(records: str | Path, out: str | Path, count: int, seed: int = 0, skip_corrupt: int = 0) -> list[Path]:
-    """Draws the targets of `count` views, chosen by the seed, as `<image id>-<view>.png` into `out`; returns the files.
+def draw_records(
+    records: str | Path, out: str | Path, count: int, seed: int = 0, skip_corrupt: int = 0
+) -> list[Path]:
+    """Draws the targets of `count` views, chosen by the seed, as `<image id>-<view>.png` into
+    `out`; returns the files.
 
     Raises:
         InputError: no records folder, or more than `skip_corrupt` damaged records.

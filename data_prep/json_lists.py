@@ -1,7 +1,7 @@
 """The lists of a JSON file of any length, element by element.
 
-Libraries that read JSON in a stream refuse NaN, which Python writes and annotation files hold; and a quarter of a gigabyte of COCO takes
-six times as much as objects.
+Libraries that read JSON in a stream refuse NaN, which Python writes and annotation files hold; and
+a quarter of a gigabyte of COCO takes six times as much as objects.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class JsonLists:
     """What was found in a file.
 
     Attributes:
-        found: key at the top -> number of elements of its list, or the name of its type where it is none.
+        found: key at the top -> number of elements of its list, or the name of its type where it is
+            none.
         bytes, sha256: of the file.
     """
 
@@ -39,13 +40,14 @@ class JsonLists:
 
 
 def read_lists(path: str | Path, handlers: Mapping[str, Callable[[int, Any], None]]) -> JsonLists:
-    """Calls handlers[key](number, element) for every element of the lists at the top of a JSON object, in the order of the file.
+    """Calls handlers[key](number, element) for every element of the lists at the top of a JSON
+    object, in the order of the file.
 
     NaN and infinities are read as such. Memory holds one element at a time.
 
     Raises:
-        InputError: the file is missing, cannot be read, or holds no JSON object; a handler's key occurs twice; an element is beyond all
-            measure.
+        InputError: the file is missing, cannot be read, or holds no JSON object; a handler's key
+            occurs twice; an element is beyond all measure.
     """
     try:
         with open(path, "rb") as file:
@@ -74,7 +76,9 @@ class _Twice(Exception):
     pass
 
 
-def _object(reader: _Reader, handlers: Mapping[str, Callable[[int, Any], None]]) -> dict[str, int | str]:
+def _object(
+    reader: _Reader, handlers: Mapping[str, Callable[[int, Any], None]]
+) -> dict[str, int | str]:
     found: dict[str, int | str] = {}
     first = reader.peek()
     if first != "{":
@@ -166,7 +170,10 @@ class _Reader:
                     self._at = end
                     return value
             except json.JSONDecodeError as error:
-                cut = error.msg.startswith("Unterminated string") or error.pos > len(self._text) - _LONGEST_TOKEN
+                cut = (
+                    error.msg.startswith("Unterminated string")
+                    or error.pos > len(self._text) - _LONGEST_TOKEN
+                )
                 if not cut or len(self._text) - self._at > _LARGEST or not self._more():
                     self._at = error.pos
                     raise ValueError(error.msg) from None
@@ -179,7 +186,11 @@ class _Reader:
 
     def place(self, error: Exception) -> str:
         """What is wrong, and about where."""
-        what = "nested too deep" if isinstance(error, RecursionError) else " ".join(str(error).split())[:100]
+        what = (
+            "nested too deep"
+            if isinstance(error, RecursionError)
+            else " ".join(str(error).split())[:100]
+        )
         if isinstance(error, UnicodeDecodeError):
             what = "not in UTF-8"
         left = len(self._text[self._at :].encode(errors="replace"))

@@ -1,4 +1,6 @@
-"""`personlab inspect --out`: one HTML file in which a person can look through a records folder; it needs nothing beside it."""
+"""`personlab inspect --out`: one HTML file in which a person can look through a records folder; it
+needs nothing beside it.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,11 @@ from typing import Any
 import cv2
 import numpy as np
 
+from personlab_keras.data.records import Record
 from personlab_keras.drawing import person_colour
-from personlab_keras.images import decode_image
-from personlab_keras.records import Record
-from personlab_keras.skeleton import Skeleton
-from personlab_keras.targets import IGNORE_CROWD, IGNORE_MASKLESS, IGNORE_UNANNOTATED
+from personlab_keras.io.images import decode_image
+from personlab_keras.method.skeleton import Skeleton
+from personlab_keras.method.targets import IGNORE_CROWD, IGNORE_MASKLESS, IGNORE_UNANNOTATED
 
 _THUMBNAIL = 360
 """Longest side in pixels of a view on the contact sheet."""
@@ -29,7 +31,13 @@ _IGNORED = {
 """Flag -> name and RGB of its cells."""
 
 
-def page(title: str, counts: Mapping[str, Any], views: Sequence[Record], skeleton: Skeleton, drawings: Sequence[Path]) -> str:
+def page(
+    title: str,
+    counts: Mapping[str, Any],
+    views: Sequence[Record],
+    skeleton: Skeleton,
+    drawings: Sequence[Path],
+) -> str:
     """The page.
 
     Args:
@@ -37,10 +45,14 @@ def page(title: str, counts: Mapping[str, Any], views: Sequence[Record], skeleto
         views: for the contact sheet.
         drawings: files of drawn targets; the page has them smaller.
     """
-    facts = f"Views: {counts['views']:,}. Persons: {counts['persons']:,}. Shards: {counts['shards']:,}"
+    facts = (
+        f"Views: {counts['views']:,}. Persons: {counts['persons']:,}. Shards: {counts['shards']:,}"
+    )
     settings = f"View size {counts['view_size']} px, stride {counts['stride']}, radius {counts['radius']:g}, skeleton {counts['skeleton']}"
     shares = counts["share of cells"]
-    ignored = {name: shares[name] for name in ("crowd", "unannotated person", "person without mask")}
+    ignored = {
+        name: shares[name] for name in ("crowd", "unannotated person", "person without mask")
+    }
     covered = {name: shares[name] for name in ("person", "overlap", "within a disc")}
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title>
@@ -102,7 +114,9 @@ def _bars(title: str, values: Mapping[str, float], share: bool = False) -> str:
     return f'<div><h3>{html.escape(title)}</h3><table class="bars">{rows}</table></div>'
 
 
-def _faults(skipped: Mapping[str, int], examples: Mapping[str, Sequence[str]], damaged: Sequence[str]) -> str:
+def _faults(
+    skipped: Mapping[str, int], examples: Mapping[str, Sequence[str]], damaged: Sequence[str]
+) -> str:
     rows = [(reason, count, examples.get(reason, ())) for reason, count in skipped.items()]
     if damaged:
         rows.append(("damaged record (passed over)", len(damaged), damaged[:5]))
@@ -121,7 +135,10 @@ def _kind(record: Record) -> str:
 
 def _choices(views: Sequence[Record]) -> str:
     kinds = sorted({_kind(record) for record in views})
-    return "".join(f'<label><input type="checkbox" checked data-kind="{kind}"> {kind}</label>' for kind in kinds)
+    return "".join(
+        f'<label><input type="checkbox" checked data-kind="{kind}"> {kind}</label>'
+        for kind in kinds
+    )
 
 
 def _thumbnail(record: Record, skeleton: Skeleton) -> str:
@@ -133,18 +150,24 @@ def _thumbnail(record: Record, skeleton: Skeleton) -> str:
 def _drawing(path: Path) -> str:
     drawing = decode_image(path.read_bytes(), str(path))
     scale = min(1.0, _DRAWING / drawing.shape[1])
-    return _picture(cv2.resize(drawing, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), path.stem)
+    return _picture(
+        cv2.resize(drawing, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), path.stem
+    )
 
 
 def _picture(pixels: np.ndarray, caption: str, kind: str = "") -> str:
-    _, encoded = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])
+    _, encoded = cv2.imencode(
+        ".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85]
+    )
     source = f"data:image/jpeg;base64,{base64.b64encode(encoded.tobytes()).decode()}"
     text = html.escape(caption)
     return f'<figure data-kind="{kind}"><img src="{source}" alt="{text}"><figcaption>{text}</figcaption></figure>'
 
 
 def drawn(record: Record, skeleton: Skeleton) -> np.ndarray:
-    """(H, W, 3) uint8 RGB: a view, small, with its persons' cells tinted, what is ignored hatched, and its labelled keypoints joined."""
+    """(H, W, 3) uint8 RGB: a view, small, with its persons' cells tinted, what is ignored hatched,
+    and its labelled keypoints joined.
+    """
     view = decode_image(record.image, f"image {record.image_id}")
     scale = min(1.0, _THUMBNAIL / max(view.shape))
     size = (max(1, round(view.shape[1] * scale)), max(1, round(view.shape[0] * scale)))
@@ -152,10 +175,15 @@ def drawn(record: Record, skeleton: Skeleton) -> np.ndarray:
     targets = record.targets
 
     # Cells are points: a pixel shows the nearest.
-    rows, columns = (np.rint(np.linspace(0, targets.instance.shape[axis] - 1, size[1 - axis])).astype(int) for axis in (0, 1))
+    rows, columns = (
+        np.rint(np.linspace(0, targets.instance.shape[axis] - 1, size[1 - axis])).astype(int)
+        for axis in (0, 1)
+    )
 
     colours = [np.array(person_colour(i)) for i in range(len(record.person_ids))]
-    instance, ignore = (cells[np.ix_(rows, columns)] for cells in (targets.instance, targets.ignore))
+    instance, ignore = (
+        cells[np.ix_(rows, columns)] for cells in (targets.instance, targets.ignore)
+    )
     for i, colour in enumerate(colours, start=1):
         canvas[instance == i] = np.rint(0.6 * canvas[instance == i] + 0.4 * colour)
     y, x = np.indices(ignore.shape)
@@ -165,7 +193,14 @@ def drawn(record: Record, skeleton: Skeleton) -> np.ndarray:
         points = np.rint((person[:, :2] + 0.5) * scale - 0.5).astype(int)
         for start, end in skeleton.edge_indices[: len(skeleton.edges)]:
             if person[start, 2] and person[end, 2]:
-                cv2.line(canvas, points[start].tolist(), points[end].tolist(), colour.tolist(), 2, cv2.LINE_AA)
+                cv2.line(
+                    canvas,
+                    points[start].tolist(),
+                    points[end].tolist(),
+                    colour.tolist(),
+                    2,
+                    cv2.LINE_AA,
+                )
         for point in points[person[:, 2] > 0]:
             cv2.circle(canvas, point.tolist(), 2, (255, 255, 255), -1, cv2.LINE_AA)
     return canvas

@@ -1,4 +1,6 @@
-"""Everything that can be wrong with a data set's images and annotations, and what becomes of each: docs/data-format.md has the table."""
+"""Everything that can be wrong with a data set's images and annotations, and what becomes of each:
+docs/data-format.md has the table.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from collections.abc import Mapping
 from enum import Enum
 
 from personlab_keras.errors import InputError
-from personlab_keras.targets import MAX_PERSONS
+from personlab_keras.method.targets import MAX_PERSONS
 
 EXAMPLES = 5
 """Examples kept of each reason."""
@@ -16,7 +18,9 @@ _LONGEST = 200
 
 
 class Reason(Enum):
-    """Why something was left out or mended; the value is what `meta.json` calls it. In brackets what became of it, where not left out."""
+    """Why something was left out or mended; the value is what `meta.json` calls it. In brackets
+    what became of it, where not left out.
+    """
 
     IMAGE_MALFORMED = "image entry malformed"
     IMAGE_REPEATED = "image listed twice (one kept)"
@@ -49,8 +53,15 @@ class Reason(Enum):
 
     @property
     def fault(self) -> bool:
-        """Whether it is a fault of the data set, at which `strict` stops; the others are choices."""
-        return self not in (Reason.IMAGE_NEGATIVE, Reason.ANNOTATION_OTHER_CATEGORY, Reason.MASK_MISSING, Reason.PERSON_BEYOND)
+        """Whether it is a fault of the data set, at which `strict` stops; the others are
+        choices.
+        """
+        return self not in (
+            Reason.IMAGE_NEGATIVE,
+            Reason.ANNOTATION_OTHER_CATEGORY,
+            Reason.MASK_MISSING,
+            Reason.PERSON_BEYOND,
+        )
 
 
 class Tally:
@@ -75,7 +86,9 @@ class Tally:
         """
         example = example if len(example) <= _LONGEST else f"{example[: _LONGEST - 3]}..."
         if self._strict and reason.fault:
-            raise InputError(f"{self._source}{': ' if self._source else ''}{example} [{reason.value}]")
+            raise InputError(
+                f"{self._source}{': ' if self._source else ''}{example} [{reason.value}]"
+            )
         self.counts[reason.value] += 1
         kept = self.examples.setdefault(reason.value, [])
         if len(kept) < EXAMPLES:
@@ -89,12 +102,17 @@ class Tally:
         """
         for reason in counts:
             if self._strict and Reason(reason).fault:
-                raise InputError(f"{self._source}{': ' if self._source else ''}{examples[reason][0]} [{reason}]")
+                raise InputError(
+                    f"{self._source}{': ' if self._source else ''}{examples[reason][0]} [{reason}]"
+                )
         self.counts.update(counts)
         for reason, found in examples.items():
             kept = self.examples.setdefault(reason, [])
             kept += found[: EXAMPLES - len(kept)]
 
     def __str__(self) -> str:
-        cases = (f"{count} {reason} ({self.examples[reason][0]})" for reason, count in self.counts.most_common())
+        cases = (
+            f"{count} {reason} ({self.examples[reason][0]})"
+            for reason, count in self.counts.most_common()
+        )
         return ", ".join(cases) or "nothing"

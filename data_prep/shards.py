@@ -1,7 +1,8 @@
-"""Shards: which image goes into which, writing one, and the notes by which an interrupted preparation goes on.
+"""Shards: which image goes into which, writing one, and the notes by which an interrupted
+preparation goes on.
 
-A shard is the unit of work. It is a function of the input alone, whoever writes it and when: images are dealt to shards, and put in order
-within, by a hash of (seed, image id).
+A shard is the unit of work. It is a function of the input alone, whoever writes it and when: images
+are dealt to shards, and put in order within, by a hash of (seed, image id).
 """
 
 from __future__ import annotations
@@ -21,16 +22,18 @@ from data_prep.baking import image_records
 from data_prep.coco import AnnotatedImage
 from data_prep.reasons import Tally
 from personlab_keras.config import Config, DataConfig
+from personlab_keras.data.records import Shard, write_example
+from personlab_keras.data.tfrecords import frame
 from personlab_keras.errors import InputError
-from personlab_keras.files import write_atomically
-from personlab_keras.records import Shard, write_example
-from personlab_keras.skeleton import Skeleton
-from personlab_keras.tfrecords import frame
+from personlab_keras.io.files import write_atomically
+from personlab_keras.method.skeleton import Skeleton
 
 STATE = ".unfinished"
 """Folder of the notes, within that of the records; it goes when `meta.json` comes."""
 MIN_SHARDS = 16
-"""Small sets are cut into about this many shards all the same, so that several workers and readers share them."""
+"""Small sets are cut into about this many shards all the same, so that several workers and readers
+share them.
+"""
 
 
 @dataclass(frozen=True)
@@ -75,20 +78,28 @@ class Written:
     examples: Mapping[str, list[str]]
 
 
-def deal(images: Iterable[AnnotatedImage], listed: int, settings: DataConfig) -> list[tuple[str, tuple[AnnotatedImage, ...]]]:
+def deal(
+    images: Iterable[AnnotatedImage], listed: int, settings: DataConfig
+) -> list[tuple[str, tuple[AnnotatedImage, ...]]]:
     """Name and images of each shard that gets any.
 
     Args:
-        listed: images that the annotation file has, used or not: their number alone decides how many shards there are.
+        listed: images that the annotation file has, used or not: their number alone decides how
+            many shards there are.
     """
-    per_shard = max(1, min(settings.shard_records // settings.views_per_image, -(-listed // MIN_SHARDS)))
+    per_shard = max(
+        1, min(settings.shard_records // settings.views_per_image, -(-listed // MIN_SHARDS))
+    )
     total = -(-listed // per_shard)
     dealt: dict[int, list[tuple[bytes, AnnotatedImage]]] = {}
     for image in images:
         lot = hashlib.blake2b(f"{settings.seed}/{image.id}".encode(), digest_size=16).digest()
         dealt.setdefault(int.from_bytes(lot[:8], "big") % total, []).append((lot[8:], image))
     return [
-        (f"views-{number:05d}-of-{total:05d}.tfrecord", tuple(image for _, image in sorted(part, key=lambda pair: pair[0])))
+        (
+            f"views-{number:05d}-of-{total:05d}.tfrecord",
+            tuple(image for _, image in sorted(part, key=lambda pair: pair[0])),
+        )
         for number, part in sorted(dealt.items())
     ]
 
@@ -108,7 +119,9 @@ def write_shard(task: Task) -> Written:
     try:
         with open(beside, "wb") as file:
             for image in task.images:
-                for record in image_records(image, task.folder, task.config, task.skeleton, counts, tally):
+                for record in image_records(
+                    image, task.folder, task.config, task.skeleton, counts, tally
+                ):
                     framed = frame(write_example(record))
                     file.write(framed)
                     digest.update(framed)
@@ -125,7 +138,14 @@ def write_shard(task: Task) -> Written:
         beside.unlink(missing_ok=True)
     counts["bytes"] = size
     shard = Shard(task.name, counts["views"], size, digest.hexdigest())
-    written = Written(shard, task.plan, max_persons, dict(sorted(counts.items())), dict(tally.counts), tally.examples)
+    written = Written(
+        shard,
+        task.plan,
+        max_persons,
+        dict(sorted(counts.items())),
+        dict(tally.counts),
+        tally.examples,
+    )
     write_atomically(_note(task), json.dumps(asdict(written)).encode())
     return written
 
@@ -135,7 +155,9 @@ def _note(task: Task) -> Path:
 
 
 def finished(task: Task) -> Written | None:
-    """What the note about a task says; None where there is none of this plan, or the file is not as it says."""
+    """What the note about a task says; None where there is none of this plan, or the file is not as
+    it says.
+    """
     try:
         noted = json.loads(_note(task).read_bytes())
         written = Written(**{**noted, "shard": Shard(**noted["shard"])})

@@ -1,4 +1,6 @@
-"""`personlab inspect`: what a records folder holds in numbers, read from its records and not from what was said when they were written."""
+"""`personlab inspect`: what a records folder holds in numbers, read from its records and not from
+what was said when they were written.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +12,27 @@ from typing import Any
 
 import numpy as np
 
-from personlab_keras.maps import OUTPUTS
-from personlab_keras.records import Meta, Record, check_damage, read_folder, read_meta
-from personlab_keras.targets import IGNORE_CROWD, IGNORE_MASKLESS, IGNORE_UNANNOTATED, OVERLAP
-from personlab_keras.tfrecords import Damage
+from personlab_keras.data.records import Meta, Record, check_damage, read_folder, read_meta
+from personlab_keras.data.tfrecords import Damage
+from personlab_keras.method.maps import OUTPUTS
+from personlab_keras.method.targets import (
+    IGNORE_CROWD,
+    IGNORE_MASKLESS,
+    IGNORE_UNANNOTATED,
+    OVERLAP,
+)
 
 _SCALES = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
-"""Bounds between sizes of people: the side of a square of their area, as a share of the view's side."""
+"""Bounds between sizes of people: the side of a square of their area, as a share of the view's
+side.
+"""
 
 
 def summary(records: str | Path, skip_corrupt: int = 0) -> dict[str, Any]:
     """Counts of a records folder.
 
-    Returns: views, persons, labelled keypoints by name, histograms (value or range -> count), cells by kind as shares of all, bytes per
+    Returns: views, persons, labelled keypoints by name, histograms (value or range -> count), cells
+    by kind as shares of all, bytes per
         view, the `skipped` reasons, and the records passed over as damaged.
 
     Raises:
@@ -58,7 +68,10 @@ def summary(records: str | Path, skip_corrupt: int = 0) -> dict[str, Any]:
         }.items():
             cells[name] += int(np.count_nonzero(found))
     size = sum((Path(records) / shard.name).stat().st_size for shard in meta.shards)
-    views, dense = max(1, counts["views"]), sum(channels(meta.skeleton) for channels in OUTPUTS.values())
+    views, dense = (
+        max(1, counts["views"]),
+        sum(channels(meta.skeleton) for channels in OUTPUTS.values()),
+    )
     return {
         **{name: counts[name] for name in ("views", "persons", "views without people")},
         "shards": len(meta.shards),
@@ -70,10 +83,18 @@ def summary(records: str | Path, skip_corrupt: int = 0) -> dict[str, Any]:
         "bytes of targets per view": round((size - counts["image bytes"]) / views),
         "bytes of dense float16 targets per view": 2 * meta.map_side**2 * dense,
         "labelled keypoints": dict(zip(meta.skeleton.keypoints, labelled.tolist(), strict=True)),
-        "people per view": {str(number): people[number] for number in range(max(people, default=0) + 1)},
-        "labelled keypoints per person": {str(number): labels[number] for number in range(meta.skeleton.keypoint_count + 1)},
+        "people per view": {
+            str(number): people[number] for number in range(max(people, default=0) + 1)
+        },
+        "labelled keypoints per person": {
+            str(number): labels[number] for number in range(meta.skeleton.keypoint_count + 1)
+        },
         "sizes of people": dict(zip(_size_names(), sizes.tolist(), strict=True)),
-        "share of cells": {name: round(count / max(1, cells["all"]), 4) for name, count in cells.items() if name != "all"},
+        "share of cells": {
+            name: round(count / max(1, cells["all"]), 4)
+            for name, count in cells.items()
+            if name != "all"
+        },
         "skipped": dict(meta.skipped),
         "examples": {reason: list(examples) for reason, examples in meta.examples.items()},
         "damaged": [str(each) for each in damaged],
@@ -82,10 +103,16 @@ def summary(records: str | Path, skip_corrupt: int = 0) -> dict[str, Any]:
 
 def _size_names() -> list[str]:
     bounds = [f"{bound:.1%}" for bound in _SCALES]
-    return [f"up to {bounds[0]}", *(f"{a} to {b}" for a, b in pairwise(bounds)), f"over {bounds[-1]}"]
+    return [
+        f"up to {bounds[0]}",
+        *(f"{a} to {b}" for a, b in pairwise(bounds)),
+        f"over {bounds[-1]}",
+    ]
 
 
-def sound_records(records: str | Path, meta: Meta, skip_corrupt: int, damaged: list[Damage]) -> Iterator[Record]:
+def sound_records(
+    records: str | Path, meta: Meta, skip_corrupt: int, damaged: list[Damage]
+) -> Iterator[Record]:
     """The records of a folder in order; those passed over are added to `damaged`.
 
     Raises:

@@ -1,27 +1,28 @@
-"""PersonLab for Keras: every person in a photo, keypoints and instance mask, in one pass of one network.
+"""PersonLab for Keras: every person in a photo, keypoints and instance mask, in one pass of one
+network.
 
-Public names are loaded when first used, so that importing this package loads neither TensorFlow nor Keras.
-"""
+Public names are loaded when first used, so that importing this package loads neither TensorFlow nor
+Keras."""
 
 from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    "COCO_PERSON": "skeleton",
+    "COCO_PERSON": "method.skeleton",
     "Config": "config",
     "InputError": "errors",
-    "Maps": "maps",
-    "Person": "person",
-    "Predictor": "predict",
-    "Skeleton": "skeleton",
-    "build_model": "model",
+    "Maps": "method.maps",
+    "Person": "method.person",
+    "Predictor": "inference.predict",
+    "Skeleton": "method.skeleton",
+    "build_model": "model.network",
     "decode": "decoder",
     "draw": "drawing",
     "evaluate": "evaluation",
-    "load": "predict",
+    "load": "inference.predict",
     "load_config": "config",
-    "make_dataset": "data",
-    "read_image": "images",
+    "make_dataset": "data.pipeline",
+    "read_image": "io.images",
 }
 
 __all__ = list(_HOMES)

@@ -1,4 +1,6 @@
-"""`personlab demo`: the whole path on the embedded data set, and a page that shows what came out."""
+"""`personlab demo`: the whole path on the embedded data set, and a page that shows what came
+out.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +20,15 @@ from data_prep.inspection import draw_records
 from personlab_keras.config import Config, config_to_yaml
 from personlab_keras.errors import InputError
 from personlab_keras.evaluation import evaluate
-from personlab_keras.export import export_model
-from personlab_keras.files import write_atomically
-from personlab_keras.images import list_images
-from personlab_keras.journal import Log, read_log
-from personlab_keras.predict import load, predict_files
-from personlab_keras.skeleton import COCO_PERSON
+from personlab_keras.export.export import export_model
+from personlab_keras.inference.predict import load
+from personlab_keras.inference.predict_files import predict_files
+from personlab_keras.io.files import write_atomically
+from personlab_keras.io.images import list_images
+from personlab_keras.method.skeleton import COCO_PERSON
 from personlab_keras.synthetic import write_dataset
-from personlab_keras.train import train
+from personlab_keras.training.run_log import Log, read_log
+from personlab_keras.training.train import train
 
 SETTINGS_FILE = "demo.yaml"
 SHOWN = 12
@@ -34,8 +37,11 @@ SHOWN = 12
 Progress = Callable[[str], Callable[[int, int], None]]
 
 
-def demo(out: str | Path, config: Config, progress: Progress, say: Callable[[str], None]) -> dict[str, Any]:
-    """Scenes -> records -> training -> SavedModel -> evaluation on held-out scenes -> overlays -> `index.html`.
+def demo(
+    out: str | Path, config: Config, progress: Progress, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Scenes -> records -> training -> SavedModel -> evaluation on held-out scenes -> overlays ->
+    `index.html`.
 
     Writes `metrics.json`: keypoint and mask metrics, seconds per stage, and the number of weights.
 
@@ -62,7 +68,9 @@ def demo(out: str | Path, config: Config, progress: Progress, say: Callable[[str
     with stage("scenes"):
         for seed, (name, count) in enumerate(sets.items()):
             drawn = partial(_advance, progress(f"{name} scenes"), count)
-            write_dataset(folder / "scenes" / name, count, config.demo.scene_size, seed=seed, progress=drawn)
+            write_dataset(
+                folder / "scenes" / name, count, config.demo.scene_size, seed=seed, progress=drawn
+            )
     with stage("records"):
         for name in sets:
             scenes = folder / "scenes" / name
@@ -78,13 +86,21 @@ def demo(out: str | Path, config: Config, progress: Progress, say: Callable[[str
         tick = progress("training steps")
 
         def report(log: Log) -> None:
-            say("  ".join(f"{name} {value:.3g}" if name != "step" else f"step {int(value)}" for name, value in log.items()))
+            say(
+                "  ".join(
+                    f"{name} {value:.3g}" if name != "step" else f"step {int(value)}"
+                    for name, value in log.items()
+                )
+            )
             tick(int(log["step"]), config.train.steps)
 
         network = train(folder / "records" / "train", folder / "run", config, report=report)
     weights = sum(math.prod(variable.shape) for variable in network.trainable_variables)
     with stage("export"):
-        provenance = {"trained_on": f"{config.demo.train_scenes} synthetic scenes", "trained_steps": config.train.steps}
+        provenance = {
+            "trained_on": f"{config.demo.train_scenes} synthetic scenes",
+            "trained_steps": config.train.steps,
+        }
         export_model(network, config, COCO_PERSON, folder / "exported", provenance)
     scenes = folder / "scenes" / "val"
     with stage("evaluation"):
@@ -101,7 +117,9 @@ def demo(out: str | Path, config: Config, progress: Progress, say: Callable[[str
         predict_files(load(folder / "exported"), chosen, folder / "predictions")
     metrics = {**metrics, "seconds": seconds, "weights": weights}
     write_atomically(folder / "metrics.json", (json.dumps(metrics, indent=1) + "\n").encode())
-    write_atomically(folder / "index.html", page(folder, metrics, read_log(folder / "run"), config).encode())
+    write_atomically(
+        folder / "index.html", page(folder, metrics, read_log(folder / "run"), config).encode()
+    )
     return metrics
 
 
@@ -110,7 +128,9 @@ def _advance(tick: Callable[[int, int], None], total: int, done: int) -> None:
 
 
 def _claim(folder: Path, config: Config) -> None:
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / SETTINGS_FILE).is_file())):
+    if folder.exists() and (
+        not folder.is_dir() or (any(folder.iterdir()) and not (folder / SETTINGS_FILE).is_file())
+    ):
         raise InputError(f"{folder}: exists and holds no earlier demo; not overwritten")
     shutil.rmtree(folder, ignore_errors=True)
     write_atomically(folder / SETTINGS_FILE, config_to_yaml(config).encode())
@@ -121,10 +141,17 @@ def page(folder: Path, metrics: dict[str, Any], log: list[Log], config: Config) 
 
     def pictures(pattern: str) -> str:
         files = sorted(folder.glob(pattern))
-        return "".join(f'<a href="{f.relative_to(folder)}"><img src="{f.relative_to(folder)}" alt="{f.stem}"></a>' for f in files)
+        return "".join(
+            f'<a href="{f.relative_to(folder)}"><img src="{f.relative_to(folder)}" alt="{f.stem}"></a>'
+            for f in files
+        )
 
     def row(kind: str) -> str:
-        cells = "".join(f"<td><b>{v:.3f}</b><br>{html.escape(k)}</td>" for k, v in metrics[kind].items() if isinstance(v, float))
+        cells = "".join(
+            f"<td><b>{v:.3f}</b><br>{html.escape(k)}</td>"
+            for k, v in metrics[kind].items()
+            if isinstance(v, float)
+        )
         return f"<tr><th>{kind}</th>{cells}</tr>"
 
     stages = ", ".join(f"{name} {value:g} s" for name, value in metrics["seconds"].items())
@@ -151,7 +178,10 @@ td {{ padding: .3rem .8rem; text-align: center; border-bottom: 1px solid #ddd; f
 def loss_curve(log: list[Log]) -> str:
     """An SVG of the losses of a log over its steps, on a logarithmic axis."""
     names = [name for name in log[0] if name == "loss" or name.startswith("loss/")] if log else []
-    values = {name: [(line["step"], line[name]) for line in log if line.get(name, 0.0) > 0.0] for name in names}
+    values = {
+        name: [(line["step"], line[name]) for line in log if line.get(name, 0.0) > 0.0]
+        for name in names
+    }
     flat = [value for series in values.values() for _, value in series]
     if not flat:
         return "<p>No steps were logged.</p>"
@@ -166,7 +196,9 @@ def loss_curve(log: list[Log]) -> str:
     for number, (name, series) in enumerate(values.items()):
         colour = colours[number % len(colours)]
         points = " ".join(place(step, value) for step, value in series)
-        lines.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{points}"/>')
+        lines.append(
+            f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{points}"/>'
+        )
         label = html.escape(name.removeprefix("loss/"))
         keys.append(f'<text x="775" y="{30 + 20 * number}" fill="{colour}">{label}</text>')
     for exponent in range(low, high + 1):

@@ -8,16 +8,18 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from personlab_keras.coordinates import grid, resize_points
-from personlab_keras.maps import Maps
-from personlab_keras.person import Person
-from personlab_keras.skeleton import COCO_PERSON, Skeleton
+from personlab_keras.method.coordinates import grid, resize_points
+from personlab_keras.method.maps import Maps
+from personlab_keras.method.person import Person
+from personlab_keras.method.skeleton import COCO_PERSON, Skeleton
 
 Colour = tuple[int, int, int]
 
 _SUBPIXEL_BITS = 4
 _FARTHEST = 20_000.0
-"""Points are cut to this many pixels from the origin: OpenCV's fixed-point coordinates overflow beyond."""
+"""Points are cut to this many pixels from the origin: OpenCV's fixed-point coordinates overflow
+beyond.
+"""
 _DARK: Colour = (24, 24, 28)
 
 
@@ -29,8 +31,8 @@ def draw(
 ) -> np.ndarray:
     """The image with people drawn over it: translucent masks with contours, limbs and joints.
 
-    A mask has the colour of its person, by place in the list; limbs have the colour of their side of the body. Line widths
-    follow the size of the person.
+    A mask has the colour of its person, by place in the list; limbs have the colour of their side
+    of the body. Line widths follow the size of the person.
 
     Args:
         image: (H, W, 3) uint8 RGB; not modified.
@@ -42,8 +44,8 @@ def draw(
         (H, W, 3) uint8 RGB.
 
     Raises:
-        ValueError: the image is of another shape or type, a person has another number of keypoints than the skeleton, or a mask
-            is not of the image's size.
+        ValueError: the image is of another shape or type, a person has another number of keypoints
+            than the skeleton, or a mask is not of the image's size.
     """
     _check_image(image)
     for person in people:
@@ -56,7 +58,9 @@ def draw(
     keypoint_colours = _keypoint_colours(skeleton)
     for i, person in ranked:
         shown = person.found & (person.keypoint_scores >= min_keypoint_score)
-        _draw_skeleton(canvas, person.keypoints, shown, skeleton, keypoint_colours, person_colour(i))
+        _draw_skeleton(
+            canvas, person.keypoints, shown, skeleton, keypoint_colours, person_colour(i)
+        )
     return canvas
 
 
@@ -73,7 +77,8 @@ def person_colour(index: int) -> Colour:
 
 
 def draw_parts(image: np.ndarray, maps: Maps, min_probability: float = 0.5) -> np.ndarray:
-    """The likeliest body part of every pixel that shows a person, each in a colour of its own (`person_colour` of its channel).
+    """The likeliest body part of every pixel that shows a person, each in a colour of its own
+    (`person_colour` of its channel).
 
     Args:
         image: (H, W, 3) uint8 RGB, the network input that the maps belong to; not modified.
@@ -84,31 +89,50 @@ def draw_parts(image: np.ndarray, maps: Maps, min_probability: float = 0.5) -> n
         (H, W, 3) uint8 RGB.
 
     Raises:
-        ValueError: the image is of another shape or type, or not of the size that the maps are for; the maps lack what is drawn.
+        ValueError: the image is of another shape or type, or not of the size that the maps are for;
+            the maps lack what is drawn.
     """
     _check_image(image)
     if image.shape[:2] != maps.image_shape:
-        raise ValueError(f"`image` must be {maps.image_shape} for these maps. Received: {image.shape[:2]}")
+        raise ValueError(
+            f"`image` must be {maps.image_shape} for these maps. Received: {image.shape[:2]}"
+        )
     if maps.part_heatmaps is None or maps.segmentation is None:
-        raise ValueError("`maps` must have part heatmaps and segmentation. Received: maps of a network without")
+        raise ValueError(
+            "`maps` must have part heatmaps and segmentation. Received: maps of a network without"
+        )
     best = np.full(image.shape[:2], -1.0, np.float32)
     parts = np.zeros(image.shape[:2], np.uint8)
-    for part in range(maps.part_heatmaps.shape[2]):  # one at a time: all 24 at image resolution would take a gigabyte of a photo
+    for part in range(
+        maps.part_heatmaps.shape[2]
+    ):  # one at a time: all 24 at image resolution would take a gigabyte of a photo
         probability = _at_pixels(maps.part_heatmaps[..., part], maps.stride)
         better = probability > best
         best[better], parts[better] = probability[better], part
     person = _at_pixels(maps.segmentation, maps.stride) >= min_probability
-    colours = np.array([person_colour(part) for part in range(maps.part_heatmaps.shape[2])], np.float32)
+    colours = np.array(
+        [person_colour(part) for part in range(maps.part_heatmaps.shape[2])], np.float32
+    )
     drawn = np.ascontiguousarray(image).copy()
     drawn[person] = np.rint(drawn[person] * 0.35 + colours[parts[person]] * 0.65).astype(np.uint8)
     return drawn
 
 
 def _at_pixels(cells: np.ndarray, stride: int) -> np.ndarray:
-    """(h, w) values of cells, bilinearly at every pixel of the network input; cell [i, j] is the pixel (stride * j, stride * i)."""
+    """(h, w) values of cells, bilinearly at every pixel of the network input; cell [i, j] is the
+    pixel (stride * j, stride * i).
+    """
     height, width = ((side - 1) * stride + 1 for side in cells.shape)
-    columns, rows = np.meshgrid(np.arange(width, dtype=np.float32) / stride, np.arange(height, dtype=np.float32) / stride)
-    return cv2.remap(np.ascontiguousarray(cells, np.float32), columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    columns, rows = np.meshgrid(
+        np.arange(width, dtype=np.float32) / stride, np.arange(height, dtype=np.float32) / stride
+    )
+    return cv2.remap(
+        np.ascontiguousarray(cells, np.float32),
+        columns,
+        rows,
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
 
 
 def draw_targets(
@@ -122,14 +146,16 @@ def draw_targets(
 ) -> np.ndarray:
     """A contact sheet of the targets, or of a network's maps, over their image.
 
-    Panels: people, heatmaps, short-range, mid-range and long-range offsets, segmentation. An offset of zero or NaN is taken as
-    undefined and not drawn. Areas that `ignore` flags are hatched in the panels of people, heatmaps and segmentation.
+    Panels: people, heatmaps, short-range, mid-range and long-range offsets, segmentation. An offset
+    of zero or NaN is taken as undefined and not drawn. Areas that `ignore` flags are hatched in the
+    panels of people, heatmaps and segmentation.
 
     Args:
         image: (H, W, 3) uint8 RGB, the view or network input that the maps belong to; not modified.
         targets: maps of it.
         skeleton: names and edges of the maps.
-        instance: (h, w) uint8, 1 + index of the person of each cell, 0 for nobody, 255 where several overlap.
+        instance: (h, w) uint8, 1 + index of the person of each cell, 0 for nobody, 255 where
+            several overlap.
         ignore: (h, w) uint8 flags, 0 where everything counts.
         keypoints: (P, K, 3) [x, y, labelled] in pixels of the image.
         panel_width: pixels.
@@ -142,10 +168,14 @@ def draw_targets(
     """
     _check_image(image)
     if image.shape[:2] != targets.image_shape:
-        raise ValueError(f"`image` must be {targets.image_shape} for these maps. Received: {image.shape[:2]}")
+        raise ValueError(
+            f"`image` must be {targets.image_shape} for these maps. Received: {image.shape[:2]}"
+        )
     for name, cells in (("instance", instance), ("ignore", ignore)):
         if cells is not None and cells.shape != targets.shape:
-            raise ValueError(f"`{name}` must be {targets.shape} beside these maps. Received: {cells.shape}")
+            raise ValueError(
+                f"`{name}` must be {targets.shape} beside these maps. Received: {cells.shape}"
+            )
     sheet = _Sheet(image, targets, skeleton, panel_width)
     panels = [
         ("people", sheet.people(instance, ignore, keypoints)),
@@ -169,7 +199,9 @@ class _Sheet:
         self._old = (image.shape[1], image.shape[0])
         self._new = (width, max(1, round(image.shape[0] * width / image.shape[1])))
         shrinks = width < image.shape[1]
-        self._base = cv2.resize(image, self._new, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        self._base = cv2.resize(
+            image, self._new, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        )
         # Coloured arrows and discs need a quiet background.
         grey = cv2.cvtColor(self._base, cv2.COLOR_RGB2GRAY)[..., None]
         self._quiet = np.repeat((grey * 0.55 + 20).astype(np.uint8), 3, axis=2)
@@ -180,7 +212,9 @@ class _Sheet:
         self._columns = np.clip(cells[: self._new[0], 0], 0, maps.shape[1] - 1)
         self._rows = np.clip(cells[: self._new[1], 1], 0, maps.shape[0] - 1)
 
-    def people(self, instance: np.ndarray | None, ignore: np.ndarray | None, keypoints: np.ndarray | None) -> np.ndarray:
+    def people(
+        self, instance: np.ndarray | None, ignore: np.ndarray | None, keypoints: np.ndarray | None
+    ) -> np.ndarray:
         panel = self._base.copy()
         if instance is not None:
             for owner in np.unique(instance[instance > 0]):
@@ -190,14 +224,18 @@ class _Sheet:
         self._hatch(panel, ignore)
         for i, person in enumerate([] if keypoints is None else keypoints):
             points = self._to_panel(person[:, :2])
-            _draw_skeleton(panel, points, person[:, 2] > 0, self._skeleton, self._colours, person_colour(i))
+            _draw_skeleton(
+                panel, points, person[:, 2] > 0, self._skeleton, self._colours, person_colour(i)
+            )
         return panel
 
     def heatmaps(self, ignore: np.ndarray | None) -> np.ndarray:
         heat = np.clip(np.nan_to_num(self._maps.heatmaps), 0, 1)
         strongest = heat.max(axis=2)
         # Discs of neighbouring keypoints overlap: the mean of their colours shows both.
-        colour = (heat @ np.array(self._colours, np.float32)) / np.maximum(heat.sum(axis=2, keepdims=True), 1e-6)
+        colour = (heat @ np.array(self._colours, np.float32)) / np.maximum(
+            heat.sum(axis=2, keepdims=True), 1e-6
+        )
         panel = self._blend(self._quiet, colour, 0.75 * strongest)
         self._hatch(panel, ignore)
         return panel
@@ -206,7 +244,12 @@ class _Sheet:
         panel = self._quiet.copy()
         spread = self._spread_cells(spacing=7)
         for k, colour in enumerate(self._colours):
-            self._arrows(panel, (self._maps.heatmaps[..., k] > 0.5) & spread, self._maps.short_offsets[..., k, :], colour)
+            self._arrows(
+                panel,
+                (self._maps.heatmaps[..., k] > 0.5) & spread,
+                self._maps.short_offsets[..., k, :],
+                colour,
+            )
         return panel
 
     def mid_offsets(self) -> np.ndarray:
@@ -214,24 +257,34 @@ class _Sheet:
         distance = np.linalg.norm(self._maps.short_offsets, axis=-1)
         middle = (self._maps.heatmaps > 0.5) & (distance <= 0.75 * self._maps.stride)
         for e, (start, end) in enumerate(self._skeleton.edge_indices):
-            self._arrows(panel, middle[..., start], self._maps.mid_offsets[..., e, :], self._colours[end])
+            self._arrows(
+                panel, middle[..., start], self._maps.mid_offsets[..., e, :], self._colours[end]
+            )
         return panel
 
     def long_offsets(self, instance: np.ndarray | None) -> np.ndarray:
         panel = self._quiet.copy()
         if self._maps.long_offsets is None or self._maps.segmentation is None:
             return panel
-        inside = self._maps.segmentation > 0.5 if instance is None else (instance > 0) & (instance < 255)
+        inside = (
+            self._maps.segmentation > 0.5 if instance is None else (instance > 0) & (instance < 255)
+        )
         spread = self._spread_cells(spacing=26)
         for k in range(0, self._skeleton.keypoint_count, 5):
-            self._arrows(panel, inside & spread, self._maps.long_offsets[..., k, :], self._colours[k])
+            self._arrows(
+                panel, inside & spread, self._maps.long_offsets[..., k, :], self._colours[k]
+            )
         return panel
 
     def segmentation(self, ignore: np.ndarray | None) -> np.ndarray:
         panel = self._quiet.copy()
         if self._maps.segmentation is not None:
             share = 0.7 * np.clip(np.nan_to_num(self._maps.segmentation), 0, 1)
-            panel = self._blend(panel, np.broadcast_to(np.array([255, 170, 60], np.float32), (*share.shape, 3)), share)
+            panel = self._blend(
+                panel,
+                np.broadcast_to(np.array([255, 170, 60], np.float32), (*share.shape, 3)),
+                share,
+            )
         self._hatch(panel, ignore)
         return panel
 
@@ -254,7 +307,9 @@ class _Sheet:
         chosen[step // 2 :: step, step // 2 :: step] = True
         return chosen
 
-    def _arrows(self, panel: np.ndarray, cells: np.ndarray, offsets: np.ndarray, colour: Colour) -> None:
+    def _arrows(
+        self, panel: np.ndarray, cells: np.ndarray, offsets: np.ndarray, colour: Colour
+    ) -> None:
         defined = cells & np.isfinite(offsets).all(axis=-1) & offsets.any(axis=-1)
         starts = self._to_panel(self._points[defined])
         ends = self._to_panel(self._points[defined] + offsets[defined])
@@ -275,7 +330,9 @@ def _paint_mask(canvas: np.ndarray, mask: np.ndarray, colour: Colour) -> None:
         return
     window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
     inside = mask[window]
-    canvas[window][inside] = np.rint(canvas[window][inside] * 0.55 + np.array(colour, np.float32) * 0.45).astype(np.uint8)
+    canvas[window][inside] = np.rint(
+        canvas[window][inside] * 0.55 + np.array(colour, np.float32) * 0.45
+    ).astype(np.uint8)
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(canvas, contours, -1, colour, _line_width(canvas), cv2.LINE_AA)
 
@@ -294,22 +351,42 @@ def _draw_skeleton(
     extent = points[shown].max(axis=0) - points[shown].min(axis=0)
     width = int(np.clip(round(float(np.hypot(*extent)) / 70), 1, 4 * _line_width(canvas)))
     places = _fixed_point(np.where(shown[:, None], points, 0.0))
-    limbs = [(a, b) for a, b in skeleton.edge_indices[: len(skeleton.edges)] if shown[a] and shown[b]]
-    # A dark rim below all limbs keeps them apart from any background and, between bodies, from each other.
+    limbs = [
+        (a, b) for a, b in skeleton.edge_indices[: len(skeleton.edges)] if shown[a] and shown[b]
+    ]
+    # A dark rim below all limbs keeps them apart from any background and, between bodies, from each
+    # other.
     for a, b in limbs:
         cv2.line(canvas, places[a], places[b], _DARK, width + 2, cv2.LINE_AA, _SUBPIXEL_BITS)
     for a, b in limbs:
         # The child's side: a limb from the nose to the left shoulder is a left one.
         cv2.line(canvas, places[a], places[b], colours[b], width, cv2.LINE_AA, _SUBPIXEL_BITS)
     for k in np.flatnonzero(shown):
-        for radius, colour in ((0.8 * width + 1.6, _DARK), (0.8 * width + 0.6, (255, 255, 255)), (0.45 * width, joint_colour)):
-            cv2.circle(canvas, places[k], round(radius * (1 << _SUBPIXEL_BITS)), colour, -1, cv2.LINE_AA, _SUBPIXEL_BITS)
+        for radius, colour in (
+            (0.8 * width + 1.6, _DARK),
+            (0.8 * width + 0.6, (255, 255, 255)),
+            (0.45 * width, joint_colour),
+        ):
+            cv2.circle(
+                canvas,
+                places[k],
+                round(radius * (1 << _SUBPIXEL_BITS)),
+                colour,
+                -1,
+                cv2.LINE_AA,
+                _SUBPIXEL_BITS,
+            )
 
 
 def _keypoint_colours(skeleton: Skeleton) -> list[Colour]:
-    """RGB of every keypoint: warm on the left side of the body, cool on the right, green in the middle; shaded from head to foot."""
+    """RGB of every keypoint: warm on the left side of the body, cool on the right, green in the
+    middle; shaded from head to foot.
+    """
     hues = {"left": (0.0, 0.13), "right": (0.5, 0.64), "": (0.30, 0.36)}
-    sides = [next((side for side in ("left", "right") if name.startswith(f"{side}_")), "") for name in skeleton.keypoints]
+    sides = [
+        next((side for side in ("left", "right") if name.startswith(f"{side}_")), "")
+        for name in skeleton.keypoints
+    ]
     colours = []
     for k, side in enumerate(sides):
         rank, count = sides[:k].count(side), sides.count(side)
@@ -319,7 +396,9 @@ def _keypoint_colours(skeleton: Skeleton) -> list[Colour]:
 
 
 def _rgb(hue: float, lightness: float, saturation: float) -> Colour:
-    red, green, blue = (round(255 * value) for value in colorsys.hls_to_rgb(hue, lightness, saturation))
+    red, green, blue = (
+        round(255 * value) for value in colorsys.hls_to_rgb(hue, lightness, saturation)
+    )
     return red, green, blue
 
 
@@ -335,13 +414,17 @@ def _fixed_point(points: np.ndarray) -> list[tuple[int, int]]:
 
 def _with_title(panel: np.ndarray, title: str) -> np.ndarray:
     strip = np.full((26, panel.shape[1], 3), _DARK, np.uint8)
-    cv2.putText(strip, title, (8, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (235, 235, 235), 1, cv2.LINE_AA)
+    cv2.putText(
+        strip, title, (8, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (235, 235, 235), 1, cv2.LINE_AA
+    )
     return np.concatenate([strip, panel])
 
 
 def _check_image(image: np.ndarray) -> None:
     if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape or image.dtype != np.uint8:
-        raise ValueError(f"`image` must be (H, W, 3) uint8 RGB. Received: {image.shape} {image.dtype}")
+        raise ValueError(
+            f"`image` must be (H, W, 3) uint8 RGB. Received: {image.shape} {image.dtype}"
+        )
 
 
 def _check_person(person: Person, skeleton: Skeleton, image: np.ndarray) -> None:
@@ -350,4 +433,6 @@ def _check_person(person: Person, skeleton: Skeleton, image: np.ndarray) -> None
             f"people must have the {skeleton.keypoint_count} keypoints of the skeleton. Received: {len(person.keypoints)}"
         )
     if person.rle is not None and tuple(person.rle["size"]) != image.shape[:2]:
-        raise ValueError(f"masks must be {image.shape[:2]} like the image. Received: {tuple(person.rle['size'])}")
+        raise ValueError(
+            f"masks must be {image.shape[:2]} like the image. Received: {tuple(person.rle['size'])}"
+        )

@@ -1,8 +1,8 @@
 """COCO's metrics of keypoints and instance masks, by pycocotools' COCOeval.
 
-A mask belongs to every person found, also to persons without labelled keypoints in the annotations, so mask AP is measured over all
-annotated persons; COCO's keypoint AP leaves those without labelled keypoints out. Crowd regions are ignored by both, as COCO does.
-"""
+A mask belongs to every person found, also to persons without labelled keypoints in the annotations,
+so mask AP is measured over all annotated persons; COCO's keypoint AP leaves those without labelled
+keypoints out. Crowd regions are ignored by both, as COCO does."""
 
 from __future__ import annotations
 
@@ -20,16 +20,18 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from personlab_keras.errors import InputError
-from personlab_keras.files import read_json, write_atomically
-from personlab_keras.images import read_image
-from personlab_keras.person import Person
-from personlab_keras.skeleton import COCO_PERSON, Skeleton
+from personlab_keras.io.files import read_json, write_atomically
+from personlab_keras.io.images import read_image
+from personlab_keras.method.person import Person
+from personlab_keras.method.skeleton import COCO_PERSON, Skeleton
 
 Metrics = dict[str, Any]
 KEYPOINT_DETECTIONS = 20
 """Best-scored persons per image that count for keypoints (COCO's rule)."""
 MASK_DETECTIONS = 100
-"""Best-scored masks per image that count by default; mask AP depends on it, so the metrics repeat it."""
+"""Best-scored masks per image that count by default; mask AP depends on it, so the metrics repeat
+it.
+"""
 
 
 @runtime_checkable
@@ -37,7 +39,9 @@ class Timed(Protocol):
     """What can tell how long its stages took; `predict.Predictor` is one."""
 
     def timed(self, image: np.ndarray) -> tuple[list[Person], Mapping[str, float]]:
-        """The people in an image (H, W, 3) uint8 RGB, and the seconds that each named stage took."""
+        """The people in an image (H, W, 3) uint8 RGB, and the seconds that each named stage
+        took.
+        """
 
 
 def evaluate(
@@ -55,11 +59,13 @@ def evaluate(
     """Runs over the images of an annotation file and measures what was found.
 
     Args:
-        predict: image (H, W, 3) uint8 RGB -> people in its frame; a `Predictor` or any function. It is called once per image,
-            with the pixels as stored: COCO annotates those, so EXIF orientation is not applied.
+        predict: image (H, W, 3) uint8 RGB -> people in its frame; a `Predictor` or any function. It
+            is called once per image, with the pixels as stored: COCO annotates those, so EXIF
+                orientation is not applied.
         annotations: COCO person_keypoints JSON.
         images_dir: folder of the images, by their `file_name`.
-        out: folder for keypoints_results.json, segm_results.json (where there are masks) and metrics.json; made if missing.
+        out: folder for keypoints_results.json, segm_results.json (where there are masks) and
+            metrics.json; made if missing.
         limit: only the first so many images of the file.
         max_detections: as in `evaluate_results`.
         progress: called with (images done, images in all) after each image.
@@ -68,11 +74,12 @@ def evaluate(
     Returns:
         The metrics of `evaluate_results`, and
         images: how many;
-        timings_ms: {"median", "p95"} over the images of "read" and of each stage of `predict` ("predict" in all, where it is a plain
-            function). The first image includes compilation.
+        timings_ms: {"median", "p95"} over the images of "read" and of each stage of `predict`
+            ("predict" in all, where it is a plain function). The first image includes compilation.
 
     Raises:
-        InputError: the annotations are missing or malformed, or an image is missing, unreadable or not of its annotated size.
+        InputError: the annotations are missing or malformed, or an image is missing, unreadable or
+            not of its annotated size.
     """
     if limit is not None and limit < 1:
         raise InputError(f"the limit must be at least 1 image. Received: {limit}")
@@ -102,10 +109,13 @@ def evaluate(
         if progress:
             progress(done, len(images))
 
-    # People without any mask mean that masks were not asked for; an image set without people scores zero.
+    # People without any mask mean that masks were not asked for; an image set without people scores
+    # zero.
     mask_results = masks if masks or not people_seen else None
     image_ids = [entry["id"] for entry in images]
-    metrics = evaluate_results(coco, keypoints, mask_results, image_ids, skeleton, max_detections, categories)
+    metrics = evaluate_results(
+        coco, keypoints, mask_results, image_ids, skeleton, max_detections, categories
+    )
     metrics = {"images": len(images), **metrics, "timings_ms": summarize_timings(timings)}
     _write_json(Path(out) / "keypoints_results.json", keypoints)
     if mask_results is not None:
@@ -127,21 +137,27 @@ def evaluate_results(
 
     Args:
         annotations: COCO person_keypoints JSON, as a path or parsed; not modified.
-        keypoint_results: entries with image_id, category_id, score, keypoints [x, y, s] * K; may be empty.
-        segmentation_results: entries with image_id, category_id, score, segmentation (RLE); may be empty; None to leave masks out.
+        keypoint_results: entries with image_id, category_id, score, keypoints [x, y, s] * K; may be
+            empty.
+        segmentation_results: entries with image_id, category_id, score, segmentation (RLE); may be
+            empty; None to leave masks out.
         image_ids: the images that count; all by default.
         skeleton: gives the sigmas of keypoint similarity.
         max_detections: masks per image that count, best first. (For keypoints COCO fixes 20.)
-        categories: names of those whose annotations count, all as one kind. If none: "person", or where there is no such category those
-            that have this skeleton's keypoints. Results have the least of their ids.
+        categories: names of those whose annotations count, all as one kind. If none: "person", or
+            where there is no such category those that have this skeleton's keypoints. Results have
+            the least of their ids.
 
     Returns:
-        JSON-ready {"keypoints": {"AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl", "max_detections"},
-        "segmentation": {the same with "APs" and "ARs"}}. A figure is null where no annotated person is of that kind.
+        JSON-ready {"keypoints": {"AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm",
+        "ARl", "max_detections"},
+        "segmentation": {the same with "APs" and "ARs"}}. A figure is null where no annotated person
+            is of that kind.
         "segmentation" is null where no results were given or the annotated persons have no masks.
 
     Raises:
-        InputError: the annotations are missing or malformed, or a result names an image that they do not have.
+        InputError: the annotations are missing or malformed, or a result names an image that they
+            do not have.
     """
     name = str(annotations) if isinstance(annotations, (str, Path)) else "annotations"
     parsed = read_json(annotations) if isinstance(annotations, (str, Path)) else annotations
@@ -149,20 +165,33 @@ def evaluate_results(
     wanted = known if image_ids is None else list(image_ids)
     strangers = set(wanted) - set(known)
     if strangers:
-        raise InputError(f"{name}: `image_ids` must be among its images. Received: {min(strangers)}")
+        raise InputError(
+            f"{name}: `image_ids` must be among its images. Received: {min(strangers)}"
+        )
     ids = _category_ids(parsed, skeleton, categories, name)
     category = min(ids)
     truth = _checked_truth(parsed, ids, skeleton, name)
     persons = [entry for entry in truth["annotations"] if entry["category_id"] == category]
 
     metrics: Metrics = {
-        "keypoints": _measure(truth, keypoint_results, "keypoints", category, wanted, skeleton, KEYPOINT_DETECTIONS, name),
+        "keypoints": _measure(
+            truth,
+            keypoint_results,
+            "keypoints",
+            category,
+            wanted,
+            skeleton,
+            KEYPOINT_DETECTIONS,
+            name,
+        ),
         "segmentation": None,
     }
     annotated_masks = [entry for entry in persons if "segmentation" in entry]
     if segmentation_results is not None and (annotated_masks or not persons):
         _check_masks(persons, name)
-        metrics["segmentation"] = _measure(truth, segmentation_results, "segm", category, wanted, skeleton, max_detections, name)
+        metrics["segmentation"] = _measure(
+            truth, segmentation_results, "segm", category, wanted, skeleton, max_detections, name
+        )
     return metrics
 
 
@@ -173,7 +202,10 @@ def summarize_timings(seconds: Mapping[str, Sequence[float]]) -> dict[str, dict[
     {'median': 2.0, 'p95': 2.9}
     """
     return {
-        stage: {name: round(float(np.percentile(values, q)) * 1e3, 3) for name, q in (("median", 50), ("p95", 95))}
+        stage: {
+            name: round(float(np.percentile(values, q)) * 1e3, 3)
+            for name, q in (("median", 50), ("p95", 95))
+        }
         for stage, values in seconds.items()
     }
 
@@ -188,11 +220,16 @@ def _measure(
     max_detections: int,
     name: str,
 ) -> dict[str, Any]:
-    strangers = {result["image_id"] for result in results} - {entry["id"] for entry in truth["images"]}
+    strangers = {result["image_id"] for result in results} - {
+        entry["id"] for entry in truth["images"]
+    }
     if strangers:
-        raise InputError(f"results: `image_id` must be an image of {name}. Received: {min(strangers)}")
+        raise InputError(
+            f"results: `image_id` must be an image of {name}. Received: {min(strangers)}"
+        )
     field = "segmentation" if kind == "segm" else "keypoints"
-    # COCOeval takes a detection's area from its box where there is one, and would put masks into the wrong size range.
+    # COCOeval takes a detection's area from its box where there is one, and would put masks into
+    # the wrong size range.
     chosen = ("image_id", "category_id", "score", field)
     with contextlib.redirect_stdout(io.StringIO()):
         annotated = _index(truth)
@@ -219,12 +256,21 @@ def _index(dataset: Mapping[str, Any]) -> COCO:
 
 
 def _averages(evaluation: COCOeval) -> dict[str, float | None]:
-    """The figures of COCOeval.summarize, which can print only, and at a fixed number of detections."""
+    """The figures of COCOeval.summarize, which can print only, and at a fixed number of
+    detections.
+    """
     params = evaluation.params
-    precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]  # (T, R, K, A, M), (T, K, A, M)
+    precision, recall = (
+        evaluation.eval["precision"],
+        evaluation.eval["recall"],
+    )  # (T, R, K, A, M), (T, K, A, M)
     whole = params.areaRngLbl.index("all")
     at50, at75 = (int(np.argmin(np.abs(params.iouThrs - threshold))) for threshold in (0.5, 0.75))
-    slices: dict[str, tuple[Any, int]] = {"": (slice(None), whole), "50": (at50, whole), "75": (at75, whole)}
+    slices: dict[str, tuple[Any, int]] = {
+        "": (slice(None), whole),
+        "50": (at50, whole),
+        "75": (at75, whole),
+    }
     for size in params.areaRngLbl:
         if size != "all":
             slices[size[0]] = (slice(None), params.areaRngLbl.index(size))
@@ -246,16 +292,24 @@ def _images_of(coco: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     if not images:
         raise InputError(f"{name}: `images` must name at least one image. Received: none")
     if len({entry["id"] for entry in images}) < len(images):
-        raise InputError(f"{name}: every `id` in `images` must occur once. Received: {len(images)} images with repeated ids")
+        raise InputError(
+            f"{name}: every `id` in `images` must occur once. Received: {len(images)} images with repeated ids"
+        )
     return images
 
 
-def _category_ids(coco: Mapping[str, Any], skeleton: Skeleton, names: Sequence[str], source: str) -> set[int]:
+def _category_ids(
+    coco: Mapping[str, Any], skeleton: Skeleton, names: Sequence[str], source: str
+) -> set[int]:
     entries = _list_of_objects(coco, "categories", {"id": int, "name": str}, source)
     known = {entry["name"]: entry["id"] for entry in entries}
     if strangers := set(names) - set(known):
-        raise InputError(f"{source}: `categories` must hold {min(strangers)!r}. Received: {list(known)}")
-    fitting = [entry["name"] for entry in entries if entry.get("keypoints") == list(skeleton.keypoints)]
+        raise InputError(
+            f"{source}: `categories` must hold {min(strangers)!r}. Received: {list(known)}"
+        )
+    fitting = [
+        entry["name"] for entry in entries if entry.get("keypoints") == list(skeleton.keypoints)
+    ]
     chosen = list(names) or (["person"] if "person" in known else fitting)
     if not chosen:
         wanted = f"'person', or one with the keypoints of '{skeleton.name}'"
@@ -263,8 +317,12 @@ def _category_ids(coco: Mapping[str, Any], skeleton: Skeleton, names: Sequence[s
     return {known[name] for name in chosen}
 
 
-def _checked_truth(coco: Mapping[str, Any], categories: set[int], skeleton: Skeleton, name: str) -> dict[str, Any]:
-    """The annotations with every field that COCOeval reads of those that count, which get the least id of their categories."""
+def _checked_truth(
+    coco: Mapping[str, Any], categories: set[int], skeleton: Skeleton, name: str
+) -> dict[str, Any]:
+    """The annotations with every field that COCOeval reads of those that count, which get the least
+    id of their categories.
+    """
     required = {"id": int, "image_id": int, "category_id": int}
     values = 3 * skeleton.keypoint_count
     checked = []
@@ -273,7 +331,9 @@ def _checked_truth(coco: Mapping[str, Any], categories: set[int], skeleton: Skel
             where = f"{name}: annotations[{i}]"
             _check_fields(entry, {"area": (int, float), "bbox": list, "keypoints": list}, where)
             if len(entry["keypoints"]) != values:
-                raise InputError(f"{where}.keypoints must hold {values} values. Received: {len(entry['keypoints'])}")
+                raise InputError(
+                    f"{where}.keypoints must hold {values} values. Received: {len(entry['keypoints'])}"
+                )
             labelled = sum(visibility > 0 for visibility in entry["keypoints"][2::3])
             defaults = {"iscrowd": 0, "num_keypoints": labelled}
             entry = {**defaults, **entry, "category_id": min(categories)}
@@ -284,7 +344,9 @@ def _checked_truth(coco: Mapping[str, Any], categories: set[int], skeleton: Skel
 def _check_masks(persons: Sequence[Mapping[str, Any]], name: str) -> None:
     for entry in persons:
         if not entry.get("segmentation"):
-            raise InputError(f"{name}: the annotation with id {entry['id']} must have a `segmentation`. Received: none")
+            raise InputError(
+                f"{name}: the annotation with id {entry['id']} must have a `segmentation`. Received: none"
+            )
 
 
 def _list_of_objects(
@@ -301,10 +363,14 @@ def _list_of_objects(
     return entries
 
 
-def _check_fields(entry: Mapping[str, Any], required: Mapping[str, type | tuple[type, ...]], where: str) -> None:
+def _check_fields(
+    entry: Mapping[str, Any], required: Mapping[str, type | tuple[type, ...]], where: str
+) -> None:
     for key, kind in required.items():
         if not isinstance(entry.get(key), kind):
-            kinds = " or ".join(each.__name__ for each in (kind if isinstance(kind, tuple) else (kind,)))
+            kinds = " or ".join(
+                each.__name__ for each in (kind if isinstance(kind, tuple) else (kind,))
+            )
             received = "nothing" if key not in entry else _type(entry[key])
             raise InputError(f"{where}.{key} must be {kinds}. Received: {received}")
 
@@ -315,8 +381,12 @@ def _type(value: Any) -> str:
 
 def _check_images_exist(images: Sequence[Mapping[str, Any]], folder: Path) -> None:
     for i, entry in enumerate(images):
-        _check_fields(entry, {"file_name": str, "height": int, "width": int}, f"annotations: images[{i}]")
-    missing = [entry["file_name"] for entry in images if not (folder / entry["file_name"]).is_file()]
+        _check_fields(
+            entry, {"file_name": str, "height": int, "width": int}, f"annotations: images[{i}]"
+        )
+    missing = [
+        entry["file_name"] for entry in images if not (folder / entry["file_name"]).is_file()
+    ]
     if missing:
         raise InputError(
             f"{folder / missing[0]}: no such image; {len(missing)} of the {len(images)} images of the annotations are missing"

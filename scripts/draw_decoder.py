@@ -2,9 +2,9 @@
 
     python scripts/draw_decoder.py --out docs/images/decoder
 
-The maps are the targets of the scene with some noise, the more the farther an offset reaches, as networks have it. The pictures are
-drawn from what the decoder's own functions return, and are the same at every run.
-"""
+The maps are the targets of the scene with some noise, the more the farther an offset reaches, as
+networks have it. The pictures are drawn from what the decoder's own functions return, and are the
+same at every run."""
 
 import argparse
 from collections.abc import Sequence
@@ -15,24 +15,24 @@ import cv2
 import numpy as np
 
 from data_prep.baking import gather_people, view_targets
-from data_prep.coco import AnnotatedImage, Annotation, pack
+from data_prep.coco import AnnotatedImage, Annotation, compress_segmentation
 from data_prep.geometry import whole_image
 from data_prep.inspection import dense_maps
 from data_prep.reasons import Tally
 from personlab_keras.config import DecodeConfig, TargetsConfig
-from personlab_keras.coordinates import grid, resize_points
+from personlab_keras.data.records import Meta
 from personlab_keras.decoder import decode
 from personlab_keras.decoder.bridging import bridge_gaps
 from personlab_keras.decoder.grouping import follow_tree
 from personlab_keras.decoder.masks import embed, embedding_distances
 from personlab_keras.decoder.peaks import Seeds, find_peaks
-from personlab_keras.decoder.voting import Votes, accumulate, cast_votes
+from personlab_keras.decoder.voting import Votes, cast_votes, hough_scores
 from personlab_keras.drawing import Colour, draw, person_colour
-from personlab_keras.files import write_atomically
-from personlab_keras.maps import Maps
-from personlab_keras.person import Person
-from personlab_keras.records import Meta
-from personlab_keras.skeleton import COCO_PERSON
+from personlab_keras.io.files import write_atomically
+from personlab_keras.method.coordinates import grid, resize_points
+from personlab_keras.method.maps import Maps
+from personlab_keras.method.person import Person
+from personlab_keras.method.skeleton import COCO_PERSON
 from personlab_keras.synthetic import Scene, SceneOptions, draw_scene
 
 SEED = 7
@@ -47,7 +47,9 @@ UNLABELLED = "left_hip"
 VOTED = "left_elbow"
 """The keypoint whose votes are drawn."""
 WALKED = "left_wrist"
-"""The walk starts from the best seed of this keypoint: an end of the tree, far from the other ends."""
+"""The walk starts from the best seed of this keypoint: an end of the tree, far from the other
+ends.
+"""
 
 WHITE: Colour = (255, 255, 255)
 DARK: Colour = (20, 20, 24)
@@ -59,15 +61,27 @@ BITS = 4
 
 
 class Canvas:
-    """A picture of the scene, greyed and maybe enlarged, with things drawn over it at points of the scene."""
+    """A picture of the scene, greyed and maybe enlarged, with things drawn over it at points of the
+    scene.
+    """
 
     def __init__(self, image: np.ndarray, brightness: float = 0.45, zoom: int = 1) -> None:
         self.zoom = zoom
-        grey = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC)
-        self.pixels = np.repeat(np.rint(grey * brightness + 25).astype(np.uint8)[..., None], 3, axis=2)
+        grey = cv2.resize(
+            cv2.cvtColor(image, cv2.COLOR_RGB2GRAY),
+            None,
+            fx=zoom,
+            fy=zoom,
+            interpolation=cv2.INTER_CUBIC,
+        )
+        self.pixels = np.repeat(
+            np.rint(grey * brightness + 25).astype(np.uint8)[..., None], 3, axis=2
+        )
 
     def line(self, start: np.ndarray, end: np.ndarray, colour: Colour, width: int = 1) -> None:
-        cv2.line(self.pixels, self._place(start), self._place(end), colour, width, cv2.LINE_AA, BITS)
+        cv2.line(
+            self.pixels, self._place(start), self._place(end), colour, width, cv2.LINE_AA, BITS
+        )
 
     def arrow(self, start: np.ndarray, end: np.ndarray, colour: Colour, width: int = 2) -> None:
         self.line(start, end, DARK, width + 2)
@@ -82,25 +96,58 @@ class Canvas:
 
     def dot(self, point: np.ndarray, radius: float, colour: Colour, rim: bool = False) -> None:
         if rim:
-            cv2.circle(self.pixels, self._place(point), round((radius + 1.5) * (1 << BITS)), DARK, -1, cv2.LINE_AA, BITS)
-        cv2.circle(self.pixels, self._place(point), round(radius * (1 << BITS)), colour, -1, cv2.LINE_AA, BITS)
+            cv2.circle(
+                self.pixels,
+                self._place(point),
+                round((radius + 1.5) * (1 << BITS)),
+                DARK,
+                -1,
+                cv2.LINE_AA,
+                BITS,
+            )
+        cv2.circle(
+            self.pixels,
+            self._place(point),
+            round(radius * (1 << BITS)),
+            colour,
+            -1,
+            cv2.LINE_AA,
+            BITS,
+        )
 
     def ring(self, point: np.ndarray, radius: float, colour: Colour, width: int = 1) -> None:
-        cv2.circle(self.pixels, self._place(point), round(radius * (1 << BITS)), colour, width, cv2.LINE_AA, BITS)
+        cv2.circle(
+            self.pixels,
+            self._place(point),
+            round(radius * (1 << BITS)),
+            colour,
+            width,
+            cv2.LINE_AA,
+            BITS,
+        )
 
-    def text(self, words: str, point: np.ndarray, colour: Colour = WHITE, leftward: bool = False) -> None:
+    def text(
+        self, words: str, point: np.ndarray, colour: Colour = WHITE, leftward: bool = False
+    ) -> None:
         """Words beside a point of the scene, to the right of it or to the left."""
         (width, height), _ = cv2.getTextSize(words, cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)
         x, y = (value >> BITS for value in self._place(point))
         place = (x - 14 - width if leftward else x + 14, y + height // 2)
-        # The rim is the same words moved about: thicker letters are wider in some versions of OpenCV.
+        # The rim is the same words moved about: thicker letters are wider in some versions of
+        # OpenCV.
         rim = [((place[0] + dx, place[1] + dy), DARK) for dx in (-1, 0, 1) for dy in (-1, 0, 1)]
         for where, shade in (*rim, (place, colour)):
-            cv2.putText(self.pixels, words, where, cv2.FONT_HERSHEY_SIMPLEX, 0.5, shade, 1, cv2.LINE_AA)
+            cv2.putText(
+                self.pixels, words, where, cv2.FONT_HERSHEY_SIMPLEX, 0.5, shade, 1, cv2.LINE_AA
+            )
 
     def glow(self, strength: np.ndarray) -> None:
-        """Strengths (H, W) in [0, 1] as light: from nothing over violet and orange to pale yellow."""
-        light = cv2.applyColorMap(np.rint(255 * strength).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
+        """Strengths (H, W) in [0, 1] as light: from nothing over violet and orange to pale
+        yellow.
+        """
+        light = cv2.applyColorMap(np.rint(255 * strength).astype(np.uint8), cv2.COLORMAP_INFERNO)[
+            ..., ::-1
+        ]
         share = np.sqrt(strength)[..., None]
         self.pixels = np.rint(self.pixels * (1 - share) + light * share).astype(np.uint8)
 
@@ -112,19 +159,28 @@ class Canvas:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the pictures; made if missing")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for the pictures; made if missing"
+    )
     parser.add_argument("--seed", type=int, default=SEED, help="of the scene and the noise")
     options = parser.parse_args(arguments)
     scene = draw_scene(SIDE, np.random.default_rng(options.seed), options=SCENE)
     whole = noisy_maps(scene, np.random.default_rng(options.seed))
     gap = noisy_maps(hide(scene, nearest=-1), np.random.default_rng(options.seed))
     votes = cast_votes(whole)
-    hough = accumulate(votes, whole.heatmaps.shape, whole.stride, TARGETS.radius)
+    hough = hough_scores(votes, whole.heatmaps.shape, whole.stride, TARGETS.radius)
     seeds = find_peaks(hough, whole.stride, OPTIONS.peak_threshold)
     people = decode(whole, options=OPTIONS, radius=TARGETS.radius)
     photo = cv2.medianBlur(scene.image, 3)  # without its grain, which pictures pay for
-    window = around(np.concatenate([keypoints_of(scene, person)[:, :2] for person in range(len(scene.annotations))]), margin=40)
+    window = around(
+        np.concatenate(
+            [keypoints_of(scene, person)[:, :2] for person in range(len(scene.annotations))]
+        ),
+        margin=40,
+    )
     pictures = {
         "votes": draw_votes(photo, whole, votes),
         "hough": draw_hough(photo, hough, seeds)[window],
@@ -162,13 +218,26 @@ def hide(scene: Scene, nearest: int) -> Scene:
 def noisy_maps(scene: Scene, rng: np.random.Generator) -> Maps:
     """The targets of the scene as maps, with noise on all offsets."""
     annotations = tuple(
-        Annotation(i, keypoints_of(scene, i), np.array(entry["bbox"]), entry["area"], pack(entry["segmentation"]), crowd=False)
+        Annotation(
+            i,
+            keypoints_of(scene, i),
+            np.array(entry["bbox"]),
+            entry["area"],
+            compress_segmentation(entry["segmentation"]),
+            crowd=False,
+        )
         for i, entry in enumerate(scene.annotations)
     )
     people = gather_people(AnnotatedImage(0, "", SIDE, SIDE, annotations), COCO_PERSON, Tally())
     targets = view_targets(people, whole_image(SIDE, SIDE, SIDE), TARGETS, COCO_PERSON)
-    maps = dense_maps(asdict(targets), Meta(SIDE, TARGETS.stride, TARGETS.radius, COCO_PERSON, 1, (), 1, {}, {}, {}))
-    noisy = {name: getattr(maps, name) + rng.normal(0.0, spread, getattr(maps, name).shape) for name, spread in NOISE.items()}
+    maps = dense_maps(
+        asdict(targets),
+        Meta(SIDE, TARGETS.stride, TARGETS.radius, COCO_PERSON, 1, (), 1, {}, {}, {}),
+    )
+    noisy = {
+        name: getattr(maps, name) + rng.normal(0.0, spread, getattr(maps, name).shape)
+        for name, spread in NOISE.items()
+    }
     return replace(maps, **{name: values.astype(np.float32) for name, values in noisy.items()})
 
 
@@ -185,7 +254,9 @@ def draw_votes(image: np.ndarray, maps: Maps, votes: Votes, zoom: int = 2) -> np
     for end in landed:
         canvas.dot(end, 2.5, WARM)
     rows, columns = around(cells, margin=16)
-    return canvas.pixels[rows.start * zoom : rows.stop * zoom, columns.start * zoom : columns.stop * zoom]
+    return canvas.pixels[
+        rows.start * zoom : rows.stop * zoom, columns.start * zoom : columns.stop * zoom
+    ]
 
 
 def draw_hough(image: np.ndarray, hough: np.ndarray, seeds: Seeds) -> np.ndarray:
@@ -235,15 +306,26 @@ def outward(seed: int) -> list[tuple[int, int]]:
 
 
 def draw_bridge(image: np.ndarray, keypoints: np.ndarray, maps: Maps) -> np.ndarray:
-    """What a walk from the nose finds where a hip is not labelled, what the long offsets propose, and what is taken of it."""
+    """What a walk from the nose finds where a hip is not labelled, what the long offsets propose,
+    and what is taken of it.
+    """
     canvas = Canvas(image)
     nose = COCO_PERSON.index("nose")
     start = keypoints[nose, :2]
     walked = follow_tree(start[None], np.array([nose]), maps, COCO_PERSON, OPTIONS.mid_refinements)
-    rows, columns = np.clip(np.rint(walked[0, :, ::-1] / maps.stride).astype(int), 0, maps.shape[0] - 1).T
-    walked[0, maps.heatmaps[rows, columns, np.arange(len(rows))] < OPTIONS.keypoint_threshold] = np.nan
+    rows, columns = np.clip(
+        np.rint(walked[0, :, ::-1] / maps.stride).astype(int), 0, maps.shape[0] - 1
+    ).T
+    walked[0, maps.heatmaps[rows, columns, np.arange(len(rows))] < OPTIONS.keypoint_threshold] = (
+        np.nan
+    )
     bridged = bridge_gaps(
-        walked, maps, OPTIONS.mid_refinements, OPTIONS.keypoint_threshold, OPTIONS.nms_radius, OPTIONS.bridge_support
+        walked,
+        maps,
+        OPTIONS.mid_refinements,
+        OPTIONS.keypoint_threshold,
+        OPTIONS.nms_radius,
+        OPTIONS.bridge_support,
     )[0]
     found, filled = np.isfinite(walked[0, :, 0]), np.isfinite(bridged[:, 0])
     assert maps.long_offsets is not None
@@ -267,7 +349,9 @@ def draw_bridge(image: np.ndarray, keypoints: np.ndarray, maps: Maps) -> np.ndar
 
 
 def draw_embedding(image: np.ndarray, maps: Maps, people: Sequence[Person]) -> np.ndarray:
-    """Cells of people, each with a line to the mean of its first guesses at its person's keypoints."""
+    """Cells of people, each with a line to the mean of its first guesses at its person's
+    keypoints.
+    """
     canvas = Canvas(image)
     cells, embedding = embedded(maps)
     centres = embedding[:, :, 0].mean(axis=1)
@@ -286,19 +370,33 @@ def draw_embedding(image: np.ndarray, maps: Maps, people: Sequence[Person]) -> n
 
 
 def draw_basins(
-    image: np.ndarray, maps: Maps, people: Sequence[Person], window: tuple[slice, slice], width: int = 690
+    image: np.ndarray,
+    maps: Maps,
+    people: Sequence[Person],
+    window: tuple[slice, slice],
+    width: int = 690,
 ) -> np.ndarray:
-    """A panel for each person: D_ij of the cells that show somebody. Bright at 0, faint at t, grey beyond."""
+    """A panel for each person: D_ij of the cells that show somebody. Bright at 0, faint at t, grey
+    beyond.
+    """
     cells, embedding = embedded(maps)
     panels = []
     for number, person in enumerate(people):
         scale = float(np.sqrt(np.ptp(person.keypoints[person.found], axis=0).prod()))
         distances = embedding_distances(
-            embedding, person.keypoints, person.found.astype(float), scale, 2 * OPTIONS.embedding_threshold
+            embedding,
+            person.keypoints,
+            person.found.astype(float),
+            scale,
+            2 * OPTIONS.embedding_threshold,
         )
         canvas = Canvas(image, brightness=0.3)
         for cell, share in zip(cells, distances / OPTIONS.embedding_threshold, strict=True):
-            colour = np.array(person_colour(number)) * (1.15 - 0.75 * share) if share <= 1 else np.full(3, 120.0)
+            colour = (
+                np.array(person_colour(number)) * (1.15 - 0.75 * share)
+                if share <= 1
+                else np.full(3, 120.0)
+            )
             corner = cell[::-1] * maps.stride - maps.stride // 2
             opposite, shade = corner + maps.stride - 2, np.clip(colour, 0, 255)
             cv2.rectangle(canvas.pixels, corner.tolist(), opposite.tolist(), shade.tolist(), -1)
@@ -308,7 +406,9 @@ def draw_basins(
 
 
 def embedded(maps: Maps) -> tuple[np.ndarray, np.ndarray]:
-    """(A, 2) row and column of the cells that show somebody, and (A, K, 2, 2) where they believe the keypoints to be."""
+    """(A, 2) row and column of the cells that show somebody, and (A, K, 2, 2) where they believe
+    the keypoints to be.
+    """
     assert maps.segmentation is not None
     cells = np.argwhere(maps.segmentation >= OPTIONS.segmentation_threshold)
     return cells, embed(maps, cells, OPTIONS.long_refinements)

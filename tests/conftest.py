@@ -1,4 +1,6 @@
-"""Small things that many tests share, made once: a synthetic COCO set, its records, a model directory; and the real samples."""
+"""Small things that many tests share, made once: a synthetic COCO set, its records, a model
+directory; and the real samples.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# The suite is a function of the code: an example that fails does so every time. HYPOTHESIS_PROFILE=random looks for new ones.
+# The suite is a function of the code: an example that fails does so every time.
+# HYPOTHESIS_PROFILE=random looks for new ones.
 settings.register_profile("repeatable", derandomize=True)
 settings.register_profile("random", derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
@@ -72,7 +75,7 @@ def records(scenes, tiny_config, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def workdir(records, tiny_config, tmp_path_factory) -> Path:
     """A finished training run of four steps."""
-    from personlab_keras.train import train
+    from personlab_keras.training.train import train
 
     folder = tmp_path_factory.mktemp("runs") / "run"
     train(records, folder, tiny_config)
@@ -82,6 +85,6 @@ def workdir(records, tiny_config, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def model_directory(workdir, tmp_path_factory) -> Path:
     """The run exported."""
-    from personlab_keras.export import export_source
+    from personlab_keras.export.export import export_source
 
     return export_source(workdir, tmp_path_factory.mktemp("models") / "exported")

@@ -1,4 +1,6 @@
-"""What the decoder's tests compare with: perfect maps of hand-made people, and the formulas as slow loops."""
+"""What the decoder's tests compare with: perfect maps of hand-made people, and the formulas as slow
+loops.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +8,9 @@ import math
 
 import numpy as np
 
-from personlab_keras.coordinates import grid, map_side
-from personlab_keras.maps import Maps
-from personlab_keras.skeleton import COCO_PERSON, Skeleton
+from personlab_keras.method.coordinates import grid, map_side
+from personlab_keras.method.maps import Maps
+from personlab_keras.method.skeleton import COCO_PERSON, Skeleton
 
 RADIUS = 32.0
 
@@ -30,11 +32,17 @@ STANDING = np.array(
 
 
 PAIR = Skeleton(
-    name="pair", keypoints=("left", "right"), edges=(("left", "right"),), sigmas=(0.05, 0.1), flip_pairs=(("left", "right"),)
+    name="pair",
+    keypoints=("left", "right"),
+    edges=(("left", "right"),),
+    sigmas=(0.05, 0.1),
+    flip_pairs=(("left", "right"),),
 )
 
 
-def random_maps(rng: np.random.Generator, height: int, width: int, stride: int = 8, skeleton: Skeleton = PAIR) -> Maps:
+def random_maps(
+    rng: np.random.Generator, height: int, width: int, stride: int = 8, skeleton: Skeleton = PAIR
+) -> Maps:
     count, reach = skeleton.keypoint_count, 2.0 * stride
     return Maps(
         heatmaps=rng.random((height, width, count)).astype(np.float32),
@@ -58,12 +66,23 @@ def inside_body(person: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def paint(
-    people: list[np.ndarray], height: int, width: int, stride: int, radius: float = RADIUS, skeleton: Skeleton = COCO_PERSON
+    people: list[np.ndarray],
+    height: int,
+    width: int,
+    stride: int,
+    radius: float = RADIUS,
+    skeleton: Skeleton = COCO_PERSON,
 ) -> Maps:
-    """Perfect maps of people (K, 2), NaN where not labelled: discs belong to the nearest, bodies to the last painted."""
+    """Perfect maps of people (K, 2), NaN where not labelled: discs belong to the nearest, bodies to
+    the last painted.
+    """
     cells = grid(map_side(height, stride), map_side(width, stride), stride).astype(float)
     shape, count = cells.shape[:2], skeleton.keypoint_count
-    heatmaps, short, long = np.zeros((*shape, count)), np.zeros((*shape, count, 2)), np.zeros((*shape, count, 2))
+    heatmaps, short, long = (
+        np.zeros((*shape, count)),
+        np.zeros((*shape, count, 2)),
+        np.zeros((*shape, count, 2)),
+    )
     mid = np.zeros((*shape, skeleton.directed_edge_count, 2))
     nearest = np.full((*shape, count), np.inf)
     segmentation = np.zeros(shape)
@@ -122,8 +141,12 @@ def hough_loop(maps: Maps, radius: float) -> np.ndarray:
     return scores / (math.pi * radius**2 / maps.stride**2)
 
 
-def expected_oks_loop(maps: Maps, point: np.ndarray, keypoint: int, scale: float, kappa: float, radius: float) -> float:
-    """E[exp(-d^2 / (2 scale^2 kappa^2))] over the votes that land within the radius of the point."""
+def expected_oks_loop(
+    maps: Maps, point: np.ndarray, keypoint: int, scale: float, kappa: float, radius: float
+) -> float:
+    """E[exp(-d^2 / (2 scale^2 kappa^2))] over the votes that land within the radius of the
+    point.
+    """
     agreement = mass = 0.0
     height, width, _ = maps.heatmaps.shape
     for i, j in np.ndindex(height, width):
@@ -136,8 +159,12 @@ def expected_oks_loop(maps: Maps, point: np.ndarray, keypoint: int, scale: float
     return agreement / mass if mass else 0.0
 
 
-def embedding_loop(maps: Maps, row: int, column: int, keypoint: int, refinements: int) -> np.ndarray:
-    """(2, 2) where one cell believes its person's keypoint is: as its long-range offset says, and refined."""
+def embedding_loop(
+    maps: Maps, row: int, column: int, keypoint: int, refinements: int
+) -> np.ndarray:
+    """(2, 2) where one cell believes its person's keypoint is: as its long-range offset says, and
+    refined.
+    """
     assert maps.long_offsets is not None
     guesses = []
     for steps in (0, refinements):
@@ -149,7 +176,9 @@ def embedding_loop(maps: Maps, row: int, column: int, keypoint: int, refinements
     return np.array(guesses)
 
 
-def distance_loop(embedding: np.ndarray, keypoints: np.ndarray, weights: np.ndarray, scale: float) -> float:
+def distance_loop(
+    embedding: np.ndarray, keypoints: np.ndarray, weights: np.ndarray, scale: float
+) -> float:
     """D_ij of one cell with guesses (K, 2, 2) to one person."""
     total = weight = 0.0
     for guesses, point, p in zip(embedding, keypoints, weights, strict=True):
@@ -160,9 +189,16 @@ def distance_loop(embedding: np.ndarray, keypoints: np.ndarray, weights: np.ndar
 
 
 def bridge_loop(
-    people: np.ndarray, maps: Maps, refinements: int, threshold: float, agreement: float, least_support: float
+    people: np.ndarray,
+    maps: Maps,
+    refinements: int,
+    threshold: float,
+    agreement: float,
+    least_support: float,
 ) -> np.ndarray:
-    """The people with every gap filled by the best supported of the proposals of the found keypoints."""
+    """The people with every gap filled by the best supported of the proposals of the found
+    keypoints.
+    """
 
     def reached(field: np.ndarray, point: np.ndarray) -> np.ndarray:
         height, width = maps.image_shape
@@ -179,11 +215,25 @@ def bridge_loop(
                 for _ in range(refinements):
                     point = reached(maps.short_offsets[:, :, missing], point)
                 inside = np.clip(point, 0, (maps.image_shape[1] - 1, maps.image_shape[0] - 1))
-                if bilinear_loop(maps.heatmaps[:, :, missing], *(inside / maps.stride)) >= threshold:
-                    proposals.append((point, bilinear_loop(maps.heatmaps[:, :, k], *(keypoints[k] / maps.stride))))
+                if (
+                    bilinear_loop(maps.heatmaps[:, :, missing], *(inside / maps.stride))
+                    >= threshold
+                ):
+                    proposals.append(
+                        (
+                            point,
+                            bilinear_loop(maps.heatmaps[:, :, k], *(keypoints[k] / maps.stride)),
+                        )
+                    )
             if proposals:
-                support = [sum(w for q, w in proposals if np.linalg.norm(p - q) <= agreement) for p, _ in proposals]
-                everybody = sum(bilinear_loop(maps.heatmaps[:, :, k], *(keypoints[k] / maps.stride)) for k in found)
+                support = [
+                    sum(w for q, w in proposals if np.linalg.norm(p - q) <= agreement)
+                    for p, _ in proposals
+                ]
+                everybody = sum(
+                    bilinear_loop(maps.heatmaps[:, :, k], *(keypoints[k] / maps.stride))
+                    for k in found
+                )
                 if max(support) >= least_support * everybody:
                     bridged[person, missing] = proposals[int(np.argmax(support))][0]
     return bridged

@@ -1,4 +1,6 @@
-"""The commands as a user types them: in a process of their own where that matters, else through `main`."""
+"""The commands as a user types them: in a process of their own where that matters, else through
+`main`.
+"""
 
 import json
 import os
@@ -19,7 +21,18 @@ from personlab_keras.config import load_config
 from personlab_keras.errors import InputError
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("demo", "prepare", "inspect", "train", "export", "import-weights", "predict", "evaluate", "serve", "config")
+COMMANDS = (
+    "demo",
+    "prepare",
+    "inspect",
+    "train",
+    "export",
+    "import-weights",
+    "predict",
+    "evaluate",
+    "serve",
+    "config",
+)
 SETTINGS = [argument for setting in TINY for argument in ("--set", setting)]
 
 
@@ -27,7 +40,10 @@ def personlab(*arguments):
     """Exit status, standard output and standard error of a command."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
     done = subprocess.run(
-        [sys.executable, "-m", "personlab_keras.cli", *map(str, arguments)], capture_output=True, text=True, env=environment
+        [sys.executable, "-m", "personlab_keras.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=environment,
     )
     return done.returncode, done.stdout, done.stderr
 
@@ -58,15 +74,50 @@ def test_the_main_path(scenes, tmp_path, capsys):
         ["inspect", records, "--out", tmp_path / "drawings", "--count", 2],
         ["train", "--records", records, "--val-records", records, "--workdir", run, *SETTINGS],
         ["export", run, "--out", model],
-        ["evaluate", "--model", model, "--annotations", annotations, "--images", images, "--out", tmp_path / "eval"],
-        ["predict", images, "--model", model, "--out", tmp_path / "people", "--scales", 1, 0.5, "--flip"],
+        [
+            "evaluate",
+            "--model",
+            model,
+            "--annotations",
+            annotations,
+            "--images",
+            images,
+            "--out",
+            tmp_path / "eval",
+        ],
+        [
+            "predict",
+            images,
+            "--model",
+            model,
+            "--out",
+            tmp_path / "people",
+            "--scales",
+            1,
+            0.5,
+            "--flip",
+        ],
         # What is unsaid comes from the records and from the model.
-        ["train", "--records", records, "--workdir", tmp_path / "finetuned", "--init", model, "--set", "train.steps=1"],
+        [
+            "train",
+            "--records",
+            records,
+            "--workdir",
+            tmp_path / "finetuned",
+            "--init",
+            model,
+            "--set",
+            "train.steps=1",
+        ],
     ]
     for step in steps:
         assert main([str(argument) for argument in step]) == 0, step
     finetuned = load_config(tmp_path / "finetuned" / "config.yaml")
-    assert (finetuned.data.view_size, finetuned.targets.radius, finetuned.model.backbone) == (97, 8.0, "small")
+    assert (finetuned.data.view_size, finetuned.targets.radius, finetuned.model.backbone) == (
+        97,
+        8.0,
+        "small",
+    )
     printed = capsys.readouterr().out
     assert f"{records}: 10 views" in printed
     assert "left out or mended: 0" in printed
@@ -84,7 +135,15 @@ def test_the_main_path(scenes, tmp_path, capsys):
 
 
 def test_the_demo_in_small(tmp_path, capsys):
-    settings = [*SETTINGS, "--set", "demo.train_scenes=6", "--set", "demo.val_scenes=3", "--set", "demo.scene_size=97"]
+    settings = [
+        *SETTINGS,
+        "--set",
+        "demo.train_scenes=6",
+        "--set",
+        "demo.val_scenes=3",
+        "--set",
+        "demo.scene_size=97",
+    ]
     out = tmp_path / "demo"
     for _ in range(2):  # a second run replaces the first
         assert main(["demo", "--out", str(out), *settings]) == 0
@@ -106,7 +165,10 @@ def test_the_demo_in_small(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["prepare", "--annotations", "none.json", "--images", ".", "--out", "r"], "none.json: no such file"),
+        (
+            ["prepare", "--annotations", "none.json", "--images", ".", "--out", "r"],
+            "none.json: no such file",
+        ),
         (["inspect", "."], "no meta.json there"),
         (["train", "--records", ".", "--workdir", "w"], "no meta.json there"),
         (["train", "--records", ".", "--workdir", "w", "--init", "."], "no personlab.json there"),
@@ -115,7 +177,10 @@ def test_the_demo_in_small(tmp_path, capsys):
         (["import-weights", "bodypix", "--out", "m"], "nor a published network. Nearest: bodypix-"),
         (["import-weights", "none.onnx", "--out", "m"], "no such file or folder"),
         (["predict", "x.jpg", "--model", ".", "--out", "o"], "no personlab.json there"),
-        (["evaluate", "--model", ".", "--annotations", "a", "--images", "i", "--out", "o"], "no personlab.json there"),
+        (
+            ["evaluate", "--model", ".", "--annotations", "a", "--images", "i", "--out", "o"],
+            "no personlab.json there",
+        ),
         (["config", "--set", "train.setps=1"], "unknown key train.setps. Nearest: train.steps"),
         (["config", "--config", "none.yaml"], "no such configuration file"),
     ],
@@ -133,7 +198,9 @@ def test_bad_input_is_one_line_and_status_two(tmp_path, monkeypatch, capsys, arg
 def test_predict_reports_what_it_could_not_read_and_goes_on(model_directory, tmp_path):
     cv2.imwrite(str(tmp_path / "good.png"), np.zeros((40, 60, 3), np.uint8))
     (tmp_path / "bad.jpg").write_bytes(b"no image")
-    status, out, err = personlab("predict", tmp_path, "--model", model_directory, "--out", tmp_path / "out")
+    status, out, err = personlab(
+        "predict", tmp_path, "--model", model_directory, "--out", tmp_path / "out"
+    )
     assert status == 2
     assert "1 images" in out
     assert "bad.jpg" in err
@@ -161,9 +228,26 @@ def test_scales_and_flip_are_settings_of_the_predictor(monkeypatch, tmp_path):
         seen.append(list(overrides))
         raise InputError("enough")
 
-    monkeypatch.setattr("personlab_keras.predict.load", load)
-    main(["predict", "x.jpg", "--model", ".", "--out", "o", "--scales", "1", "0.5", "--flip", "--set", "predict.batch_size=2"])
-    main(["evaluate", "--model", ".", "--annotations", "a", "--images", "i", "--out", "o", "--flip"])
+    monkeypatch.setattr("personlab_keras.inference.predict.load", load)
+    main(
+        [
+            "predict",
+            "x.jpg",
+            "--model",
+            ".",
+            "--out",
+            "o",
+            "--scales",
+            "1",
+            "0.5",
+            "--flip",
+            "--set",
+            "predict.batch_size=2",
+        ]
+    )
+    main(
+        ["evaluate", "--model", ".", "--annotations", "a", "--images", "i", "--out", "o", "--flip"]
+    )
     main(["predict", "x.jpg", "--model", ".", "--out", "o"])
     assert seen == [
         ["predict.scales=[1.0, 0.5]", "predict.flip=true", "predict.batch_size=2"],
@@ -180,8 +264,19 @@ def test_a_reader_that_goes_away_is_no_error():
 
 
 def test_an_interrupted_preparation_leaves_nothing_half_done(scenes, tmp_path):
-    arguments = ["--annotations", scenes / "annotations.json", "--images", scenes / "images", "--out", tmp_path / "records"]
-    many = [argument for setting in ("data.views_per_image=2000", "data.view_size=401") for argument in ("--set", setting)]
+    arguments = [
+        "--annotations",
+        scenes / "annotations.json",
+        "--images",
+        scenes / "images",
+        "--out",
+        tmp_path / "records",
+    ]
+    many = [
+        argument
+        for setting in ("data.views_per_image=2000", "data.view_size=401")
+        for argument in ("--set", setting)
+    ]
     process = subprocess.Popen(
         [sys.executable, "-m", "personlab_keras.cli", "prepare", *map(str, arguments), *many],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True,
@@ -193,7 +288,8 @@ def test_an_interrupted_preparation_leaves_nothing_half_done(scenes, tmp_path):
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
     assert re.search(
-        r"personlab prepare: interrupted with \d+ of \d+ shards finished; the same command goes on from there\n$", errors
+        r"personlab prepare: interrupted with \d+ of \d+ shards finished; the same command goes on from there\n$",
+        errors,
     )
     assert "Traceback" not in errors
     assert not list((tmp_path / "records").glob(".*.part"))

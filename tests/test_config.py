@@ -7,10 +7,10 @@ import pytest
 import yaml
 
 from personlab_keras import config as config_module
-from personlab_keras.backbones import BACKBONES
 from personlab_keras.config import Config, config_to_dict, config_to_yaml, load_config
 from personlab_keras.errors import InputError
-from personlab_keras.optimisers import build_optimizer, learning_rate
+from personlab_keras.model.backbones import BACKBONES
+from personlab_keras.training.optimizers import build_optimizer, learning_rate
 
 SHIPPED = sorted((Path(config_module.__file__).parent / "configs").glob("*.yaml"))
 
@@ -19,7 +19,11 @@ def test_file_then_overrides(tmp_path):
     file = tmp_path / "a.yaml"
     file.write_text("train: {steps: 7, learning_rate: 1e-4}\ndata: {scale: [0.8, 1]}\n")
     config = load_config(file, ["train.steps=9", "model.weights=null"])
-    assert (config.train.steps, config.train.learning_rate, config.data.scale) == (9, 1e-4, (0.8, 1.0))
+    assert (config.train.steps, config.train.learning_rate, config.data.scale) == (
+        9,
+        1e-4,
+        (0.8, 1.0),
+    )
     assert config.model.weights is None
     assert config.decode == Config().decode
 
@@ -34,7 +38,9 @@ def test_a_base_lies_below_file_and_overrides(tmp_path):
 
 def test_yaml_round_trip(tmp_path):
     outputs = "model.outputs=[heatmaps, short_offsets, mid_offsets]"
-    config = load_config(None, ["data.view_size=257", "train.clip_norm=2", "model.middle_layer=conv4", outputs])
+    config = load_config(
+        None, ["data.view_size=257", "train.clip_norm=2", "model.middle_layer=conv4", outputs]
+    )
     (tmp_path / "c.yaml").write_text(config_to_yaml(config))
     assert load_config(tmp_path / "c.yaml") == config
     assert yaml.safe_load(config_to_yaml(config)) == config_to_dict(config)
@@ -70,7 +76,12 @@ def test_bad_overrides_get_one_line_that_helps(override, words):
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [("- 1", "mapping of sections"), ("a: [", "no valid YAML"), ("train: 3", "train must be a mapping")]
+    ("text", "words"),
+    [
+        ("- 1", "mapping of sections"),
+        ("a: [", "no valid YAML"),
+        ("train: 3", "train must be a mapping"),
+    ],
 )
 def test_bad_files_are_named(tmp_path, text, words):
     file = tmp_path / "bad.yaml"
@@ -90,8 +101,14 @@ def test_a_missing_file_lists_the_shipped_ones():
 def test_every_recipe_says_how_it_is_run_and_can_be(path):
     config = load_config(path.stem)
     assert config.model.backbone in BACKBONES
-    assert np.isfinite(float(keras.ops.convert_to_numpy(learning_rate(config.train)(config.train.steps - 1))))
+    assert np.isfinite(
+        float(keras.ops.convert_to_numpy(learning_rate(config.train)(config.train.steps - 1)))
+    )
     build_optimizer(config.train)
-    header = "".join(line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.startswith("#"))
+    header = "".join(
+        line
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
+        if line.startswith("#")
+    )
     assert "personlab " in header
     assert path.stem == "demo" or re.search(r"measured|run this file", header, re.IGNORECASE)

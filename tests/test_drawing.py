@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from personlab_keras.coordinates import grid
 from personlab_keras.drawing import draw, draw_parts, draw_targets, person_colour
-from personlab_keras.maps import PARTS, Maps
-from personlab_keras.person import Person, encode_mask
-from personlab_keras.skeleton import COCO_PERSON
+from personlab_keras.method.coordinates import grid
+from personlab_keras.method.maps import PARTS, Maps
+from personlab_keras.method.person import Person, encode_mask
+from personlab_keras.method.skeleton import COCO_PERSON
 
 GREY = 120
 NOSE, SHOULDER, HIP = (COCO_PERSON.index(name) for name in ("nose", "left_shoulder", "left_hip"))
@@ -19,7 +19,9 @@ def grey_image(height: int = 200, width: int = 300) -> np.ndarray:
     return np.full((height, width, 3), GREY, np.uint8)
 
 
-def person_with(points: dict[int, tuple[float, float]], score: float = 0.9, mask: np.ndarray | None = None) -> Person:
+def person_with(
+    points: dict[int, tuple[float, float]], score: float = 0.9, mask: np.ndarray | None = None
+) -> Person:
     keypoints = np.full((COCO_PERSON.keypoint_count, 2), np.nan)
     scores = np.zeros(COCO_PERSON.keypoint_count)
     for k, point in points.items():
@@ -87,7 +89,9 @@ def test_a_mask_is_translucent_and_in_the_colour_of_its_person():
     mask = rectangle(slice(40, 160), slice(100, 200))
     drawn = draw(image, [person_with({}, mask=mask)])
     inside = drawn[60:140, 110:190].astype(int)
-    np.testing.assert_array_equal(np.sign(inside[0, 0] - GREY), np.sign(np.array(person_colour(0)) - GREY))
+    np.testing.assert_array_equal(
+        np.sign(inside[0, 0] - GREY), np.sign(np.array(person_colour(0)) - GREY)
+    )
     # What lies below still shows.
     assert (inside[0, -1] > inside[0, 0]).all()
     # The contour may reach a pixel or two beyond.
@@ -121,7 +125,10 @@ def test_the_first_of_twelve_colours_are_far_apart():
 def test_the_best_person_is_drawn_on_top():
     mask = rectangle(slice(40, 160), slice(100, 200))
     limb = {SHOULDER: (150.0, 60.0), HIP: (150.0, 140.0)}
-    other = {COCO_PERSON.index("right_shoulder"): (110.0, 100.0), COCO_PERSON.index("right_hip"): (190.0, 100.0)}
+    other = {
+        COCO_PERSON.index("right_shoulder"): (110.0, 100.0),
+        COCO_PERSON.index("right_hip"): (190.0, 100.0),
+    }
     first = draw(grey_image(), [person_with(limb), person_with(other)])
     only = draw(grey_image(), [person_with(limb)])
     np.testing.assert_array_equal(first[95:105, 150], only[95:105, 150])
@@ -133,7 +140,13 @@ def test_the_best_person_is_drawn_on_top():
 def test_larger_people_have_thicker_limbs():
     def thickness(height: int) -> int:
         image = grey_image(1000, 1400)
-        drawn = changed(image, draw(image, [person_with({SHOULDER: (700, 500 - height / 2), HIP: (700, 500 + height / 2)})]))
+        drawn = changed(
+            image,
+            draw(
+                image,
+                [person_with({SHOULDER: (700, 500 - height / 2), HIP: (700, 500 + height / 2)})],
+            ),
+        )
         return int(drawn[500].sum())
 
     assert thickness(60) < thickness(400) < thickness(900)
@@ -145,7 +158,9 @@ def test_strange_people_do_no_harm():
     empty = person_with({}, mask=np.zeros((200, 300), bool))
     assert changed(image, draw(image, [far, empty])).any()
     tiny = np.zeros((1, 1, 3), np.uint8)
-    assert draw(tiny, [person_with({SHOULDER: (0, 0), HIP: (0, 0)}, mask=np.ones((1, 1), bool))]).shape == (1, 1, 3)
+    assert draw(
+        tiny, [person_with({SHOULDER: (0, 0), HIP: (0, 0)}, mask=np.ones((1, 1), bool))]
+    ).shape == (1, 1, 3)
 
 
 def maps_with_parts(height: int = 3, width: int = 4, stride: int = 8) -> Maps:
@@ -170,7 +185,8 @@ def test_parts_have_colours_of_their_own_where_somebody_is():
     maps = maps_with_parts()
     image = grey_image(*maps.image_shape)
     drawn = draw_parts(image, maps).astype(int)
-    # Probability falls from 1 to 0 between the cells at x = 8 and 16, and one part gives way to the other between y = 0 and 8.
+    # Probability falls from 1 to 0 between the cells at x = 8 and 16, and one part gives way to the
+    # other between y = 0 and 8.
     assert (drawn != image).any(axis=2).all(axis=0).tolist() == [x <= 12 for x in range(25)]
     for rows, part in ((slice(0, 4), 2), (slice(5, 17), 13)):
         expected = np.rint(image[0, 0] * 0.35 + np.array(person_colour(part)) * 0.65)
@@ -201,7 +217,13 @@ def test_a_reversed_view_is_drawn_as_it_looks():
 
 
 @pytest.mark.parametrize(
-    "image", [np.zeros((9, 9), np.uint8), np.zeros((9, 9, 4), np.uint8), np.zeros((9, 9, 3)), np.zeros((0, 9, 3), np.uint8)]
+    "image",
+    [
+        np.zeros((9, 9), np.uint8),
+        np.zeros((9, 9, 4), np.uint8),
+        np.zeros((9, 9, 3)),
+        np.zeros((0, 9, 3), np.uint8),
+    ],
 )
 def test_other_images_are_refused(image):
     with pytest.raises(ValueError, match=r"must be \(H, W, 3\) uint8 RGB"):
@@ -220,7 +242,9 @@ TITLE = 26
 
 
 def one_person_targets() -> tuple[Maps, np.ndarray]:
-    """Targets of a person with three labelled keypoints, on a view of 161 x 161; and its keypoints (1, K, 3)."""
+    """Targets of a person with three labelled keypoints, on a view of 161 x 161; and its keypoints
+    (1, K, 3).
+    """
     keypoints = np.zeros((1, COCO_PERSON.keypoint_count, 3), np.float32)
     for k, point in ((NOSE, (40, 32)), (SHOULDER, (48, 72)), (HIP, (48, 120))):
         keypoints[0, k] = (*point, 1)
@@ -262,7 +286,10 @@ def test_the_sheet_has_six_titled_panels(view):
     assert (sheet.shape, sheet.dtype) == ((2 * (SIZE + TITLE), 3 * PANEL, 3), np.uint8)
     for row in range(2):
         for column in range(3):
-            title = sheet[row * (SIZE + TITLE) : row * (SIZE + TITLE) + TITLE, column * PANEL : (column + 1) * PANEL]
+            title = sheet[
+                row * (SIZE + TITLE) : row * (SIZE + TITLE) + TITLE,
+                column * PANEL : (column + 1) * PANEL,
+            ]
             assert (title > 150).any()
 
 
@@ -277,7 +304,11 @@ def test_heatmap_discs_lie_on_their_keypoints(view):
 def test_arrows_point_from_cells_to_keypoints(view):
     maps, _ = one_person_targets()
     sheet = draw_targets(view, maps, panel_width=PANEL)
-    short, mid, long = colourful(panel_of(sheet, 0, 2)), colourful(panel_of(sheet, 1, 0)), colourful(panel_of(sheet, 1, 1))
+    short, mid, long = (
+        colourful(panel_of(sheet, 0, 2)),
+        colourful(panel_of(sheet, 1, 0)),
+        colourful(panel_of(sheet, 1, 1)),
+    )
     assert short[32, 25:40].any()
     assert not short[:, 75:].any()
     # Nose to shoulder and shoulder to hip are edges of the tree: the lines between them are drawn.
@@ -292,7 +323,11 @@ def test_arrows_point_from_cells_to_keypoints(view):
 
 def test_undefined_offsets_are_not_drawn(view):
     maps, _ = one_person_targets()
-    nothing = replace(maps, short_offsets=np.full_like(maps.short_offsets, np.nan), mid_offsets=np.zeros_like(maps.mid_offsets))
+    nothing = replace(
+        maps,
+        short_offsets=np.full_like(maps.short_offsets, np.nan),
+        mid_offsets=np.zeros_like(maps.mid_offsets),
+    )
     sheet = draw_targets(view, nothing, panel_width=PANEL)
     assert not colourful(panel_of(sheet, 0, 2)).any()
     assert not colourful(panel_of(sheet, 1, 0)).any()
@@ -303,11 +338,14 @@ def test_instances_and_segmentation_lie_on_their_cells(view):
     instance = np.asarray(maps.segmentation, np.uint8)
     sheet = draw_targets(view, maps, instance=instance, panel_width=PANEL)
     for panel in (panel_of(sheet, 0, 0), panel_of(sheet, 1, 2)):
-        # Rows 3 to 16 and columns 4 to 8: the points 24 to 128 and 32 to 64, and half a cell around.
+        # Rows 3 to 16 and columns 4 to 8: the points 24 to 128 and 32 to 64, and half a cell
+        # around.
         assert colourful(panel)[26:126, 34:62].all()
         assert not colourful(panel)[:18].any()
         assert not colourful(panel)[:, 71:].any()
-    with_keypoints = panel_of(draw_targets(view, maps, keypoints=keypoints, panel_width=PANEL), 0, 0)
+    with_keypoints = panel_of(
+        draw_targets(view, maps, keypoints=keypoints, panel_width=PANEL), 0, 0
+    )
     assert changed(view, with_keypoints)[32, 40]
     assert changed(view, with_keypoints)[96, 48]
     assert not changed(view, with_keypoints)[:, 70:].any()
@@ -326,7 +364,9 @@ def test_ignored_cells_are_hatched(view):
 
 def test_maps_without_masks_leave_those_panels_empty(view):
     maps, _ = one_person_targets()
-    sheet = draw_targets(view, replace(maps, long_offsets=None, segmentation=None), panel_width=PANEL)
+    sheet = draw_targets(
+        view, replace(maps, long_offsets=None, segmentation=None), panel_width=PANEL
+    )
     assert not colourful(panel_of(sheet, 1, 1)).any()
     assert not colourful(panel_of(sheet, 1, 2)).any()
 
@@ -334,9 +374,13 @@ def test_maps_without_masks_leave_those_panels_empty(view):
 def test_targets_are_not_modified_and_must_fit_the_image(view):
     maps, keypoints = one_person_targets()
     instance = np.asarray(maps.segmentation, np.uint8)
-    before = [array.copy() for array in (view, maps.heatmaps, maps.mid_offsets, keypoints, instance)]
+    before = [
+        array.copy() for array in (view, maps.heatmaps, maps.mid_offsets, keypoints, instance)
+    ]
     draw_targets(view, maps, instance=instance, ignore=instance, keypoints=keypoints)
-    for array, kept in zip((view, maps.heatmaps, maps.mid_offsets, keypoints, instance), before, strict=True):
+    for array, kept in zip(
+        (view, maps.heatmaps, maps.mid_offsets, keypoints, instance), before, strict=True
+    ):
         np.testing.assert_array_equal(array, kept)
     with pytest.raises(ValueError, match=r"must be \(161, 161\) for these maps"):
         draw_targets(grey_image(160, 161), maps)

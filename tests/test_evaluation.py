@@ -15,12 +15,14 @@ from pycocotools.cocoeval import COCOeval
 
 from personlab_keras.errors import InputError
 from personlab_keras.evaluation import evaluate, evaluate_results, summarize_timings
-from personlab_keras.person import Person, encode_mask
-from personlab_keras.skeleton import COCO_PERSON
+from personlab_keras.method.person import Person, encode_mask
+from personlab_keras.method.skeleton import COCO_PERSON
 
 SHARED = Path(os.environ.get("PERSONLAB_SHARED", Path(__file__).parents[1] / ".." / "shared"))
 SAMPLE = SHARED / "data" / "coco-sample" / "annotations" / "person_keypoints_train2017.json"
-needs_sample = pytest.mark.skipif(not SAMPLE.is_file(), reason=f"the COCO sample is absent: {SAMPLE} (set PERSONLAB_SHARED)")
+needs_sample = pytest.mark.skipif(
+    not SAMPLE.is_file(), reason=f"the COCO sample is absent: {SAMPLE} (set PERSONLAB_SHARED)"
+)
 
 HEIGHT, WIDTH = 240, 320
 
@@ -42,7 +44,9 @@ def annotations_of(people: dict[int, list[Person]]) -> dict:
     entries = []
     for image_id, members in people.items():
         for person in members:
-            points = np.concatenate([person.keypoints, np.full((COCO_PERSON.keypoint_count, 1), 2)], axis=1)
+            points = np.concatenate(
+                [person.keypoints, np.full((COCO_PERSON.keypoint_count, 1), 2)], axis=1
+            )
             x, y, w, h = person.box
             entries.append(
                 {
@@ -57,12 +61,20 @@ def annotations_of(people: dict[int, list[Person]]) -> dict:
                     "segmentation": encode_mask(person.mask),
                 }
             )
-    images = [{"id": image_id, "file_name": f"{image_id}.png", "height": HEIGHT, "width": WIDTH} for image_id in people]
+    images = [
+        {"id": image_id, "file_name": f"{image_id}.png", "height": HEIGHT, "width": WIDTH}
+        for image_id in people
+    ]
     return {"images": images, "annotations": entries, "categories": [{"id": 1, "name": "person"}]}
 
 
 def results_of(people: dict[int, list[Person]]) -> tuple[list[dict], list[dict]]:
-    entries = [entry for image_id, members in people.items() for person in members for entry in person.to_coco(image_id)]
+    entries = [
+        entry
+        for image_id, members in people.items()
+        for person in members
+        for entry in person.to_coco(image_id)
+    ]
     return [e for e in entries if "keypoints" in e], [e for e in entries if "segmentation" in e]
 
 
@@ -76,13 +88,17 @@ TRUTH = {1: [person_at(20, 30)], 2: [person_at(150, 100)]}
 def test_finding_everybody_scores_one():
     metrics = measure(TRUTH, TRUTH)
     assert metrics["keypoints"] == {
-        **dict.fromkeys(("AP", "AP50", "AP75", "APl", "AR", "AR50", "AR75", "ARl"), pytest.approx(1.0)),
+        **dict.fromkeys(
+            ("AP", "AP50", "AP75", "APl", "AR", "AR50", "AR75", "ARl"), pytest.approx(1.0)
+        ),
         # Squares of 100 x 100 pixels are large: nobody is of medium size.
         **dict.fromkeys(("APm", "ARm"), None),
         "max_detections": 20,
     }
     assert metrics["segmentation"] == {
-        **dict.fromkeys(("AP", "AP50", "AP75", "APl", "AR", "AR50", "AR75", "ARl"), pytest.approx(1.0)),
+        **dict.fromkeys(
+            ("AP", "AP50", "AP75", "APl", "AR", "AR50", "AR75", "ARl"), pytest.approx(1.0)
+        ),
         **dict.fromkeys(("APs", "APm", "ARs", "ARm"), None),
         "max_detections": 100,
     }
@@ -91,14 +107,18 @@ def test_finding_everybody_scores_one():
 def test_a_false_one_before_a_true_one_and_one_missed():
     found = {1: [person_at(200, 10, score=0.95), person_at(20, 30, score=0.9)]}
     metrics = measure(TRUTH, found)
-    # At rank 2: one of two right, one of two found. Precision 1/2 up to recall 1/2, 51 of COCO's 101 recall steps, then 0.
+    # At rank 2: one of two right, one of two found. Precision 1/2 up to recall 1/2, 51 of COCO's
+    # 101 recall steps, then 0.
     for kind in ("keypoints", "segmentation"):
         assert metrics[kind]["AP"] == pytest.approx(0.5 * 51 / 101)
         assert metrics[kind]["AR"] == pytest.approx(0.5)
 
 
 def test_a_better_scored_duplicate_costs_precision():
-    twice = {1: [person_at(20, 30, score=0.8), person_at(20, 30, score=0.9)], 2: [person_at(150, 100, score=0.5)]}
+    twice = {
+        1: [person_at(20, 30, score=0.8), person_at(20, 30, score=0.9)],
+        2: [person_at(150, 100, score=0.5)],
+    }
     metrics = measure(TRUTH, twice)
     # True, duplicate, true: precision 1 up to recall 1/2, then 2/3 for the other 50 steps.
     for kind in ("keypoints", "segmentation"):
@@ -107,7 +127,8 @@ def test_a_better_scored_duplicate_costs_precision():
 
 
 def test_a_mask_of_known_overlap_passes_the_thresholds_below_it():
-    # 100 x 100 against the same shifted by 20: 8000 of 12000 pixels, IoU 2/3: right at .50, .55, .60, .65 of ten thresholds.
+    # 100 x 100 against the same shifted by 20: 8000 of 12000 pixels, IoU 2/3: right at .50, .55,
+    # .60, .65 of ten thresholds.
     shifted = {1: [person_at(40, 30)], 2: [person_at(170, 100)]}
     metrics = measure(TRUTH, shifted)["segmentation"]
     assert metrics["AP"] == pytest.approx(0.4)
@@ -120,7 +141,9 @@ def test_keypoints_of_known_similarity_pass_the_thresholds_below_it():
     similarity = np.exp(-(distance**2) / (2 * 1e4 * COCO_PERSON.kappas**2)).mean()
     passed = sum(similarity >= threshold for threshold in np.linspace(0.5, 0.95, 10))
     assert 0 < passed < 10
-    moved = [person.transformed(np.array([[1, 0, distance], [0, 1, 0]])) for (person,) in TRUTH.values()]
+    moved = [
+        person.transformed(np.array([[1, 0, distance], [0, 1, 0]])) for (person,) in TRUTH.values()
+    ]
     metrics = measure(TRUTH, {1: moved[:1], 2: moved[1:]})
     assert metrics["keypoints"]["AP"] == pytest.approx(passed / 10)
 
@@ -164,8 +187,12 @@ def test_the_number_of_masks_counted_is_a_setting():
 
 
 def test_a_detection_is_sized_by_its_mask_not_its_box():
-    # A false mask of 50 x 50 (medium) must not count among the large persons, whatever its box says.
-    found = {1: [person_at(20, 30, score=0.5), person_at(200, 20, side=50, score=0.9)], 2: [person_at(150, 100, score=0.5)]}
+    # A false mask of 50 x 50 (medium) must not count among the large persons, whatever its box
+    # says.
+    found = {
+        1: [person_at(20, 30, score=0.5), person_at(200, 20, side=50, score=0.9)],
+        2: [person_at(150, 100, score=0.5)],
+    }
     keypoints, masks = results_of(found)
     for entry in masks:
         entry["bbox"] = [0, 0, WIDTH, HEIGHT]
@@ -185,7 +212,14 @@ def test_persons_without_keypoints_count_for_masks_only():
 def test_other_categories_are_nobody():
     truth = annotations_of(TRUTH)
     truth["categories"].append({"id": 18, "name": "dog"})
-    dog = {"id": 99, "image_id": 1, "category_id": 18, "area": 10000.0, "bbox": [200, 20, 100, 100], "iscrowd": 0}
+    dog = {
+        "id": 99,
+        "image_id": 1,
+        "category_id": 18,
+        "area": 10000.0,
+        "bbox": [200, 20, 100, 100],
+        "iscrowd": 0,
+    }
     truth["annotations"].append({**dog, "segmentation": encode_mask(square(200, 20, 100))})
     metrics = evaluate_results(truth, *results_of(TRUTH))
     assert metrics["segmentation"]["AR"] == pytest.approx(1.0)
@@ -226,7 +260,9 @@ def disturbed(keypoints: list[dict], masks: list[dict]) -> tuple[list[dict], lis
         return {**entry, "keypoints": points.reshape(-1).tolist(), "score": float(random.random())}
 
     kept = [moved(entry) for entry in keypoints if random.random() > 0.3]
-    scored = [{**entry, "score": float(random.random())} for entry in masks if random.random() > 0.3]
+    scored = [
+        {**entry, "score": float(random.random())} for entry in masks if random.random() > 0.3
+    ]
     return kept, scored
 
 
@@ -249,7 +285,9 @@ def test_shifts_and_duplicates_of_real_annotations_score_less(sample):
         points = np.array(entry["keypoints"], float).reshape(-1, 3) + (5, 0, 0)
         return {**entry, "keypoints": points.reshape(-1).tolist()}
 
-    assert evaluate_results(truth, [shifted(entry) for entry in keypoints])["keypoints"]["AP"] < 0.95
+    assert (
+        evaluate_results(truth, [shifted(entry) for entry in keypoints])["keypoints"]["AP"] < 0.95
+    )
     # Duplicates of the first half come before everything else.
     double = [{**entry, "score": 0.95} for entry in masks[: len(masks) // 2]] + masks
     assert evaluate_results(truth, keypoints, double)["segmentation"]["AP"] < 0.95
@@ -291,19 +329,34 @@ def break_(change) -> dict:
         ([1, 2], r"must hold a JSON object. Received: list"),
         (break_(lambda t: t.pop("images")), r"`images` must be a list. Received: nothing"),
         (break_(lambda t: t.update(images=[])), r"`images` must name at least one image"),
-        (break_(lambda t: t["images"].append(t["images"][0])), r"every `id` in `images` must occur once"),
-        (break_(lambda t: t.update(annotations={})), r"`annotations` must be a list. Received: dict"),
-        (break_(lambda t: t["annotations"][1].pop("area")), r"annotations\[1\]\.area must be int or float. Received: nothing"),
+        (
+            break_(lambda t: t["images"].append(t["images"][0])),
+            r"every `id` in `images` must occur once",
+        ),
+        (
+            break_(lambda t: t.update(annotations={})),
+            r"`annotations` must be a list. Received: dict",
+        ),
+        (
+            break_(lambda t: t["annotations"][1].pop("area")),
+            r"annotations\[1\]\.area must be int or float. Received: nothing",
+        ),
         (
             break_(lambda t: t["annotations"][0].update(keypoints=[1, 2, 2])),
             r"annotations\[0\]\.keypoints must hold 51 values. Received: 3",
         ),
-        (break_(lambda t: t["annotations"].insert(0, 5)), r"annotations\[0\] must be an object. Received: int"),
+        (
+            break_(lambda t: t["annotations"].insert(0, 5)),
+            r"annotations\[0\] must be an object. Received: int",
+        ),
         (
             break_(lambda t: t.update(categories=[{"id": 1, "name": "cat"}])),
             r"`categories` must hold 'person', or one with the keypoints of 'coco_person'. Received: \['cat'\]",
         ),
-        (break_(lambda t: t["annotations"][1].pop("segmentation")), r"id 2 must have a `segmentation`"),
+        (
+            break_(lambda t: t["annotations"][1].pop("segmentation")),
+            r"id 2 must have a `segmentation`",
+        ),
     ],
 )
 def test_bad_annotations_are_named(tmp_path, truth, message):
@@ -337,7 +390,9 @@ def dataset(tmp_path):
     annotations = tmp_path / "annotations.json"
     annotations.write_text(json.dumps(annotations_of(TRUTH)))
     for image_id in TRUTH:
-        cv2.imwrite(str(tmp_path / f"{image_id}.png"), np.full((HEIGHT, WIDTH, 3), image_id, np.uint8))
+        cv2.imwrite(
+            str(tmp_path / f"{image_id}.png"), np.full((HEIGHT, WIDTH, 3), image_id, np.uint8)
+        )
     return annotations, tmp_path
 
 
@@ -348,7 +403,9 @@ def clairvoyant(image: np.ndarray) -> list[Person]:
 def test_evaluate_runs_over_all_images_and_writes_the_files(dataset, tmp_path):
     seen = []
     out = tmp_path / "deep" / "out"
-    metrics = evaluate(clairvoyant, *dataset, out, progress=lambda done, total: seen.append((done, total)))
+    metrics = evaluate(
+        clairvoyant, *dataset, out, progress=lambda done, total: seen.append((done, total))
+    )
     assert metrics["images"] == 2
     assert metrics["keypoints"]["AP"] == pytest.approx(1.0)
     assert metrics["segmentation"]["AP"] == pytest.approx(1.0)
@@ -357,11 +414,16 @@ def test_evaluate_runs_over_all_images_and_writes_the_files(dataset, tmp_path):
         "predict": {"median", "p95"},
     }
     assert seen == [(1, 2), (2, 2)]
-    assert sorted(file.name for file in out.iterdir()) == ["keypoints_results.json", "metrics.json", "segm_results.json"]
+    assert sorted(file.name for file in out.iterdir()) == [
+        "keypoints_results.json",
+        "metrics.json",
+        "segm_results.json",
+    ]
     assert json.loads((out / "metrics.json").read_text()) == metrics
     # The files are COCO results: measuring them again gives the same.
     again = evaluate_results(
-        dataset[0], *(json.loads((out / f"{kind}_results.json").read_text()) for kind in ("keypoints", "segm"))
+        dataset[0],
+        *(json.loads((out / f"{kind}_results.json").read_text()) for kind in ("keypoints", "segm")),
     )
     assert again == {kind: metrics[kind] for kind in ("keypoints", "segmentation")}
 
@@ -381,7 +443,10 @@ def test_a_limit_measures_the_first_images_only(dataset, tmp_path):
     metrics = evaluate(clairvoyant, *dataset, tmp_path / "out", limit=1)
     assert metrics["images"] == 1
     assert metrics["keypoints"]["AR"] == pytest.approx(1.0)
-    assert {entry["image_id"] for entry in json.loads((tmp_path / "out" / "keypoints_results.json").read_text())} == {1}
+    assert {
+        entry["image_id"]
+        for entry in json.loads((tmp_path / "out" / "keypoints_results.json").read_text())
+    } == {1}
 
 
 def test_a_limit_of_no_images_is_refused(dataset, tmp_path):
@@ -396,7 +461,11 @@ def test_finding_nobody_scores_zero_for_masks_too(dataset, tmp_path):
 
 def test_people_without_masks_leave_masks_out(dataset, tmp_path):
     same = np.array([[1.0, 0, 0], [0, 1, 0]])
-    metrics = evaluate(lambda image: [person.transformed(same) for person in clairvoyant(image)], *dataset, tmp_path / "out")
+    metrics = evaluate(
+        lambda image: [person.transformed(same) for person in clairvoyant(image)],
+        *dataset,
+        tmp_path / "out",
+    )
     assert metrics["keypoints"]["AP"] == pytest.approx(1.0)
     assert metrics["segmentation"] is None
     assert not (tmp_path / "out" / "segm_results.json").exists()
@@ -408,7 +477,9 @@ def test_pixels_are_taken_as_stored(dataset, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(np.full((HEIGHT, WIDTH, 3), 1, np.uint8)).save(tmp_path / "1.png", exif=exif)
-    assert evaluate(clairvoyant, *dataset, tmp_path / "out")["keypoints"]["AP"] == pytest.approx(1.0)
+    assert evaluate(clairvoyant, *dataset, tmp_path / "out")["keypoints"]["AP"] == pytest.approx(
+        1.0
+    )
 
 
 def test_missing_and_wrong_images_are_named_before_anything_is_written(dataset, tmp_path):
@@ -416,10 +487,14 @@ def test_missing_and_wrong_images_are_named_before_anything_is_written(dataset, 
     with pytest.raises(InputError, match=r"2\.png: no such image; 1 of the 2 images"):
         evaluate(clairvoyant, *dataset, tmp_path / "out")
     cv2.imwrite(str(tmp_path / "2.png"), np.full((HEIGHT, 10, 3), 2, np.uint8))
-    with pytest.raises(InputError, match=r"2\.png: must be 320 x 240 pixels, as annotated. Received: 10 x 240"):
+    with pytest.raises(
+        InputError, match=r"2\.png: must be 320 x 240 pixels, as annotated. Received: 10 x 240"
+    ):
         evaluate(clairvoyant, *dataset, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_timings_are_milliseconds():
-    assert summarize_timings({"a": [0.01, 0.02, 0.03, 0.04, 0.05]}) == {"a": {"median": 30.0, "p95": 48.0}}
+    assert summarize_timings({"a": [0.01, 0.02, 0.03, 0.04, 0.05]}) == {
+        "a": {"median": 30.0, "p95": 48.0}
+    }

@@ -1,7 +1,7 @@
 """Input of every kind, spoilt at random: one line or success, and nothing lost on the way.
 
-HYPOTHESIS_PROFILE=random looks for new cases, FUZZ=20 for twenty times as many. What was found is kept, as an
-example here or as a case of tests/test_broken_data.py.
+HYPOTHESIS_PROFILE=random looks for new cases, FUZZ=20 for twenty times as many. What was found is
+kept, as an example here or as a case of tests/test_broken_data.py.
 """
 
 import copy
@@ -24,18 +24,31 @@ from data_prep.coco import decode_segmentation
 from data_prep.engines import processes
 from data_prep.json_lists import read_lists
 from personlab_keras.config import Config, config_to_dict, config_to_yaml, load_config
+from personlab_keras.data.records import (
+    META_FILE,
+    Record,
+    parse_meta,
+    read_example,
+    read_folder,
+    read_meta,
+    write_example,
+)
+from personlab_keras.data.tfrecords import Damage, frame, read_records
 from personlab_keras.errors import InputError
-from personlab_keras.images import decode_image, image_size
-from personlab_keras.maps import ALL_OUTPUTS
-from personlab_keras.pretrained.binding import bind
-from personlab_keras.pretrained.tfjs import read_tfjs
-from personlab_keras.records import META_FILE, Record, parse_meta, read_example, read_folder, read_meta, write_example
-from personlab_keras.skeleton import COCO_PERSON, Skeleton, load_skeleton, skeleton_to_yaml
-from personlab_keras.tfrecords import Damage, frame, read_records
+from personlab_keras.io.image_headers import image_size
+from personlab_keras.io.images import decode_image
+from personlab_keras.method.maps import ALL_OUTPUTS
+from personlab_keras.method.skeleton import COCO_PERSON, Skeleton, load_skeleton, skeleton_to_yaml
+from personlab_keras.model.pretrained.binding import bind
+from personlab_keras.model.pretrained.tfjs import read_tfjs
 
 
 def tries(count):
-    return settings(max_examples=count * int(os.environ.get("FUZZ", "1")), deadline=None, suppress_health_check=list(HealthCheck))
+    return settings(
+        max_examples=count * int(os.environ.get("FUZZ", "1")),
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
 
 
 def checked(error):
@@ -45,11 +58,15 @@ def checked(error):
 
 
 NUMBERS = st.one_of(
-    st.integers(), st.floats(), st.sampled_from([0, 1, -1, 2, 17, 2**31, 2**63, 10**30, -(10**400), 1e308, math.nan, math.inf])
+    st.integers(),
+    st.floats(),
+    st.sampled_from([0, 1, -1, 2, 17, 2**31, 2**63, 10**30, -(10**400), 1e308, math.nan, math.inf]),
 )
 VALUES = st.recursive(
     st.one_of(st.none(), st.booleans(), NUMBERS, st.text(max_size=8)),
-    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=6), inner, max_size=3)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=6), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 
@@ -65,7 +82,11 @@ def spoilt(draw, content):
             if not keys:
                 break
             place = draw(st.sampled_from(keys))
-            if isinstance(parent[place], (dict, list)) and parent[place] and draw(st.integers(0, 3)):
+            if (
+                isinstance(parent[place], (dict, list))
+                and parent[place]
+                and draw(st.integers(0, 3))
+            ):
                 parent = parent[place]
                 continue
             break
@@ -132,16 +153,28 @@ def place(tmp_path_factory):
 
 @tries(250)
 @given(spoilt(COCO))
-@example({**COCO, "annotations": [{**PERSON, "segmentation": [[0, 0, 1e9, 0, 1e9, 1e9]]}]})  # ended the process
-@example({**COCO, "annotations": [{**PERSON, "segmentation": [[0, 0, math.nan, 0, 3, 3]]}]})  # ended the process
-@example({**COCO, "annotations": [{**PERSON, "segmentation": {"size": [60, 80], "counts": ""}}]})  # gave whatever memory held
+@example(
+    {**COCO, "annotations": [{**PERSON, "segmentation": [[0, 0, 1e9, 0, 1e9, 1e9]]}]}
+)  # ended the process
+@example(
+    {**COCO, "annotations": [{**PERSON, "segmentation": [[0, 0, math.nan, 0, 3, 3]]}]}
+)  # ended the process
+@example(
+    {**COCO, "annotations": [{**PERSON, "segmentation": {"size": [60, 80], "counts": ""}}]}
+)  # gave whatever memory held
 @example({**COCO, "annotations": [{**PERSON, "bbox": [1e300, 0, 1e300, 1]}]})
 def test_annotation_files(place, content):
     (place / "annotations.json").write_text(json.dumps(content))
     shutil.rmtree(place / "records", ignore_errors=True)
     config = load_config(None, ["data.view_size=33", "targets.radius=8", "data.views_per_image=2"])
     try:
-        meta = prepare(place / "annotations.json", place / "images", place / "records", config, engine=processes(1))
+        meta = prepare(
+            place / "annotations.json",
+            place / "images",
+            place / "records",
+            config,
+            engine=processes(1),
+        )
     except InputError as error:
         checked(error)
         return
@@ -152,7 +185,9 @@ def test_annotation_files(place, content):
         for values in (record.person_boxes, record.person_areas, record.targets.keypoints):
             assert np.isfinite(values).all()
     # Of what was of the right category, everything is in a record or in the counts.
-    in_records = sum(len(record.person_ids) for record in records) // 2 + meta.counts["crowd regions"]
+    in_records = (
+        sum(len(record.person_ids) for record in records) // 2 + meta.counts["crowd regions"]
+    )
     listed = sum(entry is not None for entry in content["annotations"])
     assert in_records + sum(meta.skipped.values()) >= min(listed, 1)
 
@@ -162,9 +197,14 @@ def test_annotation_files(place, content):
     st.one_of(
         VALUES,
         st.fixed_dictionaries(
-            {"size": st.just([6, 8]), "counts": st.text(st.characters(min_codepoint=40, max_codepoint=120), max_size=9)}
+            {
+                "size": st.just([6, 8]),
+                "counts": st.text(st.characters(min_codepoint=40, max_codepoint=120), max_size=9),
+            }
         ),
-        st.fixed_dictionaries({"size": st.just([6, 8]), "counts": st.lists(st.integers(-3, 50), max_size=6)}),
+        st.fixed_dictionaries(
+            {"size": st.just([6, 8]), "counts": st.lists(st.integers(-3, 50), max_size=6)}
+        ),
         st.lists(st.lists(NUMBERS, min_size=4, max_size=9), max_size=3),
         st.lists(st.lists(st.floats(-30, 60), min_size=4, max_size=9), max_size=3),
     )
@@ -179,7 +219,11 @@ def test_segmentations(form):
 
 
 @tries(300)
-@given(st.one_of(damaged(json.dumps(COCO).encode()), st.binary(max_size=60), PUNCTUATION.map(str.encode)))
+@given(
+    st.one_of(
+        damaged(json.dumps(COCO).encode()), st.binary(max_size=60), PUNCTUATION.map(str.encode)
+    )
+)
 def test_bytes_in_place_of_json(place, content):
     path = place / "any.json"
     path.write_bytes(content)
@@ -196,12 +240,18 @@ def test_bytes_in_place_of_json(place, content):
         assert not isinstance(expected, dict) or content.count(b'"images"') > 1
         return
     assert isinstance(expected, dict)
-    assert repr(found) == repr(expected["images"] if isinstance(expected.get("images"), list) else [])
+    assert repr(found) == repr(
+        expected["images"] if isinstance(expected.get("images"), list) else []
+    )
 
 
 # Images
 
-PICTURE = cv2.resize(np.random.default_rng(0).integers(0, 255, (4, 5, 3), np.uint8), (40, 32), interpolation=cv2.INTER_CUBIC)
+PICTURE = cv2.resize(
+    np.random.default_rng(0).integers(0, 255, (4, 5, 3), np.uint8),
+    (40, 32),
+    interpolation=cv2.INTER_CUBIC,
+)
 FILES = [
     cv2.imencode(form, PICTURE, options)[1].tobytes()
     for form, options in (
@@ -229,7 +279,9 @@ def test_image_bytes(data):
 @pytest.fixture(scope="module")
 def contents(records):
     meta = read_meta(records)
-    return meta, [content for shard in meta.shards for content in read_records(records / shard.name)][:3]
+    return meta, [
+        content for shard in meta.shards for content in read_records(records / shard.name)
+    ][:3]
 
 
 @tries(150)
@@ -256,7 +308,9 @@ def test_shards(contents, place, data):
     found = list(read_records(path))
     kept = [each for each in found if isinstance(each, bytes)]
     # A cut between records shows in the number of records alone; what is read, was written.
-    assert all(each in {content[:200] for content in sound} or frame(each) in spoilt_file for each in kept)
+    assert all(
+        each in {content[:200] for content in sound} or frame(each) in spoilt_file for each in kept
+    )
     assert (
         spoilt_file == whole
         or len(kept) < len(sound)
@@ -283,7 +337,12 @@ def test_meta_files(records, place, data):
 
 
 @tries(200)
-@given(st.one_of(spoilt(config_to_dict(Config())).map(lambda content: yaml.safe_dump(content)), st.text(max_size=60)))
+@given(
+    st.one_of(
+        spoilt(config_to_dict(Config())).map(lambda content: yaml.safe_dump(content)),
+        st.text(max_size=60),
+    )
+)
 @example("a: &a [*a]")
 @example("data: {view_size: 401, view_size: x}")
 @example("? [1, 2]\n: 3")
@@ -303,7 +362,10 @@ def test_configuration_files(place, text):
 @tries(150)
 @given(
     st.one_of(
-        spoilt(yaml.safe_load(skeleton_to_yaml(COCO_PERSON))).map(lambda content: yaml.safe_dump(content)), st.text(max_size=60)
+        spoilt(yaml.safe_load(skeleton_to_yaml(COCO_PERSON))).map(
+            lambda content: yaml.safe_dump(content)
+        ),
+        st.text(max_size=60),
     )
 )
 @example("a: &a [*a]")

@@ -1,6 +1,7 @@
-"""The order of the house: a module imports from lower rows only. `docs/architecture.md` draws this table."""
+"""A room imports from lower rows only; docs/architecture.md prints the same table."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,50 +11,56 @@ import pytest
 ROOT = Path(__file__).parents[1]
 TENSORFLOW, KERAS = "tensorflow", "keras"
 
-# Row by row: modules (a package stands for all of its modules) -> which of the two heavy libraries they may import.
-ROWS: list[dict[str, set[str]]] = [
-    {"errors": set(), "startup": {TENSORFLOW}},
-    {"files": set()},
-    {"skeleton": set(), "coordinates": set(), "tfrecords": set()},
-    {"config": set(), "maps": set(), "person": set(), "layers": {KERAS}, "released": {KERAS}},
-    {"description": set(), "images": set(), "targets": set(), "decoder": set(), "drawing": set(), "synthetic": set()}
-    | {"backbones": {KERAS}, "refinement": {KERAS}, "losses": {KERAS}},
-    {"runtimes": {TENSORFLOW, KERAS}, "in_graph": {TENSORFLOW, KERAS}},
-    {"fitting": set(), "evaluation": set(), "records": set(), "model": {KERAS}, "optimisers": {KERAS}}
-    | {"devices": {TENSORFLOW, KERAS}, "checkpoints": {KERAS}, "journal": {TENSORFLOW}},
-    {"augmentation": {TENSORFLOW}, "pretrained": {KERAS}},
-    {"data": {TENSORFLOW}},
-    {"validation": {TENSORFLOW, KERAS}, "trainee": {KERAS}},
-    {"train": {KERAS}},
-    {"export": {KERAS}},
-    {"predict": set(), "conversion": {TENSORFLOW, KERAS}},
-    {"demo": set(), "stream": set(), "serving": set(), "many": {TENSORFLOW}},
-    {"cli": set()},
-]
+# From the ground up: rooms (a folder stands for all of its modules) that import lower rows only.
+ROWS = (
+    ("errors",),
+    ("io",),
+    ("method",),
+    ("config",),
+    (
+        "data",
+        "model",
+        "decoder",
+        "decoder_graph",
+        "drawing",
+        "evaluation",
+        "synthetic",
+        "beam_options",
+    ),
+    ("model_directory",),
+    ("training",),
+    ("inference",),
+    ("export", "serving"),
+    ("demo",),
+    ("cli",),
+)
 
-DATA_PREP = {
-    "skeleton",
-    "coordinates",
-    "config",
-    "targets",
-    "records",
-    "errors",
-    "images",
-    "files",
-    "startup",
-    "augmentation",
-    "data",
-    "drawing",
-    "maps",
-    "tfrecords",
+# Rooms that import TensorFlow or Keras directly. All others import neither.
+HEAVY = {
+    "io": {TENSORFLOW},  # processes: importing it quietly
+    "data": {TENSORFLOW},
+    "model": {KERAS},
+    "decoder_graph": {TENSORFLOW},
+    "model_directory": {KERAS},
+    "training": {TENSORFLOW, KERAS},
+    "inference": {TENSORFLOW, KERAS},
+    "export": {TENSORFLOW, KERAS},
 }
 
+MODEL_SIDE = {"model"}
+DATA_SIDE = {"data"}
 
-def modules():
-    for path in sorted((ROOT / "personlab_keras").rglob("*.py")):
-        parts = path.relative_to(ROOT / "personlab_keras").with_suffix("").parts
-        if parts != ("__init__",):
-            yield parts[0], path
+
+def row_of(room: str) -> int:
+    return next(i for i, row in enumerate(ROWS) if room in row)
+
+
+def modules() -> list[tuple[str, Path]]:
+    package = ROOT / "personlab_keras"
+    found = (
+        (path.relative_to(package).with_suffix("").parts[0], path) for path in package.rglob("*.py")
+    )
+    return sorted((room, path) for room, path in found if room != "__init__")
 
 
 def imports(path: Path) -> set[str]:
@@ -62,56 +69,101 @@ def imports(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: imports name the whole path"
             found.add(node.module)
+            if node.module == "personlab_keras":
+                found |= {f"personlab_keras.{alias.name}" for alias in node.names}
     return found
 
 
-def ours(names: set[str]) -> set[str]:
-    return {name.split(".")[1] for name in names if name.startswith("personlab_keras.")}
+def rooms(names: set[str]) -> set[str]:
+    """The rooms of this package among imported modules."""
+    known = {room for row in ROWS for room in row}
+    return {name.split(".")[1] for name in names if name.startswith("personlab_keras.")} & known
 
 
-def test_every_module_has_a_row():
-    assert {name for name, _ in modules()} == {name for row in ROWS for name in row}
+def test_every_room_has_a_row():
+    assert sorted(room for row in ROWS for room in row) == sorted({room for room, _ in modules()})
 
 
-@pytest.mark.parametrize(("name", "path"), modules(), ids=lambda value: value if isinstance(value, str) else value.name)
-def test_imports_go_down(name, path):
-    row = next(i for i, row in enumerate(ROWS) if name in row)
-    assert ours(imports(path)) <= {other for lower in ROWS[:row] for other in lower} | {name}
-    heavy = {library for library in (TENSORFLOW, KERAS) if any(i.split(".")[0] == library for i in imports(path))}
-    assert heavy <= ROWS[row][name]
+def test_the_documents_print_this_table():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = [
+        tuple(re.findall(r"`(\w+)`", line))
+        for line in text.splitlines()
+        if re.match(r"\| \d+ \|", line)
+    ]
+    assert rows == list(ROWS)
+
+
+def test_no_room_of_one_file():
+    for folder in (ROOT / "personlab_keras").rglob("*/"):
+        own = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+        if (folder / "__init__.py").is_file() and folder.name != "personlab_keras":
+            assert len(own) + len(list(folder.glob("*/__init__.py"))) > 1, folder.name
+
+
+@pytest.mark.parametrize(
+    ("room", "path"), modules(), ids=lambda value: value if isinstance(value, str) else value.stem
+)
+def test_imports_go_down(room, path):
+    lower = {other for row in ROWS[: row_of(room)] for other in row}
+    assert rooms(imports(path)) <= lower | {room}
+    heavy = {
+        library
+        for library in (TENSORFLOW, KERAS)
+        if any(i.split(".")[0] == library for i in imports(path))
+    }
+    assert heavy <= HEAVY.get(room, set())
 
 
 def test_the_data_side_and_the_model_side_do_not_know_each_other():
-    known = {name: set() for name, _ in modules()}
-    for name, path in modules():
-        known[name] |= ours(imports(path))
-    model_side = {"layers", "released", "backbones", "refinement", "losses", "model", "pretrained"}
-    assert not {"records", "data"} & set().union(*(known[name] for name in model_side))
-    assert not model_side & (known["records"] | known["data"])
+    known: dict[str, set[str]] = {}
+    for room, path in modules():
+        known.setdefault(room, set()).update(rooms(imports(path)))
+    assert not known["model"] & {"data"}
+    assert not known["data"] & {"model"}
 
 
 def test_data_prep_builds_on_the_data_side_only():
+    allowed = {"errors", "io", "method", "config", "data", "drawing", "beam_options"}
     for path in (ROOT / "data_prep").glob("*.py"):
-        assert ours(imports(path)) <= DATA_PREP, path.name
+        assert rooms(imports(path)) <= allowed, path.name
 
 
 def test_scripts_call_the_command_line_only():
-    # But for the one that draws the inside of the decoder, which no command shows.
+    # Except for the one that draws the inside of the decoder, which no command shows.
     for path in set((ROOT / "scripts").glob("*.py")) - {ROOT / "scripts" / "draw_decoder.py"}:
-        assert ours(imports(path)) <= {"cli"}, path.name
+        assert rooms(imports(path)) <= {"cli"}, path.name
+
+
+def loaded_by(code: str) -> set[str]:
+    """Names of all modules that a fresh process has loaded after running the code."""
+    script = f"import sys; {code}; print('\\n'.join(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=True, cwd=ROOT, capture_output=True, text=True
+    )
+    return set(done.stdout.split())
 
 
 @pytest.mark.parametrize("code", [
     "import personlab_keras; personlab_keras.COCO_PERSON, personlab_keras.Config",
     "import personlab_keras; personlab_keras.decode, personlab_keras.draw, personlab_keras.evaluate",
-    "import personlab_keras.synthetic, personlab_keras.targets",
+    "import personlab_keras.synthetic, personlab_keras.method.targets",
     "import personlab_keras.cli; personlab_keras.cli._parser()",
     "import personlab_keras.cli; personlab_keras.cli.main(['import-weights', '--list'])",
 ])  # fmt: skip
 def test_light_parts_load_neither_tensorflow_nor_keras(code):
-    check = f"import sys; {code}; assert not {{'tensorflow', 'keras', 'jax'}} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", check], check=True, cwd=ROOT)
+    assert not {"tensorflow", "keras", "jax"} & loaded_by(code)
+
+
+def test_loading_a_model_directory_loads_nothing_of_training_or_export(model_directory):
+    loaded = loaded_by(f"import personlab_keras; personlab_keras.load({str(model_directory)!r})")
+    strangers = ("training", "export", "evaluation", "data", "synthetic", "serving", "demo")
+    prefixes = tuple(f"personlab_keras.{room}" for room in strangers)
+    assert not [
+        name for name in loaded if name.startswith(prefixes) or name.startswith("data_prep")
+    ]
 
 
 def test_public_names_are_there():

@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 
-# What the real commands run on or do that a test cannot: the network, a package installation, hours.
+# What the real commands run on or do that a test cannot: the network, a package installation,
+# hours.
 SMALL = {
     "prepare": [setting for setting in TINY if setting.startswith(("data.", "targets."))],
     "train": TINY,
@@ -42,19 +43,25 @@ def executable(path, text):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, scenes):
-    """A folder that looks like a clone beside a downloaded COCO, with small stand-ins on the path."""
+    """A folder that looks like a clone beside a downloaded COCO, with small stand-ins on the
+    path.
+    """
     folder = tmp_path_factory.mktemp("readme")
     tools = folder / "tools"
     tools.mkdir()
     cases = "\n".join(
-        f"{command}) extra=({' '.join(f'--set {setting}' for setting in settings)}) ;;" for command, settings in SMALL.items()
+        f"{command}) extra=({' '.join(f'--set {setting}' for setting in settings)}) ;;"
+        for command, settings in SMALL.items()
     )
     executable(
         tools / "personlab",
         f'extra=()\ncase "$1" in\n{cases}\nesac\n'
         f'exec {sys.executable} -m personlab_keras.cli "${{@/{PUBLISHED}/{folder / "released"}}}" "${{extra[@]}}"',
     )
-    executable(tools / "python", f'exec {sys.executable} "$@" {" ".join(f"--set {setting}" for setting in TINY)}')
+    executable(
+        tools / "python",
+        f'exec {sys.executable} "$@" {" ".join(f"--set {setting}" for setting in TINY)}',
+    )
     mobilenet_file(random_network()).write(folder / "released")
     for skipped in ("pip", "pytest"):
         executable(tools / skipped, "exit 0")
@@ -63,14 +70,21 @@ def place(tmp_path_factory, scenes):
     for split in ("train2017", "val2017"):
         shutil.copytree(scenes / "images", folder / "coco" / split)
         (folder / "coco" / "annotations").mkdir(exist_ok=True)
-        shutil.copy(scenes / "annotations.json", folder / "coco" / "annotations" / f"person_keypoints_{split}.json")
+        shutil.copy(
+            scenes / "annotations.json",
+            folder / "coco" / "annotations" / f"person_keypoints_{split}.json",
+        )
     shutil.copytree(scenes / "images", folder / "photos")
     shutil.copy(next((scenes / "images").iterdir()), folder / "photo.jpg")
     return folder
 
 
 def run_in(place, command):
-    environment = {**os.environ, "PATH": f"{place / 'tools'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    environment = {
+        **os.environ,
+        "PATH": f"{place / 'tools'}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+    }
     done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
 
@@ -102,7 +116,9 @@ def test_links_and_named_tests_exist(path):
             assert f"def {name}(" in source, name
 
 
-@pytest.mark.parametrize("script", sorted((ROOT / "scripts").glob("*.sh")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "script", sorted((ROOT / "scripts").glob("*.sh")), ids=lambda path: path.name
+)
 def test_shell_scripts_are_sound(script):
     subprocess.run(["bash", "-n", script], check=True)
     assert os.access(script, os.X_OK)

@@ -1,18 +1,20 @@
-"""Annotations -> record -> tf.data -> perfect maps -> decoder -> COCO metrics: encoder and decoder are mirror images."""
+"""Annotations -> record -> tf.data -> perfect maps -> decoder -> COCO metrics: encoder and decoder
+are mirror images.
+"""
 
 import numpy as np
 import pytest
 
 from data_prep.build import prepare
 from data_prep.inspection import dense_maps
-from personlab_keras.augmentation import flip
 from personlab_keras.config import DecodeConfig, load_config
-from personlab_keras.data import stored_examples
+from personlab_keras.data.augmentation import flip
+from personlab_keras.data.pipeline import stored_examples
+from personlab_keras.data.records import read_meta
 from personlab_keras.decoder import decode
 from personlab_keras.evaluation import evaluate_results
-from personlab_keras.files import read_json
-from personlab_keras.records import read_meta
-from personlab_keras.skeleton import COCO_PERSON
+from personlab_keras.io.files import read_json
+from personlab_keras.method.skeleton import COCO_PERSON
 from personlab_keras.synthetic import SceneOptions, write_dataset
 
 SIDE = 257
@@ -21,9 +23,20 @@ SIDE = 257
 def prepared(folder, scenes, stride, radius, options):
     write_dataset(folder / "scenes", scenes, SIDE, seed=21, options=options, workers=1)
     config = load_config(
-        None, [f"data.view_size={SIDE}", f"targets.stride={stride}", f"targets.radius={radius}", "data.workers=1"]
+        None,
+        [
+            f"data.view_size={SIDE}",
+            f"targets.stride={stride}",
+            f"targets.radius={radius}",
+            "data.workers=1",
+        ],
     )
-    prepare(folder / "scenes" / "annotations.json", folder / "scenes" / "images", folder / "records", config)
+    prepare(
+        folder / "scenes" / "annotations.json",
+        folder / "scenes" / "images",
+        folder / "records",
+        config,
+    )
     return folder / "records"
 
 
@@ -44,15 +57,20 @@ def test_fully_labelled_people_come_back(tmp_path, radius):
             found = person.to_coco(int(example["image_id"]))
             keypoints.append(found[0])
             masks.append(found[1])
-    metrics = evaluate_results(read_json(tmp_path / "scenes" / "annotations.json"), keypoints, masks)
+    metrics = evaluate_results(
+        read_json(tmp_path / "scenes" / "annotations.json"), keypoints, masks
+    )
     assert metrics["keypoints"]["AP"] >= 0.97
-    # A mask read at every eighth pixel is a coarse one; `benchmarks/round_trip.py` measures finer strides.
+    # A mask read at every eighth pixel is a coarse one; `benchmarks/round_trip.py` measures finer
+    # strides.
     assert metrics["segmentation"]["AP"] >= 0.4
 
 
 @pytest.mark.parametrize("stride", [4, 8, 16])
 def test_keypoints_of_a_lone_person_come_back_within_half_a_pixel(tmp_path, stride):
-    options = SceneOptions(people=(1, 1), fully_labelled=True, crowd=0.0, unannotated=0.0, empty=0.0, occluders=0.0)
+    options = SceneOptions(
+        people=(1, 1), fully_labelled=True, crowd=0.0, unannotated=0.0, empty=0.0, occluders=0.0
+    )
     records = prepared(tmp_path, 12, stride, 32, options)
     seen = 0
     for example, people in decoded(records, DecodeConfig(masks=False)):
@@ -63,14 +81,24 @@ def test_keypoints_of_a_lone_person_come_back_within_half_a_pixel(tmp_path, stri
 
 
 def test_the_mirrored_record_decodes_to_the_mirrored_people(tmp_path):
-    records = prepared(tmp_path, 6, 8, 16, SceneOptions(fully_labelled=True, crowd=0.0, unannotated=0.0, empty=0.0))
+    records = prepared(
+        tmp_path, 6, 8, 16, SceneOptions(fully_labelled=True, crowd=0.0, unannotated=0.0, empty=0.0)
+    )
     meta = read_meta(records)
     for example in stored_examples(records, meta):
-        straight = decode(dense_maps({n: v.numpy() for n, v in example.items()}, meta), radius=meta.radius)
+        straight = decode(
+            dense_maps({n: v.numpy() for n, v in example.items()}, meta), radius=meta.radius
+        )
         mirrored = flip(example, COCO_PERSON, SIDE)
-        flipped = decode(dense_maps({n: v.numpy() for n, v in mirrored.items()}, meta), radius=meta.radius)
+        flipped = decode(
+            dense_maps({n: v.numpy() for n, v in mirrored.items()}, meta), radius=meta.radius
+        )
         assert len(straight) == len(flipped)
         for person in straight:
-            there = np.stack([SIDE - 1 - person.keypoints[:, 0], person.keypoints[:, 1]], axis=-1)[COCO_PERSON.flip_order]
-            nearest = min(flipped, key=lambda other, there=there: np.nanmean(np.abs(other.keypoints - there)))
+            there = np.stack([SIDE - 1 - person.keypoints[:, 0], person.keypoints[:, 1]], axis=-1)[
+                COCO_PERSON.flip_order
+            ]
+            nearest = min(
+                flipped, key=lambda other, there=there: np.nanmean(np.abs(other.keypoints - there))
+            )
             np.testing.assert_allclose(nearest.keypoints, there, atol=0.6)

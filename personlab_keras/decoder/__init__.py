@@ -1,4 +1,6 @@
-"""From maps to people: PersonLab's bottom-up decoding (Papandreou et al. 2018, arXiv 1803.08225), in NumPy alone."""
+"""From maps to people: PersonLab's bottom-up decoding (Papandreou et al. 2018, arXiv 1803.08225),
+in NumPy alone.
+"""
 
 from __future__ import annotations
 
@@ -10,26 +12,36 @@ from typing import Any
 import numpy as np
 
 from personlab_keras.config import DecodeConfig
-from personlab_keras.decoder.fusion import View, finest_first, fuse, mirror, pool_votes
-from personlab_keras.decoder.grouping import group, heat_at
-from personlab_keras.decoder.instances import expected_oks, order_by_mean, person_scales, person_scores, settle, soft_nms
-from personlab_keras.decoder.masks import Frame, find_masks
+from personlab_keras.decoder.fusion import FramedMaps, finest_first, fuse, mirror, pool_votes
+from personlab_keras.decoder.grouping import group, keypoint_probabilities
+from personlab_keras.decoder.instances import (
+    expected_oks,
+    mean_shift,
+    order_by_mean,
+    person_scales,
+    person_scores,
+    soft_nms,
+)
+from personlab_keras.decoder.masks import find_masks
 from personlab_keras.decoder.peaks import find_peaks
-from personlab_keras.decoder.voting import accumulate, arrange
-from personlab_keras.maps import Maps
-from personlab_keras.person import Person
-from personlab_keras.skeleton import COCO_PERSON, Skeleton
+from personlab_keras.decoder.voting import bin_votes, hough_scores
+from personlab_keras.method.frame import Frame
+from personlab_keras.method.maps import Maps
+from personlab_keras.method.person import Person
+from personlab_keras.method.skeleton import COCO_PERSON, Skeleton
 
-__all__ = ["Frame", "View", "decode", "mirror"]
+__all__ = ["Frame", "FramedMaps", "decode", "mirror"]
 
 _LOGGER = logging.getLogger(__name__)
 _DEFAULTS = DecodeConfig()
 CANDIDATES_PER_PERSON = 2
-"""People grouped for each that may be returned: soft-NMS reorders them, so the last to be grouped may be among the best."""
+"""People grouped for each that may be returned: soft-NMS reorders them, so the last to be grouped
+may be among the best.
+"""
 
 
 def decode(
-    maps: Maps | Sequence[View],
+    maps: Maps | Sequence[FramedMaps],
     skeleton: Skeleton = COCO_PERSON,
     options: DecodeConfig = _DEFAULTS,
     frame: Frame | None = None,
@@ -38,20 +50,24 @@ def decode(
     """The people that the maps show, best first.
 
     Args:
-        maps: of one image, of any float type; not modified. A cell whose probability or offset is not finite says nothing (how many
-            is logged); probabilities are cut to [0, 1]. Or several views of the image, whose votes are pooled and whose fields are
-            averaged; pixels in `options` and `radius` are then those of the input of the one with the finest cells.
+        maps: of one image, of any float type; not modified. A cell whose probability or offset is
+            not finite says nothing (how many is logged); probabilities are cut to [0, 1]. Or
+            several views of the image, whose votes are pooled and whose fields are averaged; pixels
+            in `options` and `radius` are then those of the input of the one with the finest cells.
         skeleton: the tree that the mid-range offsets follow.
         options: thresholds and limits.
-        frame: the image that keypoints and masks shall be in; by default the network's input. Views have their own.
+        frame: the image that keypoints and masks shall be in; by default the network's input. Views
+            have their own.
         radius: R in input pixels, with which the network was trained (`targets.radius`).
 
     Returns:
-        At most `options.max_people` people with a positive score of at least `options.score_threshold`, keypoints in pixels of
-        `frame`. Masks cover `frame`; they are None where `options.masks` is off or the network has no such heads.
+        At most `options.max_people` people with a positive score of at least
+        `options.score_threshold`, keypoints in pixels of `frame`. Masks cover `frame`; they are
+        None where `options.masks` is off or the network has no such heads.
 
     Raises:
-        ValueError: the maps have other keypoints than the skeleton, the radius is not positive, or there is no view.
+        ValueError: the maps have other keypoints than the skeleton, the radius is not positive, or
+            there is no view.
     """
     if not radius > 0:
         raise ValueError(f"`radius` must be a positive number of pixels. Received: {radius}")
@@ -59,7 +75,11 @@ def decode(
     maps, frame = fuse(views, skeleton), views[0].frame
 
     votes = pool_votes(views)
-    hough = accumulate(votes, maps.heatmaps.shape, maps.stride, radius) if options.hough else maps.heatmaps
+    hough = (
+        hough_scores(votes, maps.heatmaps.shape, maps.stride, radius)
+        if options.hough
+        else maps.heatmaps
+    )
     seeds = find_peaks(hough, maps.stride, options.peak_threshold)
     keypoints = group(
         seeds,
@@ -73,17 +93,26 @@ def decode(
         bridge_support=options.bridge_support,
         limit=CANDIDATES_PER_PERSON * options.max_people,
     )
-    landings = arrange(votes, maps.heatmaps.shape, maps.stride, radius)
-    keypoints = settle(keypoints, landings, options.vote_refinements, reach=options.nms_radius)
+    landings = bin_votes(votes, maps.heatmaps.shape, maps.stride, radius)
+    keypoints = mean_shift(keypoints, landings, options.vote_refinements, reach=options.nms_radius)
 
-    heat = heat_at(keypoints, maps)
+    heat = keypoint_probabilities(keypoints, maps)
     scales = person_scales(keypoints, smallest_side=options.nms_radius)
     keypoint_scores = heat
     if options.expected_oks:
         keypoint_scores = heat * expected_oks(keypoints, scales, landings, skeleton.kappas, radius)
     order = order_by_mean(keypoint_scores)
-    keypoints, heat, scales, keypoint_scores = keypoints[order], heat[order], scales[order], keypoint_scores[order]
-    added = soft_nms(keypoints, keypoint_scores, options.nms_radius) if options.soft_nms else keypoint_scores
+    keypoints, heat, scales, keypoint_scores = (
+        keypoints[order],
+        heat[order],
+        scales[order],
+        keypoint_scores[order],
+    )
+    added = (
+        soft_nms(keypoints, keypoint_scores, options.nms_radius)
+        if options.soft_nms
+        else keypoint_scores
+    )
     scores = person_scores(added, options.score_power)
     best = np.argsort(-scores, kind="stable")[: options.max_people]
     best = best[(scores[best] > 0) & (scores[best] >= options.score_threshold)]
@@ -107,10 +136,12 @@ def decode(
     ]
 
 
-def _checked_views(maps: Maps | Sequence[View], skeleton: Skeleton, frame: Frame | None) -> list[View]:
+def _checked_views(
+    maps: Maps | Sequence[FramedMaps], skeleton: Skeleton, frame: Frame | None
+) -> list[FramedMaps]:
     """One view or several, the one with the finest cells first, their maps cleaned."""
     if isinstance(maps, Maps):
-        views = [View(maps, frame or Frame(*maps.image_shape))]
+        views = [FramedMaps(maps, frame or Frame(*maps.image_shape))]
     elif frame is not None:
         raise ValueError("`frame` must be left out where `maps` are views, which have their own")
     elif not maps:
@@ -127,7 +158,8 @@ def _checked_views(maps: Maps | Sequence[View], skeleton: Skeleton, frame: Frame
 
 
 def _cleaned(maps: Maps) -> Maps:
-    """Contiguous float32 maps: probabilities in [0, 1], 0 where not finite; offsets NaN where not finite.
+    """Contiguous float32 maps: probabilities in [0, 1], 0 where not finite; offsets NaN where not
+    finite.
 
     How many values were not finite is logged as a warning.
     """

@@ -1,8 +1,8 @@
 """Beyond the tree: the long-range field bridges keypoints that the walk cannot reach.
 
-The walk passes through every keypoint between the seed and the one it looks for. Where one of them is not there (half of COCO's are
-not labelled), what lies behind is lost, and later seeds make a second person of it. But the long-range field at any keypoint of a
-person points at all of them.
+The walk passes through every keypoint between the seed and the one it looks for. Where one of them
+is not there (half of COCO's are not labelled), what lies behind is lost, and later seeds make a
+second person of it. But the long-range field at any keypoint of a person points at all of them.
 """
 
 from __future__ import annotations
@@ -10,19 +10,26 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from personlab_keras.decoder.sampling import lead, value_at
-from personlab_keras.maps import Maps
+from personlab_keras.decoder.sampling import step_along, value_at
+from personlab_keras.method.maps import Maps
 
 
 def bridge_gaps(
-    people: np.ndarray, maps: Maps, refinements: int, threshold: float, agreement: float, least_support: float
+    people: np.ndarray,
+    maps: Maps,
+    refinements: int,
+    threshold: float,
+    agreement: float,
+    least_support: float,
 ) -> np.ndarray:
-    """The same people with keypoints that the tree did not reach, where the long-range field at found ones points at them.
+    """The same people with keypoints that the tree did not reach, where the long-range field at
+    found ones points at them.
 
-    Every found keypoint k proposes y_l = y_k + L_l(y_k), refined by the short-range field of l. Of the proposals that land on
-    probability, the one with the most others near it is taken, each weighted by the probability of the keypoint that made it; of
-    equal ones that of the first keypoint. A single proposal is easily led astray, to the keypoint of somebody else: the others have to
-    agree.
+    Every found keypoint k proposes y_l = y_k + L_l(y_k), refined by the short-range field of l. Of
+    the proposals that land on probability, the one with the most others near it is taken, each
+    weighted by the probability of the keypoint that made it; of equal ones that of the first
+    keypoint. A single proposal is easily led astray, to the keypoint of somebody else: the others
+    have to agree.
 
     Args:
         people: (P, K, 2) (x, y) in input pixels, NaN where not found.
@@ -78,9 +85,9 @@ def bridge_person(
     for target in targets:
         landed = 0
         for source in sources:
-            x, y = lead(long_offsets, target, person[source, 0], person[source, 1], stride)
+            x, y = step_along(long_offsets, target, person[source, 0], person[source, 1], stride)
             for _ in range(refinements):
-                x, y = lead(short_offsets, target, x, y, stride)
+                x, y = step_along(short_offsets, target, x, y, stride)
             if value_at(heatmaps, target, x, y, stride) >= threshold:
                 proposed[landed, 0], proposed[landed, 1], shares[landed] = x, y, weights[source]
                 landed += 1
@@ -88,7 +95,10 @@ def bridge_person(
         for i in range(landed):
             support = 0.0
             for j in range(landed):
-                if np.hypot(proposed[i, 0] - proposed[j, 0], proposed[i, 1] - proposed[j, 1]) <= agreement:
+                if (
+                    np.hypot(proposed[i, 0] - proposed[j, 0], proposed[i, 1] - proposed[j, 1])
+                    <= agreement
+                ):
                     support += shares[j]
             if support > most or (support == most and chosen < 0):
                 most, chosen = support, i

@@ -1,7 +1,8 @@
-"""Greedy grouping: from the best seed along the tree to a whole person, then the next seed that nobody explains yet.
+"""Greedy grouping: from the best seed along the tree to a whole person, then the next seed that
+nobody explains yet.
 
-Papandreou et al. 2018, section 3.1, fast greedy decoding: one queue over the seeds of all keypoints.
-"""
+Papandreou et al. 2018, section 3.1, fast greedy decoding: one queue over the seeds of all
+keypoints."""
 
 from __future__ import annotations
 
@@ -12,9 +13,9 @@ from numba import njit
 
 from personlab_keras.decoder.bridging import bridge_person
 from personlab_keras.decoder.peaks import Seeds
-from personlab_keras.decoder.sampling import lead, sample, value_at
-from personlab_keras.maps import Maps
-from personlab_keras.skeleton import Skeleton
+from personlab_keras.decoder.sampling import sample, step_along, value_at
+from personlab_keras.method.maps import Maps
+from personlab_keras.method.skeleton import Skeleton
 
 _NO_FIELD = np.zeros((0, 0, 0, 2), np.float32)
 
@@ -34,8 +35,8 @@ def group(
 ) -> np.ndarray:
     """People in the order of their seeds.
 
-    A seed within `nms_radius` of the same keypoint of an earlier person is that person's and starts nobody. Keypoints of other
-    types never stand in the way.
+    A seed within `nms_radius` of the same keypoint of an earlier person is that person's and starts
+    nobody. Keypoints of other types never stand in the way.
 
     Args:
         seeds: best first.
@@ -45,12 +46,14 @@ def group(
         refinements: how often each mid-range step is refined by the short-range field.
         keypoint_threshold: least heatmap probability at a keypoint that counts as found.
         radius: R in input pixels; a keypoint farther than this from the frame is not found.
-        bridge: whether keypoints that the tree does not reach are looked for by the long offsets of those that it does.
+        bridge: whether keypoints that the tree does not reach are looked for by the long offsets of
+            those that it does.
         bridge_support: as `bridge_gaps` has it.
         limit: most people.
 
     Returns:
-        (P, K, 2) float64 (x, y) in input pixels; NaN where a keypoint was not found. Each person has one at least.
+        (P, K, 2) float64 (x, y) in input pixels; NaN where a keypoint was not found. Each person
+        has one at least.
     """
     long_offsets = maps.long_offsets if bridge and maps.long_offsets is not None else _NO_FIELD
     return _group(
@@ -91,11 +94,21 @@ def _group(
         if _is_explained(points[i], keypoints[i], people[:accepted], nms_radius):
             continue
         person = people[accepted]
-        _walk(person, points[i], keypoints[i], routes, short_offsets, mid_offsets, stride, refinements)
+        _walk(
+            person, points[i], keypoints[i], routes, short_offsets, mid_offsets, stride, refinements
+        )
         found = _drop_unfound(person, heatmaps, stride, threshold, radius)
         if found and len(long_offsets):
             bridge_person(
-                person, heatmaps, short_offsets, long_offsets, stride, refinements, threshold, nms_radius, bridge_support
+                person,
+                heatmaps,
+                short_offsets,
+                long_offsets,
+                stride,
+                refinements,
+                threshold,
+                nms_radius,
+                bridge_support,
             )
             found = _drop_unfound(person, heatmaps, stride, threshold, radius)
         accepted += found > 0
@@ -104,8 +117,9 @@ def _group(
 
 @njit(cache=True)
 def _is_explained(point: np.ndarray, keypoint: int, people: np.ndarray, nms_radius: float) -> bool:
-    for j in range(len(people)):  # noqa: SIM110 - Numba compiles no generators into any()
-        if np.hypot(people[j, keypoint, 0] - point[0], people[j, keypoint, 1] - point[1]) <= nms_radius:
+    for j in range(len(people)):
+        across, down = people[j, keypoint, 0] - point[0], people[j, keypoint, 1] - point[1]
+        if np.hypot(across, down) <= nms_radius:
             return True
     return False
 
@@ -126,33 +140,46 @@ def _walk(
     person[keypoint] = point
     for step in range(routes.shape[1]):
         edge, source, target = routes[keypoint, step]
-        x, y = lead(mid_offsets, edge, person[source, 0], person[source, 1], stride)
+        x, y = step_along(mid_offsets, edge, person[source, 0], person[source, 1], stride)
         for _ in range(refinements):
-            x, y = lead(short_offsets, target, x, y, stride)
+            x, y = step_along(short_offsets, target, x, y, stride)
         person[target, 0], person[target, 1] = x, y
 
 
 @njit(cache=True)
-def _drop_unfound(person: np.ndarray, heatmaps: np.ndarray, stride: int, threshold: float, radius: float) -> int:
-    """Puts NaN for keypoints (K, 2) that are not there: improbable, or farther than R from the frame. How many are left.
+def _drop_unfound(
+    person: np.ndarray, heatmaps: np.ndarray, stride: int, threshold: float, radius: float
+) -> int:
+    """Puts NaN for keypoints (K, 2) that are not there: improbable, or farther than R from the
+    frame. How many are left.
 
     The walk went on through them, so that a wrist is found behind a hidden elbow.
     """
-    right, bottom = (heatmaps.shape[1] - 1.0) * stride + radius, (heatmaps.shape[0] - 1.0) * stride + radius
+    right, bottom = (
+        (heatmaps.shape[1] - 1.0) * stride + radius,
+        (heatmaps.shape[0] - 1.0) * stride + radius,
+    )
     found = 0
     for k in range(len(person)):
         x, y = person[k]
-        if -radius <= x <= right and -radius <= y <= bottom and value_at(heatmaps, k, x, y, stride) >= threshold:
+        if (
+            -radius <= x <= right
+            and -radius <= y <= bottom
+            and value_at(heatmaps, k, x, y, stride) >= threshold
+        ):
             found += 1
         else:
             person[k] = np.nan
     return found
 
 
-def follow_tree(points: np.ndarray, keypoints: np.ndarray, maps: Maps, skeleton: Skeleton, refinements: int) -> np.ndarray:
+def follow_tree(
+    points: np.ndarray, keypoints: np.ndarray, maps: Maps, skeleton: Skeleton, refinements: int
+) -> np.ndarray:
     """Walk from each seed over the whole tree, in both directions of its edges.
 
-    y_l = y_k + M_kl(y_k), refined by y_l <- y_l + S_l(y_l): the short-range field of the keypoint that the step leads to.
+    y_l = y_k + M_kl(y_k), refined by y_l <- y_l + S_l(y_l): the short-range field of the keypoint
+    that the step leads to.
 
     Args:
         points: (N, 2) (x, y) of the seeds in input pixels.
@@ -166,12 +193,23 @@ def follow_tree(points: np.ndarray, keypoints: np.ndarray, maps: Maps, skeleton:
     """
     people = np.empty((len(points), skeleton.keypoint_count, 2))
     for person, point, keypoint in zip(people, points, keypoints, strict=True):
-        _walk(person, point, keypoint, _routes(skeleton), maps.short_offsets, maps.mid_offsets, maps.stride, refinements)
+        _walk(
+            person,
+            point,
+            keypoint,
+            _routes(skeleton),
+            maps.short_offsets,
+            maps.mid_offsets,
+            maps.stride,
+            refinements,
+        )
     return people
 
 
-def heat_at(people: np.ndarray, maps: Maps) -> np.ndarray:
-    """(P, K) float64: the probability of every keypoint (P, K, 2) at its position; 0 where there is none."""
+def keypoint_probabilities(people: np.ndarray, maps: Maps) -> np.ndarray:
+    """(P, K) float64: the probability of every keypoint (P, K, 2) at its position; 0 where there is
+    none.
+    """
     channels = np.broadcast_to(np.arange(people.shape[1]), people.shape[:2])
     heat = sample(maps.heatmaps, channels.reshape(-1), people.reshape(-1, 2), maps.stride)
     return np.nan_to_num(heat).reshape(people.shape[:2])
@@ -179,7 +217,9 @@ def heat_at(people: np.ndarray, maps: Maps) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def _routes(skeleton: Skeleton) -> np.ndarray:
-    """(K, K - 1, 3) int64: for each keypoint as the seed the directed edges to follow, nearest first: (edge, source, target)."""
+    """(K, K - 1, 3) int64: for each keypoint as the seed the directed edges to follow, nearest
+    first: (edge, source, target).
+    """
     ends = skeleton.edge_indices.tolist()
     routes = []
     for root in range(skeleton.keypoint_count):

@@ -1,22 +1,25 @@
-"""How good a person is: keypoint scores by Expected-OKS, instance scores by soft non-maximum suppression.
+"""How good a person is: keypoint scores by Expected-OKS, instance scores by soft non-maximum
+suppression.
 
-Papandreou et al. 2018, section 3.1, keypoint- and instance-level scoring. Beyond the paper: keypoints first settle among the votes.
-"""
+Papandreou et al. 2018, section 3.1, keypoint- and instance-level scoring. Beyond the paper:
+keypoints first mean_shift among the votes."""
 
 from __future__ import annotations
 
 import numpy as np
 from numba import njit
 
-from personlab_keras.decoder.voting import Landings
+from personlab_keras.decoder.voting import BinnedVotes
 
 
 def person_scales(people: np.ndarray, smallest_side: float) -> np.ndarray:
-    """lambda_j, the square root of the area of the tight box around a person's keypoints, in input pixels.
+    """lambda_j, the square root of the area of the tight box around a person's keypoints, in input
+    pixels.
 
     Args:
         people: (P, K, 2) with NaN where not found; every person has a keypoint.
-        smallest_side: a box of one keypoint, or of keypoints on a line, has no area; its sides count as at least this.
+        smallest_side: a box of one keypoint, or of keypoints on a line, has no area; its sides
+            count as at least this.
 
     Returns:
         (P,) float64, positive.
@@ -27,12 +30,16 @@ def person_scales(people: np.ndarray, smallest_side: float) -> np.ndarray:
     return np.sqrt(np.maximum(sides, smallest_side).prod(axis=1))
 
 
-def expected_oks(people: np.ndarray, scales: np.ndarray, landings: Landings, kappas: np.ndarray, radius: float) -> np.ndarray:
-    """How well the votes around a keypoint agree on it, measured as COCO measures: E[exp(-d^2 / (2 lambda^2 kappa^2))].
+def expected_oks(
+    people: np.ndarray, scales: np.ndarray, landings: BinnedVotes, kappas: np.ndarray, radius: float
+) -> np.ndarray:
+    """How well the votes around a keypoint agree on it, measured as COCO measures: E[exp(-d^2 / (2
+    lambda^2 kappa^2))].
 
-    The paper takes the expectation over the Hough map in D_R(y), normalised there to sum 1. On a map of stride 8 each vote is
-    spread over 8 pixels, more than kappa * lambda of a small person. Here it is taken over the votes themselves, where they
-    land: the Hough map in the limit of a fine grid. Every vote that lands in D_R(y) counts, from wherever it was cast.
+    The paper takes the expectation over the Hough map in D_R(y), normalised there to sum 1. On a
+    map of stride 8 each vote is spread over 8 pixels, more than kappa * lambda of a small person.
+    Here it is taken over the votes themselves, where they land: the Hough map in the limit of a
+    fine grid. Every vote that lands in D_R(y) counts, from wherever it was cast.
 
     Args:
         people: (P, K, 2) (x, y) in input pixels, NaN where not found.
@@ -49,25 +56,40 @@ def expected_oks(people: np.ndarray, scales: np.ndarray, landings: Landings, kap
     return np.divide(agreement, mass, out=np.zeros_like(mass), where=mass > 0)
 
 
-def settle(people: np.ndarray, landings: Landings, steps: int, reach: float) -> np.ndarray:
-    """The same people (P, K, 2), each keypoint moved to where the votes around it agree (mean shift).
+def mean_shift(people: np.ndarray, landings: BinnedVotes, steps: int, reach: float) -> np.ndarray:
+    """The same people (P, K, 2), each keypoint moved to where the votes around it agree (mean
+    shift).
 
-    The walk ends where the field at one place points to. Many cells know better together: a step moves a keypoint to the mean of
-    the votes within `reach`, each weighted by its probability and a Gaussian of half the reach. Where no vote lands, it stays.
-    """
+    The walk ends where the field at one place points to. Many cells know better together: a step
+    moves a keypoint to the mean of the votes within `reach`, each weighted by its probability and a
+    Gaussian of half the reach. Where no vote lands, it stays."""
     settled = people.copy()
     spreads = np.full(people.shape[:2], reach**2 / 2.0)
     for _ in range(steps):
         _, weight, *pull = _around(settled, spreads, landings, reach)
-        settled += np.stack([np.divide(each, weight, out=np.zeros_like(weight), where=weight > 0) for each in pull], axis=-1)
+        settled += np.stack(
+            [np.divide(each, weight, out=np.zeros_like(weight), where=weight > 0) for each in pull],
+            axis=-1,
+        )
     return settled
 
 
-def _around(people: np.ndarray, spreads: np.ndarray, landings: Landings, radius: float) -> np.ndarray:
-    """(4, P, K): of the votes within a radius of every keypoint (P, K, 2) the mass; the mass weighted by exp(-d^2 / spread), d the
-    distance; and, weighted so, the sums of their distances in x and in y. Zeros where the keypoint is NaN.
-    """
-    return _sums(people, spreads, landings.points, landings.mass, landings.starts, landings.origin, landings.side, radius)
+def _around(
+    people: np.ndarray, spreads: np.ndarray, landings: BinnedVotes, radius: float
+) -> np.ndarray:
+    """(4, P, K): of the votes within a radius of every keypoint (P, K, 2) the mass; the mass
+    weighted by exp(-d^2 / spread), d the distance; and, weighted so, the sums of their distances in
+    x and in y. Zeros where the keypoint is NaN."""
+    return _sums(
+        people,
+        spreads,
+        landings.points,
+        landings.mass,
+        landings.starts,
+        landings.origin,
+        landings.side,
+        radius,
+    )
 
 
 @njit(cache=True)
@@ -100,14 +122,24 @@ def _sums(
                         weighted += weight
                         across += weight * away_x
                         down += weight * away_y
-            sums[0, j, k], sums[1, j, k], sums[2, j, k], sums[3, j, k] = total, weighted, across, down
+            sums[0, j, k], sums[1, j, k], sums[2, j, k], sums[3, j, k] = (
+                total,
+                weighted,
+                across,
+                down,
+            )
     return sums
 
 
 @njit(cache=True)
-def _bins(coordinate: float, radius: float, origin: float, side: float, count: int) -> tuple[int, int]:
+def _bins(
+    coordinate: float, radius: float, origin: float, side: float, count: int
+) -> tuple[int, int]:
     """The first of `count` bins within a radius along one side, and the one after the last."""
-    first, last = np.floor((coordinate - radius - origin) / side), np.floor((coordinate + radius - origin) / side)
+    first, last = (
+        np.floor((coordinate - radius - origin) / side),
+        np.floor((coordinate + radius - origin) / side),
+    )
     return int(min(max(first, 0.0), count)), int(min(max(last + 1, 0.0), count))
 
 
@@ -117,14 +149,15 @@ def order_by_mean(keypoint_scores: np.ndarray) -> np.ndarray:
 
 
 def soft_nms(people: np.ndarray, keypoint_scores: np.ndarray, radius: float) -> np.ndarray:
-    """(P, K): the keypoint scores, 0 where a better person shows the same keypoint: s_jk [|y_jk - y_j'k| > r for every better j'].
+    """(P, K): the keypoint scores, 0 where a better person shows the same keypoint: s_jk [|y_jk -
+    y_j'k| > r for every better j'].
 
     Args:
         people: (P, K, 2) in input pixels, best first, NaN where not found.
         keypoint_scores: (P, K), 0 where not found.
         radius: r in input pixels.
     """
-    return np.where(_shown(people, radius), 0.0, keypoint_scores)
+    return np.where(_suppressed_by_better(people, radius), 0.0, keypoint_scores)
 
 
 def person_scores(keypoint_scores: np.ndarray, power: float) -> np.ndarray:
@@ -132,19 +165,23 @@ def person_scores(keypoint_scores: np.ndarray, power: float) -> np.ndarray:
 
     Args:
         keypoint_scores: (P, K).
-        power: q; 1 is the paper's mean. Above it, a few sure keypoints count for more than many doubtful ones.
+        power: q; 1 is the paper's mean. Above it, a few sure keypoints count for more than many
+            doubtful ones.
     """
     return (keypoint_scores**power).mean(axis=1) ** (1.0 / power)
 
 
 @njit(cache=True)
-def _shown(people: np.ndarray, radius: float) -> np.ndarray:
+def _suppressed_by_better(people: np.ndarray, radius: float) -> np.ndarray:
     """(P, K) bool: which keypoints a better person shows."""
     shown = np.zeros(people.shape[:2], np.bool_)
     for j in range(people.shape[0]):
         for k in range(people.shape[1]):
             for better in range(j):
-                x, y = people[better, k, 0] - people[j, k, 0], people[better, k, 1] - people[j, k, 1]
+                x, y = (
+                    people[better, k, 0] - people[j, k, 0],
+                    people[better, k, 1] - people[j, k, 1],
+                )
                 if x**2 + y**2 <= radius**2:
                     shown[j, k] = True
                     break

@@ -1,4 +1,5 @@
-"""Instance masks: every pixel of a person points at all keypoints of that person, and is given to those whom it points at.
+"""Instance masks: every pixel of a person points at all keypoints of that person, and is given to
+those whom it points at.
 
 Papandreou et al. 2018, section 3.2.
 """
@@ -6,66 +7,26 @@ Papandreou et al. 2018, section 3.2.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numba import njit
 from scipy import ndimage
 
-from personlab_keras.decoder.sampling import lead
-from personlab_keras.maps import Maps
-from personlab_keras.person import encode_runs
+from personlab_keras.decoder.sampling import step_along
+from personlab_keras.method.frame import Frame
+from personlab_keras.method.maps import Maps
+from personlab_keras.method.person import encode_runs
 
 _OUT, _MIXED, _IN = 0, 1, 2
-
-
-@dataclass(frozen=True)
-class Frame:
-    """An image that the network saw: network point = image point * scale + offset.
-
-    Attributes:
-        height: of the image in pixels.
-        width: of the image in pixels.
-        scale: (sx, sy), network pixels per image pixel.
-        offset: (ox, oy) in network pixels.
-
-    Raises:
-        ValueError: a side or a scale is not positive.
-    """
-
-    height: int
-    width: int
-    scale: tuple[float, float] = (1.0, 1.0)
-    offset: tuple[float, float] = (0.0, 0.0)
-
-    def __post_init__(self) -> None:
-        if self.height < 1 or self.width < 1:
-            raise ValueError(f"`height` and `width` must be positive. Received: {self.height}, {self.width}")
-        if min(self.scale) <= 0:
-            raise ValueError(f"`scale` must be positive. Received: {self.scale}")
-
-    def to_image(self, points: np.ndarray) -> np.ndarray:
-        """Points (..., 2) of the network's frame in this image."""
-        return (points - np.asarray(self.offset)) / np.asarray(self.scale)
-
-    def cells(self, shape: tuple[int, int], stride: int) -> tuple[np.ndarray, np.ndarray]:
-        """Row and column in a map of shape (h, w) of every row (height,) and column (width,) of the image, ascending.
-
-        Pixels beyond the map's frame stand at its border.
-        """
-        sides, places = (self.width, self.height), []
-        for axis in (1, 0):
-            pixels = np.arange(sides[axis]) * self.scale[axis] + self.offset[axis]
-            places.append(np.clip(pixels / stride, 0, shape[1 - axis] - 1))
-        return places[0], places[1]
 
 
 def embed(maps: Maps, cells: np.ndarray, refinements: int) -> np.ndarray:
     """Where each of the cells believes its person's keypoints are: two guesses at each.
 
-    The first is G_k(x) = x + L_k(x). The second is refined so many times by the long-range field and then by the short one: sharper,
-    but where the keypoint is hidden these fields speak of whoever hides it.
+    The first is G_k(x) = x + L_k(x). The second is refined so many times by the long-range field
+    and then by the short one: sharper, but where the keypoint is hidden these fields speak of
+    whoever hides it.
 
     Args:
         maps: with long offsets.
@@ -76,12 +37,22 @@ def embed(maps: Maps, cells: np.ndarray, refinements: int) -> np.ndarray:
         (A, K, 2, 2) float32: (x, y) of either guess in input pixels; NaN for none.
     """
     assert maps.long_offsets is not None
-    long_offsets, short_offsets = (np.ascontiguousarray(field, np.float32) for field in (maps.long_offsets, maps.short_offsets))
-    return _embed(long_offsets, short_offsets, np.ascontiguousarray(cells, np.int64), maps.stride, refinements)
+    long_offsets, short_offsets = (
+        np.ascontiguousarray(field, np.float32) for field in (maps.long_offsets, maps.short_offsets)
+    )
+    return _embed(
+        long_offsets, short_offsets, np.ascontiguousarray(cells, np.int64), maps.stride, refinements
+    )
 
 
 @njit(cache=True)
-def _embed(long_offsets: np.ndarray, short_offsets: np.ndarray, cells: np.ndarray, stride: int, refinements: int) -> np.ndarray:
+def _embed(
+    long_offsets: np.ndarray,
+    short_offsets: np.ndarray,
+    cells: np.ndarray,
+    stride: int,
+    refinements: int,
+) -> np.ndarray:
     count = long_offsets.shape[2]
     embedding = np.empty((len(cells), count, 2, 2), np.float32)
     for a in range(len(cells)):
@@ -91,9 +62,9 @@ def _embed(long_offsets: np.ndarray, short_offsets: np.ndarray, cells: np.ndarra
             y = row * stride + np.float64(long_offsets[row, column, k, 1])
             embedding[a, k, 0, 0], embedding[a, k, 0, 1] = x, y
             for _ in range(refinements):
-                x, y = lead(long_offsets, k, x, y, stride)
+                x, y = step_along(long_offsets, k, x, y, stride)
             for _ in range(refinements):
-                x, y = lead(short_offsets, k, x, y, stride)
+                x, y = step_along(short_offsets, k, x, y, stride)
             embedding[a, k, 1, 0], embedding[a, k, 1, 1] = x, y
     return embedding
 
@@ -101,32 +72,43 @@ def _embed(long_offsets: np.ndarray, short_offsets: np.ndarray, cells: np.ndarra
 def embedding_distances(
     embedding: np.ndarray, keypoints: np.ndarray, weights: np.ndarray, scale: float, largest: float
 ) -> np.ndarray:
-    """D_ij of every cell to one person: the mean distance of its guesses from the person's keypoints, by the person's size.
+    """D_ij of every cell to one person: the mean distance of its guesses from the person's
+    keypoints, by the person's size.
 
-    D_ij = 1 / (sum_k p_k(y_jk)) * sum_k p_k(y_jk) |G_k(x_i) - y_jk| / lambda_j, over the keypoints that were found, with the nearer
-    of the two guesses at each.
+    D_ij = 1 / (sum_k p_k(y_jk)) * sum_k p_k(y_jk) |G_k(x_i) - y_jk| / lambda_j, over the keypoints
+    that were found, with the nearer of the two guesses at each.
 
     Args:
         embedding: (A, K, 2, 2) in input pixels.
         keypoints: (K, 2) in input pixels, NaN where not found.
         weights: (K,) p_k(y_jk).
         scale: lambda_j in input pixels.
-        largest: distances are cut at this; cells that are surely farther are told at a fraction of the cost.
+        largest: distances are cut at this; cells that are surely farther are told at a fraction of
+            the cost.
 
     Returns:
-        (A,) float32, at most `largest`, which also stands where both guesses are unknown or all weights are zero.
+        (A,) float32, at most `largest`, which also stands where both guesses are unknown or all
+        weights are zero.
     """
     found = np.flatnonzero(np.isfinite(keypoints).all(axis=-1) & (weights > 0))
     if not len(found):
         return np.full(len(embedding), largest, np.float32)
-    found = found[np.argsort(-weights[found], kind="stable")]  # those that weigh most tell soonest that a cell is too far
+    found = found[
+        np.argsort(-weights[found], kind="stable")
+    ]  # those that weigh most tell soonest that a cell is too far
     shares = weights[found] / (weights[found].sum() * scale)
-    return _distances(np.ascontiguousarray(embedding, np.float32), keypoints[found], found, shares, float(largest))
+    return _distances(
+        np.ascontiguousarray(embedding, np.float32), keypoints[found], found, shares, float(largest)
+    )
 
 
 @njit(cache=True)
 def _distances(
-    embedding: np.ndarray, keypoints: np.ndarray, channels: np.ndarray, shares: np.ndarray, largest: float
+    embedding: np.ndarray,
+    keypoints: np.ndarray,
+    channels: np.ndarray,
+    shares: np.ndarray,
+    largest: float,
 ) -> np.ndarray:
     distances = np.empty(len(embedding), np.float32)
     for a in range(len(embedding)):
@@ -161,10 +143,12 @@ def find_masks(
 ) -> list[dict[str, Any]]:
     """A mask for every person: the pixels that show somebody and point at this person's keypoints.
 
-    Distances and the logits of probabilities are known at the cells and brought to the image's resolution bilinearly before they are
-    compared with their thresholds; between four cells that agree nothing has to be interpolated. Logits, not probabilities: a network
-    upsampled by itself would interpolate these, and a probability, which hardly changes far from one half, draws the border to the
-    less certain side. Unless exclusive, a pixel may be owned by several people; it may always be owned by none.
+    Distances and the logits of probabilities are known at the cells and brought to the image's
+    resolution bilinearly before they are compared with their thresholds; between four cells that
+    agree nothing has to be interpolated. Logits, not probabilities: a network upsampled by itself
+    would interpolate these, and a probability, which hardly changes far from one half, draws the
+    border to the less certain side. Unless exclusive, a pixel may be owned by several people; it
+    may always be owned by none.
 
     Args:
         people: (P, K, 2) in input pixels, NaN where not found.
@@ -172,11 +156,12 @@ def find_masks(
         scales: (P,) lambda_j in input pixels.
         maps: with long offsets and segmentation.
         frame: the image to find masks in.
-        refinements: steps of refinement of the embedding by long offsets, then as many by short offsets.
+        refinements: steps of refinement of the embedding by long offsets, then as many by short
+            offsets.
         segmentation_threshold: least p_S of a pixel.
         embedding_threshold: t, largest D_ij of a pixel.
-        exclusive: whether a pixel goes to the nearest person alone, of equal ones to the first. This takes six bytes per pixel of the
-            image; else no memory is needed for pixels.
+        exclusive: whether a pixel goes to the nearest person alone, of equal ones to the first.
+            This takes six bytes per pixel of the image; else no memory is needed for pixels.
 
     Returns:
         P masks of the frame in COCO's compressed run-length form.
@@ -189,13 +174,16 @@ def find_masks(
     active = ndimage.binary_dilation(segmentation >= segmentation_threshold, np.ones((3, 3), bool))
     embedding = embed(maps, np.argwhere(active), refinements)
     logits = _logits(segmentation)
-    # Beyond the threshold only the side matters. Uncut, a distance of many times t in a neighbouring cell would pull the
-    # border towards the cell inside; cut at twice t, it lies half-way.
+    # Beyond the threshold only the side matters. Uncut, a distance of many times t in a
+    # neighbouring cell would pull the border towards the cell inside; cut at twice t, it lies
+    # half-way.
     largest = 2 * embedding_threshold
     rows, columns = frame.cells(maps.shape, maps.stride)
 
     def claims() -> Iterator[tuple[np.ndarray, tuple[int, int, int, int]]]:
-        """Distances (h, w) of every person in turn, and the pixels (top, bottom, left, right) around those within the threshold."""
+        """Distances (h, w) of every person in turn, and the pixels (top, bottom, left, right)
+        around those within the threshold.
+        """
         for keypoints, weight, scale in zip(people, weights, scales, strict=True):
             near = np.full(maps.shape, largest, np.float32)
             near[active] = embedding_distances(embedding, keypoints, weight, scale, largest)
@@ -208,12 +196,17 @@ def find_masks(
         distances = np.full(owners.shape, np.inf, np.float32)
         for j, (near, box) in enumerate(claims()):
             _claim(near, rows, columns, box, thresholds[0], j, owners, distances)
-    edges = [_edges(near, logits, rows, columns, box, *thresholds, j, owners) for j, (near, box) in enumerate(claims())]
+    edges = [
+        _edges(near, logits, rows, columns, box, *thresholds, j, owners)
+        for j, (near, box) in enumerate(claims())
+    ]
     return [encode_runs(each, frame.height, frame.width) for each in edges]
 
 
 def _logits(probabilities: np.ndarray | np.floating) -> Any:
-    """log(p / (1 - p)) as float32, cut where float32 no longer tells p from 1; so between 0 and 1 one half lies half-way."""
+    """log(p / (1 - p)) as float32, cut where float32 no longer tells p from 1; so between 0 and 1
+    one half lies half-way.
+    """
     inside = np.clip(probabilities, 0, 1)
     with np.errstate(divide="ignore"):
         return np.clip(np.log(inside) - np.log1p(-inside), -16, 16).astype(np.float32)
@@ -231,7 +224,8 @@ def _edges(
     person: int,
     owners: np.ndarray,
 ) -> np.ndarray:
-    """Where the mask of a person begins and ends, pixels counted down the columns; as `encode_runs` takes it.
+    """Where the mask of a person begins and ends, pixels counted down the columns; as `encode_runs`
+    takes it.
 
     Args:
         near: (h, w) distances to the person.
@@ -246,7 +240,12 @@ def _edges(
     top, bottom, left, right = box
     if top == bottom or left == right:
         return np.zeros(0, np.int64)
-    cells = int(rows[top]), int(rows[bottom - 1]) + 1, int(columns[left]), int(columns[right - 1]) + 1
+    cells = (
+        int(rows[top]),
+        int(rows[bottom - 1]) + 1,
+        int(columns[left]),
+        int(columns[right - 1]) + 1,
+    )
     verdict = _verdicts(near, logits, cells, embedding_threshold, logit_threshold)
     edges = [0 for _ in range(0)]
     for column in range(left, right):
@@ -275,7 +274,9 @@ def _edges(
 
 @njit(cache=True)
 def _add_edge(edges: list[int], position: int) -> None:
-    """Appends an edge. A mask that ends where it begins again, at the foot of one column and the head of the next, goes on."""
+    """Appends an edge. A mask that ends where it begins again, at the foot of one column and the
+    head of the next, goes on.
+    """
     if len(edges) and edges[-1] == position:
         edges.pop()
     else:
@@ -290,7 +291,8 @@ def _verdicts(
     embedding_threshold: float,
     logit_threshold: float,
 ) -> np.ndarray:
-    """(h, w) uint8: whether all pixels from a cell to the next ones down and right are in the mask, or none, or who knows.
+    """(h, w) uint8: whether all pixels from a cell to the next ones down and right are in the mask,
+    or none, or who knows.
 
     Only the cells (top, bottom, left, right) are looked at.
     """
@@ -316,7 +318,9 @@ def _verdicts(
 
 @njit(cache=True)
 def _between(values: np.ndarray, row: int, column: int, down: float, across: float) -> float:
-    """A map (h, w) bilinearly between a cell and the next ones; those that carry no weight are not read."""
+    """A map (h, w) bilinearly between a cell and the next ones; those that carry no weight are not
+    read.
+    """
     below, beside = row + (down > 0), column + (across > 0)
     upper = values[row, column] * (1 - across) + values[row, beside] * across
     lower = values[below, column] * (1 - across) + values[below, beside] * across
@@ -334,20 +338,33 @@ def _claim(
     owners: np.ndarray,
     distances: np.ndarray,
 ) -> None:
-    """Gives a person the pixels (H, W) of `owners` that are nearer to it than to those before, and says so in `distances`."""
+    """Gives a person the pixels (H, W) of `owners` that are nearer to it than to those before, and
+    says so in `distances`.
+    """
     top, bottom, left, right = box
     for row in range(top, bottom):
         first_row = int(rows[row])
         for column in range(left, right):
             first_column = int(columns[column])
-            distance = np.float32(_between(near, first_row, first_column, rows[row] - first_row, columns[column] - first_column))
+            distance = np.float32(
+                _between(
+                    near,
+                    first_row,
+                    first_column,
+                    rows[row] - first_row,
+                    columns[column] - first_column,
+                )
+            )
             if distance <= embedding_threshold and distance < distances[row, column]:
                 distances[row, column] = distance
                 owners[row, column] = person
 
 
-def _pixels_around(inside: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> tuple[int, int, int, int]:
-    """(top, bottom, left, right) of the pixels between the cells just outside those of a map that are true; empty where none is.
+def _pixels_around(
+    inside: np.ndarray, rows: np.ndarray, columns: np.ndarray
+) -> tuple[int, int, int, int]:
+    """(top, bottom, left, right) of the pixels between the cells just outside those of a map that
+    are true; empty where none is.
 
     Between them lies every pixel that is interpolated from one of the cells inside.
     """

@@ -26,12 +26,13 @@ class Seeds:
 def find_peaks(hough: np.ndarray, stride: int, threshold: float) -> Seeds:
     """The local maxima of Hough scores (h, w, K), over all keypoints in one order.
 
-    A peak is a cell above the threshold that none of its eight neighbours exceeds. Neighbouring cells of one height are one
-    peak, at the first of them in reading order. Peaks of one score come by keypoint, then in reading order.
+    A peak is a cell above the threshold that none of its eight neighbours exceeds. Neighbouring
+    cells of one height are one peak, at the first of them in reading order. Peaks of one score come
+    by keypoint, then in reading order.
 
-    The point of a peak is the centre of mass of the scores in the 3x3 window around it: the bilinear kernel keeps the first moment
-    of a vote, so votes for one point are found at exactly that point.
-    """
+    The point of a peak is the centre of mass of the scores in the 3x3 window around it: the
+    bilinear kernel keeps the first moment of a vote, so votes for one point are found at exactly
+    that point."""
     cells, keypoints, scores = _peaks(np.ascontiguousarray(hough, np.float64), max(threshold, 0.0))
     order = np.argsort(-scores, kind="stable")
     return Seeds(cells[order] * stride, keypoints[order], scores[order])
@@ -39,7 +40,9 @@ def find_peaks(hough: np.ndarray, stride: int, threshold: float) -> Seeds:
 
 @njit(cache=True)
 def _peaks(hough: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Centres (N, 2) (x, y) in cells, keypoints and scores of the peaks, by keypoint, then in reading order."""
+    """Centres (N, 2) (x, y) in cells, keypoints and scores of the peaks, by keypoint, then in
+    reading order.
+    """
     height, width, count = hough.shape
     found = np.zeros(hough.shape, np.bool_)
     places = [(0, 0, 0) for _ in range(0)]
@@ -54,7 +57,11 @@ def _peaks(hough: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray,
                     places.append((keypoint, row, column))
                     _mark_plateau(hough, found, row, column, keypoint)
     places.sort()
-    cells, keypoints, scores = np.empty((len(places), 2)), np.empty(len(places), np.int64), np.empty(len(places))
+    cells, keypoints, scores = (
+        np.empty((len(places), 2)),
+        np.empty(len(places), np.int64),
+        np.empty(len(places)),
+    )
     for i, (keypoint, row, column) in enumerate(places):
         keypoints[i], scores[i] = keypoint, hough[row, column, keypoint]
         total = across = down = 0.0
@@ -78,7 +85,9 @@ def _is_peak(hough: np.ndarray, row: int, column: int, keypoint: int) -> bool:
 
 
 @njit(cache=True)
-def _mark_plateau(hough: np.ndarray, found: np.ndarray, row: int, column: int, keypoint: int) -> None:
+def _mark_plateau(
+    hough: np.ndarray, found: np.ndarray, row: int, column: int, keypoint: int
+) -> None:
     """Marks a peak and all peaks of its height that touch it, directly or through others."""
     height, width, _ = hough.shape
     found[row, column, keypoint] = True
@@ -87,7 +96,10 @@ def _mark_plateau(hough: np.ndarray, found: np.ndarray, row: int, column: int, k
         middle, centre = touched.pop()
         for y in range(max(middle - 1, 0), min(middle + 2, height)):
             for x in range(max(centre - 1, 0), min(centre + 2, width)):
-                same = hough[y, x, keypoint] == hough[row, column, keypoint] and not found[y, x, keypoint]
+                same = (
+                    hough[y, x, keypoint] == hough[row, column, keypoint]
+                    and not found[y, x, keypoint]
+                )
                 if same and _is_peak(hough, y, x, keypoint):
                     found[y, x, keypoint] = True
                     touched.append((y, x))

@@ -10,11 +10,14 @@ from numba import njit
 
 
 @njit(cache=True)
-def place(x: float, y: float, height: int, width: int, stride: int) -> tuple[int, int, int, int, float, float]:
-    """(top, bottom, left, right, share of the lower, share of the right) of the cells around a point, moved into the frame.
+def place(
+    x: float, y: float, height: int, width: int, stride: int
+) -> tuple[int, int, int, int, float, float]:
+    """(top, bottom, left, right, share of the lower, share of the right) of the cells around a
+    point, moved into the frame.
 
-    A point on a cell has that cell alone: none is read that carries no weight, and none out of range.
-    """
+    A point on a cell has that cell alone: none is read that carries no weight, and none out of
+    range."""
     column = min(max(x / stride, 0.0), width - 1.0)
     row = min(max(y / stride, 0.0), height - 1.0)
     left, top = int(column), int(row)
@@ -34,7 +37,9 @@ def value_at(field: np.ndarray, channel: int, x: float, y: float, stride: int) -
 
 
 @njit(cache=True)
-def lead(field: np.ndarray, channel: int, x: float, y: float, stride: int) -> tuple[float, float]:
+def step_along(
+    field: np.ndarray, channel: int, x: float, y: float, stride: int
+) -> tuple[float, float]:
     """Where one channel of an offset field (h, w, C, 2) sends a point; as `follow`."""
     if np.isnan(x) or np.isnan(y):
         return np.nan, np.nan
@@ -47,8 +52,16 @@ def lead(field: np.ndarray, channel: int, x: float, y: float, stride: int) -> tu
         field[bottom, right, channel],
     )
     return (
-        (left + across) * stride + shares[0] * a[0] + shares[1] * b[0] + shares[2] * c[0] + shares[3] * d[0],
-        (top + down) * stride + shares[0] * a[1] + shares[1] * b[1] + shares[2] * c[1] + shares[3] * d[1],
+        (left + across) * stride
+        + shares[0] * a[0]
+        + shares[1] * b[0]
+        + shares[2] * c[0]
+        + shares[3] * d[0],
+        (top + down) * stride
+        + shares[0] * a[1]
+        + shares[1] * b[1]
+        + shares[2] * c[1]
+        + shares[3] * d[1],
     )
 
 
@@ -58,7 +71,8 @@ def sample(field: np.ndarray, channels: np.ndarray, points: np.ndarray, stride: 
     Args:
         field: (h, w, C) float; cell [i, j] is the point (stride * j, stride * i).
         channels: (N,) int.
-        points: (N, 2) float (x, y) in input pixels. A point outside the frame reads the nearest point of the frame.
+        points: (N, 2) float (x, y) in input pixels. A point outside the frame reads the nearest
+            point of the frame.
 
     Returns:
         (N,) float64; NaN where the point or a cell that it reads is NaN.
@@ -67,9 +81,11 @@ def sample(field: np.ndarray, channels: np.ndarray, points: np.ndarray, stride: 
 
 
 def follow(field: np.ndarray, channels: np.ndarray, points: np.ndarray, stride: int) -> np.ndarray:
-    """Where an offset field (h, w, C, 2) sends points: the point that was read plus the offset read there.
+    """Where an offset field (h, w, C, 2) sends points: the point that was read plus the offset read
+    there.
 
-    A point outside the frame is moved into it first, because the offset is one from where it was read.
+    A point outside the frame is moved into it first, because the offset is one from where it was
+    read.
 
     Returns:
         (N, 2) float64 (x, y) in input pixels; NaN where the field says nothing.
@@ -93,18 +109,24 @@ def _sample(field: np.ndarray, channels: np.ndarray, points: np.ndarray, stride:
 def _follow(field: np.ndarray, channels: np.ndarray, points: np.ndarray, stride: int) -> np.ndarray:
     reached = np.empty_like(points)
     for i in range(len(points)):
-        reached[i, 0], reached[i, 1] = lead(field, channels[i], points[i, 0], points[i, 1], stride)
+        reached[i, 0], reached[i, 1] = step_along(
+            field, channels[i], points[i, 0], points[i, 1], stride
+        )
     return reached
 
 
 def clamp(points: np.ndarray, shape: tuple[int, ...], stride: int) -> np.ndarray:
     """(N, 2) float64: the nearest points of the frame that a map of shape (h, w) covers."""
     height, width = shape
-    return np.clip(np.asarray(points, np.float64), 0.0, ((width - 1) * stride, (height - 1) * stride))
+    return np.clip(
+        np.asarray(points, np.float64), 0.0, ((width - 1) * stride, (height - 1) * stride)
+    )
 
 
 def upsample(values: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """(len(rows), len(columns), ...) float32: a map (h, w, ...) read bilinearly at every pair of a fractional row and column in it."""
+    """(len(rows), len(columns), ...) float32: a map (h, w, ...) read bilinearly at every pair of a
+    fractional row and column in it.
+    """
 
     def along(values: np.ndarray, places: np.ndarray) -> np.ndarray:
         low, high = np.floor(places).astype(np.intp), np.ceil(places).astype(np.intp)

@@ -1,7 +1,7 @@
 """Hough voting: every cell of a disc says where the keypoint is; where many agree, there is one.
 
-Papandreou et al. 2018, section 3.1: h_k(x) = 1 / (pi R^2) * sum_i p_k(x_i) B(x_i + S_k(x_i) - x), B the bilinear kernel.
-"""
+Papandreou et al. 2018, section 3.1: h_k(x) = 1 / (pi R^2) * sum_i p_k(x_i) B(x_i + S_k(x_i) - x), B
+the bilinear kernel."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from personlab_keras.maps import Maps
+from personlab_keras.method.maps import Maps
 
 BINS_PER_RADIUS = 1
-"""How fine votes are arranged: it changes the speed of finding those near a point, not which are found."""
+"""How fine votes are arranged: it changes the speed of finding those near a point, not which are
+found.
+"""
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,15 @@ class Votes:
 
 
 @dataclass(frozen=True)
-class Landings:
-    """Votes in the order of where they land, so that those near a point are found without looking at the others.
+class BinnedVotes:
+    """Votes in the order of where they land, so that those near a point are found without looking
+    at the others.
 
     Attributes:
-        points, mass: as of `Votes`; those of one keypoint together, of it those of one row of bins, of it those of one bin.
-        starts: (K, rows, columns + 1) int32, the first vote of every bin, and the end of the last one of a row.
+        points, mass: as of `Votes`; those of one keypoint together, of it those of one row of bins,
+            of it those of one bin.
+        starts: (K, rows, columns + 1) int32, the first vote of every bin, and the end of the last
+            one of a row.
         origin: x and y in input pixels of the corner of the first bin.
         side: of a bin in input pixels.
     """
@@ -51,12 +56,16 @@ class Landings:
 
 def cast_votes(maps: Maps) -> Votes:
     """The votes of all cells with a positive probability and an offset that is no NaN."""
-    heatmaps, offsets = (np.ascontiguousarray(values, np.float32) for values in (maps.heatmaps, maps.short_offsets))
+    heatmaps, offsets = (
+        np.ascontiguousarray(values, np.float32) for values in (maps.heatmaps, maps.short_offsets)
+    )
     return Votes(*_cast(heatmaps, offsets, maps.stride))
 
 
 @njit(cache=True)
-def _cast(heatmaps: np.ndarray, offsets: np.ndarray, stride: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _cast(
+    heatmaps: np.ndarray, offsets: np.ndarray, stride: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     height, width, count = heatmaps.shape
     points = np.empty((heatmaps.size, 2), np.float32)
     mass = np.empty(heatmaps.size, np.float32)
@@ -75,13 +84,16 @@ def _cast(heatmaps: np.ndarray, offsets: np.ndarray, stride: int) -> tuple[np.nd
     return points[:n], mass[:n], keypoints[:n]
 
 
-def accumulate(votes: Votes, shape: tuple[int, int, int], stride: int, radius: float) -> np.ndarray:
+def hough_scores(
+    votes: Votes, shape: tuple[int, int, int], stride: int, radius: float
+) -> np.ndarray:
     """Hough scores on the cells of the maps.
 
-    A vote is shared between the four cells around the point where it lands; what falls on cells outside the frame is lost.
-    The normaliser is the number of cells in a disc, pi R^2 / stride^2, so that a keypoint on which its whole disc agrees
-    scores about 1 at any stride (less where it lies between cells), and the scores of a map times the normaliser add up to
-    the mass of the votes inside the frame.
+    A vote is shared between the four cells around the point where it lands; what falls on cells
+    outside the frame is lost. The normaliser is the number of cells in a disc, pi R^2 / stride^2,
+    so that a keypoint on which its whole disc agrees scores about 1 at any stride (less where it
+    lies between cells), and the scores of a map times the normaliser add up to the mass of the
+    votes inside the frame.
 
     Args:
         votes: as `cast_votes` gives them.
@@ -98,7 +110,12 @@ def accumulate(votes: Votes, shape: tuple[int, int, int], stride: int, radius: f
 
 @njit(cache=True)
 def _splat(
-    points: np.ndarray, mass: np.ndarray, keypoints: np.ndarray, shape: tuple[int, int, int], stride: float, unit: float
+    points: np.ndarray,
+    mass: np.ndarray,
+    keypoints: np.ndarray,
+    shape: tuple[int, int, int],
+    stride: float,
+    unit: float,
 ) -> np.ndarray:
     height, width, _ = shape
     scores = np.zeros(shape)
@@ -117,27 +134,35 @@ def _splat(
     return scores
 
 
-def arrange(votes: Votes, shape: tuple[int, int, int], stride: int, radius: float) -> Landings:
+def bin_votes(votes: Votes, shape: tuple[int, int, int], stride: int, radius: float) -> BinnedVotes:
     """The votes by where they land.
 
     Args:
         votes: as `cast_votes` gives them.
         shape: (h, w, K) of the heatmaps.
         stride: input pixels per cell.
-        radius: R in input pixels. Votes farther than 3 R from the frame are left out: no keypoint is looked for farther than R
-            from it, and none moves by more than R or asks for votes farther away than that.
+        radius: R in input pixels. Votes farther than 3 R from the frame are left out: no keypoint
+            is looked for farther than R from it, and none moves by more than R or asks for votes
+            farther away than that.
     """
     height, width, count = shape
     origin, side = -3.0 * radius, radius / BINS_PER_RADIUS
-    rows, columns = (int(((cells - 1) * stride + 6 * radius) // side) + 1 for cells in (height, width))
+    rows, columns = (
+        int(((cells - 1) * stride + 6 * radius) // side) + 1 for cells in (height, width)
+    )
     starts = np.zeros((count, rows, columns + 1), np.int32)
     points, mass = _sort(votes.points, votes.mass, votes.keypoints, starts, origin, side)
-    return Landings(points, mass, starts, origin, side)
+    return BinnedVotes(points, mass, starts, origin, side)
 
 
 @njit(cache=True)
 def _sort(
-    points: np.ndarray, mass: np.ndarray, keypoints: np.ndarray, starts: np.ndarray, origin: float, side: float
+    points: np.ndarray,
+    mass: np.ndarray,
+    keypoints: np.ndarray,
+    starts: np.ndarray,
+    origin: float,
+    side: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Points and mass of the votes sorted by bins, whose `starts` are filled in."""
     count, rows, columns = starts.shape[0], starts.shape[1], starts.shape[2] - 1

@@ -1,4 +1,5 @@
-"""From shapes to pixels: a canvas on which every stroke leaves its colour and its owner at once, and what is painted besides people.
+"""From shapes to pixels: a canvas on which every stroke leaves its colour and its owner at once,
+and what is painted besides people.
 
 All shapes are convex polygons in image pixels, pixel centres at integers.
 """
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from personlab_keras.coordinates import resize_points
+from personlab_keras.method.coordinates import resize_points
 
 Colour = tuple[float, float, float]
 """RGB, 0..255."""
@@ -24,9 +25,20 @@ MAX_LAYERS = 256 // PARTS_PER_LAYER - 1
 """Layer and part share one byte; layer 0 is scenery."""
 
 SKIN_TONES = np.array(
-    [(255, 224, 196), (241, 194, 125), (224, 172, 105), (198, 134, 66), (141, 85, 36), (84, 52, 30)], np.float64
+    [
+        (255, 224, 196),
+        (241, 194, 125),
+        (224, 172, 105),
+        (198, 134, 66),
+        (141, 85, 36),
+        (84, 52, 30),
+    ],
+    np.float64,
 )
-HAIR_TONES = np.array([(25, 20, 18), (60, 38, 25), (110, 70, 35), (205, 165, 90), (150, 60, 25), (170, 168, 165)], np.float64)
+HAIR_TONES = np.array(
+    [(25, 20, 18), (60, 38, 25), (110, 70, 35), (205, 165, 90), (150, 60, 25), (170, 168, 165)],
+    np.float64,
+)
 
 # Enough corners for a circle of the largest head to look round.
 _ANGLES = np.linspace(0.0, 2.0 * np.pi, 20, endpoint=False)
@@ -60,7 +72,9 @@ def ellipse(centre: np.ndarray, half_axes: tuple[float, float], angle: float = 0
 
 
 def hull(circles: Iterable[tuple[np.ndarray, float]]) -> np.ndarray:
-    """(n, 2) polygon of the convex hull of circles (centre, radius): two of them make a limb, four a torso."""
+    """(n, 2) polygon of the convex hull of circles (centre, radius): two of them make a limb, four
+    a torso.
+    """
     points = np.concatenate([centre[:2] + radius * _CIRCLE for centre, radius in circles])
     return cv2.convexHull(points.astype(np.float32))[:, 0].astype(np.float64)
 
@@ -72,7 +86,9 @@ def shade(colour: Sequence[float] | np.ndarray, factor: float) -> Colour:
 
 
 class Canvas:
-    """A raster finer than its image: colour and owner of every canvas pixel are written by the same call, so masks are what is drawn."""
+    """A raster finer than its image: colour and owner of every canvas pixel are written by the same
+    call, so masks are what is drawn.
+    """
 
     def __init__(self, backdrop: np.ndarray) -> None:
         """`backdrop` is the (H, W, 3) uint8 RGB image to paint on."""
@@ -82,9 +98,13 @@ class Canvas:
         self._pixels = cv2.resize(unowned, fine, interpolation=cv2.INTER_LINEAR)
 
     def paint(self, shapes: Iterable[Shape], layer: int = 0) -> None:
-        """Paint shapes over what is there, the last one on top. They belong to `layer`; layer 0 is scenery."""
+        """Paint shapes over what is there, the last one on top. They belong to `layer`; layer 0 is
+        scenery.
+        """
         for shape in shapes:
-            corners = np.round(self._to_fine(shape.polygon) * (1 << _FRACTION_BITS)).astype(np.int32)
+            corners = np.round(self._to_fine(shape.polygon) * (1 << _FRACTION_BITS)).astype(
+                np.int32
+            )
             owner = layer * PARTS_PER_LAYER + shape.part if layer else 0
             cv2.fillConvexPoly(self._pixels, corners, (*shape.colour, owner), shift=_FRACTION_BITS)
 
@@ -100,10 +120,16 @@ class Canvas:
         return cv2.merge(cv2.split(small)[:3])
 
     def owners(self) -> np.ndarray:
-        """(H, W) uint8: the layer that covers at least half of each pixel (the higher one where two do), 0 for scenery."""
+        """(H, W) uint8: the layer that covers at least half of each pixel (the higher one where two
+        do), 0 for scenery.
+        """
         layers = cv2.extractChannel(self._pixels, 3) // PARTS_PER_LAYER
         # One contiguous plane for each place inside a pixel.
-        planes = [layers[i::SUPERSAMPLING, j::SUPERSAMPLING].copy() for i in range(SUPERSAMPLING) for j in range(SUPERSAMPLING)]
+        planes = [
+            layers[i::SUPERSAMPLING, j::SUPERSAMPLING].copy()
+            for i in range(SUPERSAMPLING)
+            for j in range(SUPERSAMPLING)
+        ]
         owners = np.zeros((self._height, self._width), np.uint8)
         for layer in np.flatnonzero(np.bincount(layers.reshape(-1))[1:]) + 1:
             covered = sum((plane == layer).view(np.uint8) for plane in planes)
@@ -122,7 +148,9 @@ def draw_tone(rng: np.random.Generator, tones: np.ndarray) -> Colour:
 
 
 def draw_colour(rng: np.random.Generator) -> Colour:
-    """Any colour: bright, muted, or one that skin and hair have too, so that colour alone gives nobody away."""
+    """Any colour: bright, muted, or one that skin and hair have too, so that colour alone gives
+    nobody away.
+    """
     kind = rng.random()
     if kind < 0.15:
         return draw_tone(rng, SKIN_TONES if kind < 0.1 else HAIR_TONES)
@@ -133,7 +161,9 @@ def draw_colour(rng: np.random.Generator) -> Colour:
 
 
 def draw_backdrop(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """(height, width, 3) uint8 RGB: a wall, a horizon, tiles or stripes, with clouds of noise over it."""
+    """(height, width, 3) uint8 RGB: a wall, a horizon, tiles or stripes, with clouds of noise over
+    it.
+    """
     y, x = np.ogrid[0:height, 0:width]
     angle = rng.uniform(0.0, 2.0 * np.pi)
     along = (x * np.cos(angle)).astype(np.float32) + (y * np.sin(angle)).astype(np.float32)
@@ -148,8 +178,12 @@ def draw_backdrop(height: int, width: int, rng: np.random.Generator) -> np.ndarr
         period = rng.uniform(6.0, 60.0)
         across = np.floor(along * max(height, width) / period)
         if rng.random() < 0.5:
-            across = across + np.floor((y if abs(np.cos(angle)) > 0.7 else x) / (period * rng.uniform(0.5, 2.0)))
-        light = ((across % 2) * (rng.uniform(8.0, 50.0) * rng.choice([-1.0, 1.0]))).astype(np.float32)
+            across = across + np.floor(
+                (y if abs(np.cos(angle)) > 0.7 else x) / (period * rng.uniform(0.5, 2.0))
+            )
+        light = ((across % 2) * (rng.uniform(8.0, 50.0) * rng.choice([-1.0, 1.0]))).astype(
+            np.float32
+        )
         picture += cv2.merge([light] * 3)
     picture += cv2.resize(_draw_clouds(rng), (width, height), interpolation=cv2.INTER_LINEAR)
     return np.clip(picture, 0.0, 255.0).astype(np.uint8)
@@ -160,9 +194,9 @@ def _draw_clouds(rng: np.random.Generator) -> np.ndarray:
     finest = 48
     clouds = np.zeros((finest, finest, 3), np.float32)
     for cells in (4, 12, finest):
-        noise = rng.standard_normal((cells, cells, 1), dtype=np.float32) + 0.5 * rng.standard_normal(
-            (cells, cells, 3), dtype=np.float32
-        )
+        noise = rng.standard_normal(
+            (cells, cells, 1), dtype=np.float32
+        ) + 0.5 * rng.standard_normal((cells, cells, 3), dtype=np.float32)
         clouds += cv2.resize(noise, (finest, finest)) * np.float32(rng.uniform(0.0, 18.0))
     return clouds
 
@@ -175,23 +209,36 @@ def _blend(along: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def draw_thing(centre: np.ndarray, size: float, rng: np.random.Generator) -> list[Shape]:
-    """An object that is no person, about `size` pixels large: a limb-like bar, a ball, a box, a bush, a post or a lone bent limb."""
+    """An object that is no person, about `size` pixels large: a limb-like bar, a ball, a box, a
+    bush, a post or a lone bent limb.
+    """
     colour = draw_colour(rng)
     dark, light = shade(colour, 0.65), shade(colour, 1.2)
     angle = rng.uniform(0.0, np.pi)
     direction = np.array([np.cos(angle), np.sin(angle)])
     kind = rng.integers(6)
     if kind == 0:
-        return _shaded_bar(centre - direction * size / 2, centre + direction * size / 2, size * rng.uniform(0.06, 0.18), colour)
+        return _shaded_bar(
+            centre - direction * size / 2,
+            centre + direction * size / 2,
+            size * rng.uniform(0.06, 0.18),
+            colour,
+        )
     if kind == 1:
         axes = (size * rng.uniform(0.2, 0.4), size * rng.uniform(0.2, 0.4))
         inner = (axes[0] * 0.85, axes[1] * 0.85)
-        return [Shape(ellipse(centre, axes, angle), dark), Shape(ellipse(centre - 0.03 * size, inner, angle), colour)]
+        return [
+            Shape(ellipse(centre, axes, angle), dark),
+            Shape(ellipse(centre - 0.03 * size, inner, angle), colour),
+        ]
     if kind == 2:
         corners = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * (size * rng.uniform(0.2, 0.5, 2))
         tilt = rng.normal(0.0, 0.15)
         turned = corners @ np.array([[np.cos(tilt), np.sin(tilt)], [-np.sin(tilt), np.cos(tilt)]])
-        panels = [turned * rng.uniform(0.2, 0.4) + turned[i] * 0.45 for i in range(int(rng.integers(0, 5)))]
+        panels = [
+            turned * rng.uniform(0.2, 0.4) + turned[i] * 0.45
+            for i in range(int(rng.integers(0, 5)))
+        ]
         return [
             Shape(centre + turned, dark),
             Shape(centre + turned * 0.9, colour),
@@ -200,7 +247,11 @@ def draw_thing(centre: np.ndarray, size: float, rng: np.random.Generator) -> lis
     if kind == 3:
         spots = centre + rng.normal(0.0, 0.16 * size, (int(rng.integers(4, 10)), 2))
         return [
-            Shape(ellipse(spot, (size * rng.uniform(0.12, 0.25),) * 2), shade(colour, rng.uniform(0.7, 1.25))) for spot in spots
+            Shape(
+                ellipse(spot, (size * rng.uniform(0.12, 0.25),) * 2),
+                shade(colour, rng.uniform(0.7, 1.25)),
+            )
+            for spot in spots
         ]
     if kind == 4:
         lean = np.array([rng.normal(0.0, 0.06), 1.0]) * size
@@ -220,7 +271,9 @@ def _shaded_bar(start: np.ndarray, end: np.ndarray, radius: float, colour: Colou
 
 
 def photograph(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(H, W, 3) uint8: the image under another light, out of focus by less than a pixel, and with grain. Nothing moves."""
+    """(H, W, 3) uint8: the image under another light, out of focus by less than a pixel, and with
+    grain. Nothing moves.
+    """
     gain = rng.uniform(0.7, 1.2) * rng.uniform(0.92, 1.08, 3)
     curve = (np.arange(256)[:, None] - 127.5) * gain + 127.5 + rng.normal(0.0, 15.0)
     picture = cv2.LUT(image, np.clip(curve, 0.0, 255.0).astype(np.uint8)[None])
@@ -228,5 +281,7 @@ def photograph(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         picture = cv2.merge([cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)] * 3)
     if rng.random() < 0.5:
         picture = cv2.GaussianBlur(picture, (5, 5), rng.uniform(0.3, 0.9))
-    grain = rng.standard_normal(picture.shape[:2], dtype=np.float32) * np.float32(rng.uniform(0.0, 7.0))
+    grain = rng.standard_normal(picture.shape[:2], dtype=np.float32) * np.float32(
+        rng.uniform(0.0, 7.0)
+    )
     return cv2.add(picture, cv2.merge([grain] * 3), dtype=cv2.CV_8U)

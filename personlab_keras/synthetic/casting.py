@@ -18,7 +18,10 @@ def draw_figure(rng: np.random.Generator) -> Figure:
 def draw_build(rng: np.random.Generator) -> Build:
     """Random proportions of a body, its shoulders wider than its hips."""
     plain = Build()
-    scale = {name: float(rng.normal(1.0, 0.05)) for name in ("neck", "torso", "upper_arm", "forearm", "thigh", "shin")}
+    scale = {
+        name: float(rng.normal(1.0, 0.05))
+        for name in ("neck", "torso", "upper_arm", "forearm", "thigh", "shin")
+    }
     return Build(
         **{name: getattr(plain, name) * float(np.clip(factor, 0.88, 1.12)) for name, factor in scale.items()},
         head=float(rng.uniform(0.078, 0.1)), head_width=float(rng.uniform(0.75, 0.9)),
@@ -39,7 +42,9 @@ def draw_look(rng: np.random.Generator) -> Look:
 
 
 def draw_pose(rng: np.random.Generator) -> Pose:
-    """A random pose: mostly facing the viewer and upright; now and then from behind, from the side, or tipped over."""
+    """A random pose: mostly facing the viewer and upright; now and then from behind, from the side,
+    or tipped over.
+    """
     view = rng.random()
     if view < 0.72:
         yaw = float(np.clip(rng.normal(0.0, 22.0), -50.0, 50.0))
@@ -47,9 +52,15 @@ def draw_pose(rng: np.random.Generator) -> Pose:
         yaw = 180.0 + float(np.clip(rng.normal(0.0, 20.0), -45.0, 45.0))
     else:
         yaw = float(rng.uniform(45.0, 75.0) * rng.choice([-1.0, 1.0]))
-    roll = rng.uniform(-60.0, 60.0) if rng.random() < 0.05 else np.clip(rng.normal(0.0, 8.0), -28.0, 28.0)
+    roll = (
+        rng.uniform(-60.0, 60.0)
+        if rng.random() < 0.05
+        else np.clip(rng.normal(0.0, 8.0), -28.0, 28.0)
+    )
     bend = rng.uniform(25.0, 65.0) if rng.random() < 0.1 else rng.uniform(-5.0, 15.0)
-    lean, head_yaw, head_tilt = np.clip(rng.normal(0.0, (7.0, 15.0, 8.0)), (-20.0, -40.0, -20.0), (20.0, 40.0, 20.0))
+    lean, head_yaw, head_tilt = np.clip(
+        rng.normal(0.0, (7.0, 15.0, 8.0)), (-20.0, -40.0, -20.0), (20.0, 40.0, 20.0)
+    )
     left_arm, right_arm = _draw_arms(rng)
     left_leg, right_leg = _draw_legs(rng)
     return Pose(
@@ -87,7 +98,9 @@ _LEGS: tuple[tuple[float, tuple[_Ranges, _Ranges]], ...] = (
     (0.10, (_SEATED, _SEATED)),
     (0.08, (_CROUCHED, _CROUCHED)),
 )
-"""How people hold both legs, left and right, and the share of those who do; the shares sum to one."""
+"""How people hold both legs, left and right, and the share of those who do; the shares sum to
+one.
+"""
 
 
 def _draw_arms(rng: np.random.Generator) -> tuple[Limb, Limb]:

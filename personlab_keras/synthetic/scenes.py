@@ -1,7 +1,7 @@
 """One scene of articulated people, with exact masks and keypoints, as COCO annotates them.
 
-Keypoints are where the joints were drawn, masks hold the pixels that show the person, and what hides a joint is known.
-"""
+Keypoints are where the joints were drawn, masks hold the pixels that show the person, and what
+hides a joint is known."""
 
 from __future__ import annotations
 
@@ -12,11 +12,17 @@ import numpy as np
 from pycocotools import mask as rle
 
 from personlab_keras.errors import InputError
-from personlab_keras.person import encode_mask
-from personlab_keras.skeleton import COCO_PERSON, Skeleton
-from personlab_keras.synthetic.canvas import MAX_LAYERS, Canvas, draw_backdrop, draw_thing, photograph
+from personlab_keras.method.person import encode_mask
+from personlab_keras.method.skeleton import COCO_PERSON, Skeleton
+from personlab_keras.synthetic.canvas import (
+    MAX_LAYERS,
+    Canvas,
+    draw_backdrop,
+    draw_thing,
+    photograph,
+)
 from personlab_keras.synthetic.casting import draw_figure
-from personlab_keras.synthetic.puppet import CARRIERS, PARTS, Figure
+from personlab_keras.synthetic.puppet import BODY_PARTS, CARRIERS, Figure
 
 CATEGORY_ID = 1
 """COCO's id of the category person."""
@@ -51,8 +57,8 @@ class SceneOptions:
     cut: float = 0.15
     """Per person: standing partly outside the image."""
     fully_labelled: bool = False
-    """Everybody has all keypoints inside the image and labelled: no empty scene, crowd, unannotated or cut person, whatever the
-    probabilities say."""
+    """Everybody has all keypoints inside the image and labelled: no empty scene, crowd, unannotated
+    or cut person, whatever the probabilities say."""
     isolated: bool = False
     """The boxes of no two people touch; a crowd may still stand behind them."""
 
@@ -60,7 +66,9 @@ class SceneOptions:
         for name in ("people", "height"):
             low, high = getattr(self, name)
             if not 0 <= low <= high:
-                raise InputError(f"`{name}` must be a range (low, high), 0 <= low <= high. Received: {(low, high)}")
+                raise InputError(
+                    f"`{name}` must be a range (low, high), 0 <= low <= high. Received: {(low, high)}"
+                )
         if self.people[1] >= CROWD_LAYER:
             raise InputError(f"`people` must be at most {CROWD_LAYER - 1}. Received: {self.people}")
         for name in ("empty", "crowd", "unannotated", "occluders", "cut"):
@@ -74,10 +82,12 @@ class Scene:
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
-        annotations: COCO annotations without `id` and `image_id`, people from far to near: `category_id`, `iscrowd`, `segmentation`
-            (compressed RLE of the visible pixels, counts as text), `area` in pixels, `bbox` [x, y, width, height] in edge coordinates,
-            `keypoints` [x, y, v] * K with pixel centres at integers (v 2 visible, 1 hidden, 0 outside the image or not annotated, then
-            x = y = 0), `num_keypoints`. Masks are disjoint.
+        annotations: COCO annotations without `id` and `image_id`, people from far to near:
+            `category_id`, `iscrowd`, `segmentation` (compressed RLE of the visible pixels, counts
+            as text), `area` in pixels, `bbox` [x, y, width, height] in edge coordinates,
+            `keypoints` [x, y, v] * K with pixel centres at integers (v 2 visible, 1 hidden, 0
+            outside the image or not annotated, then x = y = 0), `num_keypoints`. Masks are
+            disjoint.
     """
 
     image: np.ndarray
@@ -99,14 +109,19 @@ def draw_scene(
         options: what the scene holds; None for `SceneOptions()`.
 
     Raises:
-        InputError: the scene is smaller than SMALLEST_SIDE, or the skeleton names a joint that the figures lack.
+        InputError: the scene is smaller than SMALLEST_SIDE, or the skeleton names a joint that the
+            figures lack.
     """
     height, width = (size, size) if isinstance(size, int) else size
     if min(height, width) < SMALLEST_SIDE:
-        raise InputError(f"a scene must be at least {SMALLEST_SIDE} pixels high and wide. Received: {height} x {width}")
+        raise InputError(
+            f"a scene must be at least {SMALLEST_SIDE} pixels high and wide. Received: {height} x {width}"
+        )
     unknown = [name for name in skeleton.keypoints if name not in CARRIERS]
     if unknown:
-        raise InputError(f"skeleton {skeleton.name}: the figures have no joints {unknown}. Known: {', '.join(CARRIERS)}")
+        raise InputError(
+            f"skeleton {skeleton.name}: the figures have no joints {unknown}. Known: {', '.join(CARRIERS)}"
+        )
     options = _settle(options or SceneOptions())
     frame = (height, width)
 
@@ -127,20 +142,30 @@ def draw_scene(
     nothing = np.zeros((skeleton.keypoint_count, 3))
     annotations = [_annotate(owners == CROWD_LAYER, nothing, crowd=True)]
     for layer, figure in enumerate(people, start=1):
-        keypoints = nothing if figure is unannotated else _read_keypoints(canvas, figure, layer, frame, skeleton)
+        keypoints = (
+            nothing
+            if figure is unannotated
+            else _read_keypoints(canvas, figure, layer, frame, skeleton)
+        )
         annotations.append(_annotate(owners == layer, keypoints, crowd=False))
     # Nobody annotates what cannot be seen.
     visible = tuple(annotation for annotation in annotations if annotation["area"] > 0)
     return Scene(image=photograph(canvas.image(), rng), annotations=visible)
 
 
-def _draw_one_of(people: list[Figure], probability: float, rng: np.random.Generator) -> Figure | None:
+def _draw_one_of(
+    people: list[Figure], probability: float, rng: np.random.Generator
+) -> Figure | None:
     """With that probability, one of the people."""
     return people[int(rng.integers(len(people)))] if people and rng.random() < probability else None
 
 
 def _settle(options: SceneOptions) -> SceneOptions:
-    return replace(options, empty=0.0, crowd=0.0, unannotated=0.0, cut=0.0) if options.fully_labelled else options
+    return (
+        replace(options, empty=0.0, crowd=0.0, unannotated=0.0, cut=0.0)
+        if options.fully_labelled
+        else options
+    )
 
 
 def _paint_clutter(canvas: Canvas, frame: tuple[int, int], rng: np.random.Generator) -> None:
@@ -158,7 +183,9 @@ def _paint_crowd(canvas: Canvas, frame: tuple[int, int], rng: np.random.Generato
     x = rng.uniform(0.0, 0.6) * width
     for _ in range(int(rng.integers(5, 12))):
         place = np.array([x, ground + rng.normal(0.0, 0.06) * tall])
-        canvas.paint(draw_figure(rng).placed(tall * rng.uniform(0.85, 1.15), place).shapes, CROWD_LAYER)
+        canvas.paint(
+            draw_figure(rng).placed(tall * rng.uniform(0.85, 1.15), place).shapes, CROWD_LAYER
+        )
         x += rng.uniform(0.2, 0.45) * tall
 
 
@@ -168,10 +195,14 @@ def _paint_occluder(canvas: Canvas, figure: Figure, rng: np.random.Generator) ->
     joint = figure.joints[names[int(rng.integers(len(names)))]]
     left, top, right, bottom = figure.box
     reach = max(right - left, bottom - top)
-    canvas.paint(draw_thing(joint + rng.normal(0.0, 0.05, 2) * reach, rng.uniform(0.15, 0.45) * reach, rng))
+    canvas.paint(
+        draw_thing(joint + rng.normal(0.0, 0.05, 2) * reach, rng.uniform(0.15, 0.45) * reach, rng)
+    )
 
 
-def _place_people(frame: tuple[int, int], rng: np.random.Generator, options: SceneOptions) -> list[Figure]:
+def _place_people(
+    frame: tuple[int, int], rng: np.random.Generator, options: SceneOptions
+) -> list[Figure]:
     """Figures in the image, the smaller ones first because they stand farther away."""
     wanted = int(rng.integers(options.people[0], options.people[1] + 1))
     placed: list[tuple[float, Figure]] = []
@@ -194,8 +225,12 @@ def _place_people(frame: tuple[int, int], rng: np.random.Generator, options: Sce
     return [figure for _, figure in sorted(placed, key=lambda item: item[0])]
 
 
-def _draw_shift(box: np.ndarray, frame: tuple[int, int], rng: np.random.Generator, cut: bool) -> np.ndarray | None:
-    """(2,) shift that brings the box (4,) inside the image, or, cut, over one of its borders; None where it is too large."""
+def _draw_shift(
+    box: np.ndarray, frame: tuple[int, int], rng: np.random.Generator, cut: bool
+) -> np.ndarray | None:
+    """(2,) shift that brings the box (4,) inside the image, or, cut, over one of its borders; None
+    where it is too large.
+    """
     size = box[2:] - box[:2]
     room = np.array([frame[1] - 1, frame[0] - 1]) - size
     if (room < 0).any():
@@ -210,7 +245,9 @@ def _draw_shift(box: np.ndarray, frame: tuple[int, int], rng: np.random.Generato
 
 
 def _may_stand(box: np.ndarray, other: np.ndarray, isolated: bool) -> bool:
-    """Whether two figures with these boxes share a scene: they may hide a part of each other, not most of it."""
+    """Whether two figures with these boxes share a scene: they may hide a part of each other, not
+    most of it.
+    """
     overlap = np.minimum(box[2:], other[2:]) - np.maximum(box[:2], other[:2])
     if isolated:
         return bool((overlap < -1.0).any())
@@ -218,14 +255,18 @@ def _may_stand(box: np.ndarray, other: np.ndarray, isolated: bool) -> bool:
     return bool(np.prod(np.maximum(overlap, 0.0)) <= 0.4 * smaller)
 
 
-def _read_keypoints(canvas: Canvas, figure: Figure, layer: int, frame: tuple[int, int], skeleton: Skeleton) -> np.ndarray:
+def _read_keypoints(
+    canvas: Canvas, figure: Figure, layer: int, frame: tuple[int, int], skeleton: Skeleton
+) -> np.ndarray:
     """(K, 3) float (x, y, v): a joint is visible where one of the parts that carry it is on top."""
     keypoints = np.zeros((skeleton.keypoint_count, 3))
     points = np.array([figure.joints[name] for name in skeleton.keypoints])
-    inside = np.flatnonzero(((points >= 0.0) & (points <= (frame[1] - 1, frame[0] - 1))).all(axis=1))
+    inside = np.flatnonzero(
+        ((points >= 0.0) & (points <= (frame[1] - 1, frame[0] - 1))).all(axis=1)
+    )
     layers, parts = canvas.surface_at(points[inside])
     for k, top_layer, part in zip(inside, layers, parts, strict=True):
-        seen = top_layer == layer and PARTS[part] in CARRIERS[skeleton.keypoints[k]]
+        seen = top_layer == layer and BODY_PARTS[part] in CARRIERS[skeleton.keypoints[k]]
         keypoints[k] = (*np.round(points[k], 3), VISIBLE if seen else HIDDEN)
     return keypoints
 

@@ -1,0 +1,304 @@
+"""The tf.data pipeline: records -> batches of images and dense training targets.
+
+Augmentation acts on the compact form, before the expansion to 150 channels: mirroring moves 19
+small maps and P points instead. Everything random is a function of (seed, position in the stream),
+so the stream can be entered anywhere and is always the same."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import tensorflow as tf
+
+from personlab_keras.config import DataConfig
+from personlab_keras.data.augmentation import Example, random_augmentation
+from personlab_keras.data.records import ARRAYS, Meta, check_damage, find_damage, read_meta
+from personlab_keras.data.tfrecords import read_records
+from personlab_keras.errors import InputError
+from personlab_keras.method.coordinates import grid
+from personlab_keras.method.maps import mask_name
+from personlab_keras.method.targets import IGNORE_CROWD, IGNORE_MASKLESS, OVERLAP
+
+WAIT = "wait"
+
+
+def make_dataset(
+    records: str | Path,
+    batch_size: int,
+    *,
+    training: bool,
+    settings: DataConfig | None = None,
+    seed: int = 0,
+    first_example: int = 0,
+    part: int = 0,
+    parts: int = 1,
+) -> tf.data.Dataset:
+    """Batches (image, targets) of a records folder.
+
+    Image: (B, side, side, 3) float32 RGB in 0..255. Targets: for each of `maps.OUTPUTS` a dense (B,
+    h, w, channels) float32 array under its name and its mask under `maps.mask_name`.
+
+    Training: endless, shuffled anew in every pass over the records, mirrored and recoloured at
+    random, every batch full. Otherwise: one pass in the order of the shards, untouched, the last
+    batch may be smaller.
+
+    Processes that share batches each take a part: together they see the stream of one, whatever
+    their number.
+
+    Args:
+        records: folder that `personlab prepare` wrote.
+        settings: flip, colour and shuffle settings for training.
+        seed: of everything random.
+        first_example: position in the training stream to start at; batches from there on equal
+            those of an uninterrupted stream.
+        part: which part of each training batch to give.
+        parts: equal ones that a training batch of `batch_size` is divided into.
+
+    Raises:
+        InputError: no records folder; a shard is not of the length that meta.json says; with
+            `settings.skip_corrupt`, more records than that are damaged. A record that turns out
+            damaged while it is read ends the stream: `damage_named` says which it is.
+    """
+    meta = read_meta(records)
+    if training:
+        batch_size //= parts
+
+        def wanted(index: tf.Tensor) -> tf.Tensor:
+            return (index - first_example) // batch_size % parts == part
+
+        dataset = training_examples(
+            records, meta, settings or DataConfig(), seed, first_example, wanted
+        )
+    else:
+        dataset = stored_examples(records, meta, (settings or DataConfig()).skip_corrupt)
+    targets = compiled_expansion(meta)
+    dataset = dataset.map(
+        lambda example: (tf.cast(example["image"], tf.float32), targets(example)), tf.data.AUTOTUNE
+    )
+    # Full batches only in training: a last short batch would be another shape to compile for.
+    return dataset.batch(
+        batch_size, drop_remainder=training, num_parallel_calls=tf.data.AUTOTUNE
+    ).prefetch(tf.data.AUTOTUNE)
+
+
+def stored_examples(records: str | Path, meta: Meta, skip_corrupt: int = 0) -> tf.data.Dataset:
+    """Parsed examples with decoded image (side, side, 3) uint8, in the order of the shards, once.
+    At most `skip_corrupt` damaged records are passed over."""
+    files, read, _ = _readable(records, meta, skip_corrupt)
+    return (
+        tf.data.Dataset.from_tensor_slices(files)
+        .flat_map(read)
+        .map(lambda each: read_example(each, meta), tf.data.AUTOTUNE)
+    )
+
+
+def _readable(
+    records: str | Path, meta: Meta, skip_corrupt: int
+) -> tuple[list[str], Callable[[tf.Tensor], tf.data.Dataset], int]:
+    """The shards, what reads one of them, and how many records they give.
+
+    Raises:
+        InputError: a shard is not of its length, or more than `skip_corrupt` records are damaged.
+    """
+    files = [str(Path(records) / shard.name) for shard in meta.shards]
+    if not skip_corrupt:
+        for path, shard in zip(files, meta.shards, strict=True):
+            size = Path(path).stat().st_size
+            if size != shard.bytes:
+                raise InputError(
+                    f"{path}: must be {shard.bytes} bytes long, as meta.json says. Received: {size}"
+                )
+        return files, tf.data.TFRecordDataset, meta.records
+    # TensorFlow's reader leaves a file at the first damage. All is read once beforehand: only then
+    # is it known how much there is.
+    damaged = find_damage(records, meta)
+    check_damage(damaged, skip_corrupt, records)
+    for each in damaged:
+        logging.getLogger(__name__).warning("passed over: %s", each)
+    passed_over = {(str(each.path), each.record) for each in damaged}
+
+    def sound(path: bytes) -> Iterator[bytes]:
+        for number, content in enumerate(read_records(path.decode())):
+            if isinstance(content, bytes) and (path.decode(), number) not in passed_over:
+                yield content
+
+    def read(path: tf.Tensor) -> tf.data.Dataset:
+        return tf.data.Dataset.from_generator(
+            sound, args=(path,), output_signature=tf.TensorSpec([], tf.string)
+        )
+
+    return files, read, meta.records - len(damaged)
+
+
+@contextmanager
+def damage_named(records: str | Path, *more: str | Path) -> Iterator[None]:
+    """Within, a damaged record that ends a stream of one of these folders is named: file, number,
+    place.
+
+    Raises:
+        InputError: in place of TensorFlow's error, which names neither.
+    """
+    try:
+        yield
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError):
+        for folder in (records, *more):
+            check_damage(find_damage(folder, read_meta(folder)), 0, folder)
+        raise
+
+
+def training_examples(
+    records: str | Path,
+    meta: Meta,
+    settings: DataConfig,
+    seed: int,
+    first_example: int = 0,
+    wanted: Callable[[tf.Tensor], tf.Tensor] | None = None,
+) -> tf.data.Dataset:
+    """Endless augmented examples in compact form, from position `first_example` of the stream of
+    this seed; of them those whose position in it is `wanted`."""
+    files, read, count = _readable(records, meta, settings.skip_corrupt)
+    first_epoch, within = divmod(first_example, count)
+
+    def shuffled(values: tf.Tensor, epoch: tf.Tensor, part: tf.Tensor) -> tf.Tensor:
+        # Stateless, not Dataset.shuffle: its order hangs on a seed fixed beforehand and on
+        # everything drawn since.
+        key = tf.random.experimental.stateless_fold_in(
+            tf.stack([tf.cast(seed, tf.int64), epoch]), part
+        )
+        return tf.random.experimental.stateless_shuffle(values, seed=key)
+
+    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+        order = shuffled(tf.constant(files), epoch, tf.constant(-1, tf.int64))
+        serialized = tf.data.Dataset.from_tensor_slices(order).interleave(
+            read, cycle_length=4, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        )
+        # Shuffled before decoding: a buffer of JPEGs is small. Within the epoch: one pass ends
+        # before the next begins.
+        parts = serialized.batch(settings.shuffle_records).enumerate()
+        return parts.map(lambda part, values: shuffled(values, epoch, part)).unbatch()
+
+    dataset = tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(one_epoch).skip(within)
+    augment = random_augmentation(settings, meta, seed)
+    dataset = dataset.enumerate(start=first_example)
+    if wanted is not None:
+        dataset = dataset.filter(lambda index, _: wanted(index))  # before anything is decoded
+    return dataset.map(
+        lambda index, serialized: augment(index, read_example(serialized, meta)), tf.data.AUTOTUNE
+    )
+
+
+def watch_waits(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """The batches (image, targets) with `WAIT` among the targets: (B,) float32, the seconds that
+    this batch was waited for.
+    """
+
+    def moments() -> tf.data.Dataset:
+        return tf.data.Dataset.range(tf.int64.max).map(lambda _: tf.timestamp())
+
+    def noted(
+        asked: tf.Tensor, batch: tuple[tf.Tensor, Example], given: tf.Tensor
+    ) -> tuple[tf.Tensor, Example]:
+        image, targets = batch
+        seconds = tf.cast(given - asked, tf.float32)
+        return image, {**targets, WAIT: tf.fill(tf.shape(image)[:1], seconds)}
+
+    # Taken one after the other: the clock, the batch, the clock.
+    return tf.data.Dataset.zip(moments(), dataset, moments()).map(noted)
+
+
+def parse_example(serialized: tf.Tensor, meta: Meta) -> dict[str, tf.Tensor]:
+    """A record as tensors: `image` (encoded bytes) and everything else of `Record` and
+    `CompactTargets` by name.
+
+    Persons are padded with zeros to `meta.max_persons`; `persons` says how many are real. All
+    shapes are static."""
+    features = tf.io.parse_single_example(
+        serialized, {name: tf.io.FixedLenFeature([], tf.string) for name in ("image", *ARRAYS)}
+    )
+    sizes = {"P": -1, "K": meta.skeleton.keypoint_count, "h": meta.map_side}
+    example = {"image": features["image"]}
+    for name, (dtype, shape, compressed) in ARRAYS.items():
+        raw = tf.io.decode_compressed(features[name], "ZLIB") if compressed else features[name]
+        known = [sizes[side] if isinstance(side, str) else side for side in shape]
+        example[name] = tf.reshape(tf.io.decode_raw(raw, tf.as_dtype(dtype)), known)
+        if "P" in shape:
+            example["persons"] = tf.shape(example[name])[0]
+            padding = [[0, meta.max_persons - example["persons"]]] + [[0, 0]] * (len(shape) - 1)
+            example[name] = tf.ensure_shape(
+                tf.pad(example[name], padding), [meta.max_persons, *known[1:]]
+            )
+    return example
+
+
+def read_example(serialized: tf.Tensor, meta: Meta) -> Example:
+    """A parsed record with its image decoded to (side, side, 3) uint8."""
+    example = parse_example(serialized, meta)
+    image = tf.io.decode_jpeg(example["image"], channels=3)
+    return {**example, "image": tf.ensure_shape(image, [meta.view_size, meta.view_size, 3])}
+
+
+def compiled_expansion(meta: Meta) -> Callable[[Example], Example]:
+    """`expand` for the pipeline, compiled by XLA: one pass over memory instead of one per
+    operation, several times as fast.
+    """
+    compact = ("keypoints", "disc_owner", "instance", "ignore")
+    compiled = tf.function(lambda example: expand(example, meta), jit_compile=True, autograph=False)
+    return lambda example: compiled({name: example[name] for name in compact})
+
+
+def expand(example: Example, meta: Meta) -> Example:
+    """Dense targets of one example: each is a gather from its table of keypoints and a subtraction
+    (METHOD: Maps).
+
+    Returns, float32: for each of `maps.OUTPUTS` (h, w, channels), and its mask (h, w, fields) of
+    where it counts in the loss."""
+    side, keypoints = meta.map_side, meta.skeleton.keypoint_count
+    edges = meta.skeleton.edge_indices
+    cells = tf.constant(grid(side, side, meta.stride))[:, :, None, :]
+    # Row 0 of the table is nobody, so that owners and instance ids index it as they are stored.
+    table = tf.reshape(tf.pad(example["keypoints"], [[1, 0], [0, 0], [0, 0]]), [-1, 3])
+
+    def offsets(owner: tf.Tensor, wanted: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        points = tf.gather(table, owner * keypoints + wanted)
+        counted = points[..., 2:]
+        vectors = (points[..., :2] - cells) * counted
+        return tf.reshape(vectors, [side, side, -1]), tf.squeeze(counted, -1)
+
+    owner = tf.cast(example["disc_owner"], tf.int32)
+    instance = tf.cast(example["instance"], tf.int32)[..., None]
+    crowd = (
+        tf.bitwise.bitwise_and(example["ignore"], tf.constant(IGNORE_CROWD, tf.uint8))[..., None]
+        > 0
+    )
+    alone = tf.where((instance == OVERLAP) | crowd, 0, instance)
+    # A person whose mask is unknown counts with its keypoints, but nobody can say which cells of
+    # its box are person.
+    counts = (
+        tf.bitwise.bitwise_and(example["ignore"], tf.constant(255 - IGNORE_MASKLESS, tf.uint8)) == 0
+    )
+    maskless = (
+        tf.bitwise.bitwise_and(example["ignore"], tf.constant(IGNORE_MASKLESS, tf.uint8))[..., None]
+        > 0
+    )
+    every = tf.range(keypoints)
+    fields = {
+        "short_offsets": offsets(owner, every),
+        # Only where both ends are labelled: elsewhere the target is unknown, not zero.
+        "mid_offsets": offsets(
+            tf.gather(owner, edges[:, 0], axis=2), tf.constant(edges[:, 1], tf.int32)
+        ),
+        "long_offsets": offsets(alone, every),
+        "heatmaps": (tf.cast(owner > 0, tf.float32), tf.cast(counts, tf.float32)[..., None]),
+        "segmentation": (
+            tf.cast(instance > 0, tf.float32),
+            tf.cast(~(crowd | maskless), tf.float32),
+        ),
+    }
+    return {
+        key: tensor
+        for name, (target, mask) in fields.items()
+        for key, tensor in ((name, target), (mask_name(name), mask))
+    }

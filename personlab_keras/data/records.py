@@ -1,0 +1,413 @@
+"""What a record holds, written and read by one table, and the `meta.json` beside the shards.
+Without TensorFlow: `data` parses by the same table in its graph.
+
+The small maps are compressed one by one, so that inflating them runs in the parallel part of the
+pipeline and the JPEG is not compressed twice.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+from personlab_keras.data.tfrecords import Damage, read_records
+from personlab_keras.errors import InputError
+from personlab_keras.io.files import write_atomically
+from personlab_keras.method.coordinates import map_side
+from personlab_keras.method.skeleton import COCO_PERSON, Skeleton, checked_skeleton
+from personlab_keras.method.targets import MAX_PERSONS, CompactTargets
+
+META_FILE = "meta.json"
+FORMAT_VERSION = 2
+
+
+@dataclass(frozen=True)
+class Record:
+    """One view.
+
+    Attributes:
+        image_id: COCO id of the image.
+        view: number of the view among those of the image; 0 is the whole image.
+        image: the view encoded as JPEG or PNG, RGB when decoded.
+        targets: its compact targets, for P persons.
+        person_ids: (P,) int64, COCO annotation ids.
+        person_boxes: (P, 4) float32 [x, y, width, height] in view pixels, pixel-centre coordinates,
+            not cut at the border.
+        person_areas: (P,) float32, COCO areas in square view pixels, not cut at the border.
+    """
+
+    image_id: int
+    view: int
+    image: bytes
+    targets: CompactTargets
+    person_ids: np.ndarray
+    person_boxes: np.ndarray
+    person_areas: np.ndarray
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of records, as it was when it was written.
+
+    Attributes:
+        name: of the file.
+        records: in it.
+        bytes: its length.
+        sha256: of its content, as `sha256sum` prints it.
+    """
+
+    name: str
+    records: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What is true of all records of a folder; checked when they are read.
+
+    Attributes:
+        view_size: side of the square views in pixels.
+        stride, radius: of the targets, in view pixels.
+        skeleton: names and order of keypoints and edges.
+        records: views in the folder.
+        shards: the files.
+        max_persons: most persons in one view; persons are padded to it, so that shapes are fixed.
+        counts: what was read and written, by name.
+        skipped: what was left out or mended, by reason.
+        source: digests of annotations and images, and the settings that the views were made by.
+        examples: of what was skipped, a few by reason.
+    """
+
+    view_size: int
+    stride: int
+    radius: float
+    skeleton: Skeleton
+    records: int
+    shards: tuple[Shard, ...]
+    max_persons: int
+    counts: Mapping[str, int]
+    skipped: Mapping[str, int]
+    source: Mapping[str, Any]
+    examples: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def map_side(self) -> int:
+        """Cells along a side of the targets."""
+        return map_side(self.view_size, self.stride)
+
+
+ARRAYS: dict[str, tuple[str, tuple[str | int, ...], bool]] = {
+    "image_id": ("int64", (), False),
+    "view": ("int64", (), False),
+    "keypoints": ("float32", ("P", "K", 3), False),
+    "disc_owner": ("uint8", ("h", "h", "K"), True),
+    "instance": ("uint8", ("h", "h"), True),
+    "ignore": ("uint8", ("h", "h"), True),
+    "person_ids": ("int64", ("P",), False),
+    "person_boxes": ("float32", ("P", 4), False),
+    "person_areas": ("float32", ("P",), False),
+}
+"""One line per feature beside the image: name -> (dtype of the numbers, shape with "P", "K" and "h"
+for what meta.json knows, whether compressed). `write_example`, `read_example` and
+`data.parse_example` all walk this table."""
+
+_TARGETS = ("keypoints", "disc_owner", "instance", "ignore")
+
+
+def write_example(record: Record) -> bytes:
+    """A serialised tf.train.Example. Inverse: `read_example`."""
+    values = {
+        **{name: getattr(record.targets, name) for name in _TARGETS},
+        **{name: getattr(record, name) for name in ARRAYS if hasattr(record, name)},
+    }
+    example = _example_class()()
+    example.features.feature["image"].bytes_list.value.append(record.image)
+    for name, (dtype, _, compressed) in ARRAYS.items():
+        raw = np.ascontiguousarray(values[name], dtype=dtype).tobytes()
+        example.features.feature[name].bytes_list.value.append(_deflate(raw) if compressed else raw)
+    return example.SerializeToString(deterministic=True)
+
+
+def _deflate(raw: bytes) -> bytes:
+    """In zlib's format, by runs alone: maps are runs of zeros and owners. A view grows by a few
+    hundred bytes and takes half the time.
+    """
+    deflater = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
+    return deflater.compress(raw) + deflater.flush()
+
+
+def read_example(serialized: bytes, meta: Meta) -> Record:
+    """The record in a serialised example.
+
+    Raises:
+        ValueError: it is none of this folder: no example, a feature is missing or has another size
+            than meta.json asks for.
+    """
+    try:
+        features = _example_class().FromString(serialized).features.feature
+    except Exception as error:  # protobuf's DecodeError derives from Exception alone
+        raise ValueError(f"no tf.train.Example ({error})") from None
+    sizes = {"P": -1, "K": meta.skeleton.keypoint_count, "h": meta.map_side}
+    values: dict[str, Any] = {}
+    for name in ("image", *ARRAYS):
+        stored: Any = features[name].bytes_list.value if name in features else ()
+        if len(stored) != 1:
+            raise ValueError(f"feature '{name}' must be one byte string. Received: {len(stored)}")
+        values[name] = stored[0]
+    for name, (dtype, shape, compressed) in ARRAYS.items():
+        known = [sizes[side] if isinstance(side, str) else side for side in shape]
+        try:
+            raw = _inflate(values[name], int(np.prod(known))) if compressed else values[name]
+            values[name] = np.frombuffer(raw, dtype).reshape(known)
+        except (ValueError, zlib.error) as error:
+            raise ValueError(
+                f"feature '{name}' must be {dtype} of shape {known}: {error}"
+            ) from None
+    persons = {len(values[name]) for name, (_, shape, _) in ARRAYS.items() if "P" in shape}
+    if len(persons) > 1 or max(persons) > meta.max_persons:
+        raise ValueError(
+            f"must hold one number of persons, at most {meta.max_persons}. Received: {sorted(persons)}"
+        )
+    targets = CompactTargets(**{name: values.pop(name) for name in _TARGETS})
+    return Record(
+        **{**values, "image_id": int(values["image_id"]), "view": int(values["view"])},
+        targets=targets,
+    )
+
+
+def _inflate(raw: bytes, size: int) -> bytes:
+    """Never more than is wanted: a few bytes can hold gigabytes of zeros."""
+    inflater = zlib.decompressobj()
+    content = inflater.decompress(raw, size + 1)
+    if not inflater.eof:
+        raise ValueError("does not end where it should")
+    return content
+
+
+@cache
+def _example_class() -> Any:
+    """tf.train.Example as far as it is used here, in a pool of its own: TensorFlow may register its
+    own beside it.
+    """
+    label = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(
+        name="example.proto", package="tensorflow", syntax="proto3"
+    )
+
+    def message(
+        name: str, *fields: tuple[str, int, int, int, str | None], within: Any = file.message_type
+    ) -> Any:
+        made = within.add(name=name)
+        for field_name, number, kind, repeated, type_name in fields:
+            made.field.add(
+                name=field_name, number=number, type=kind, label=repeated, type_name=type_name
+            )
+        return made
+
+    one, many = label.LABEL_OPTIONAL, label.LABEL_REPEATED
+    message("BytesList", ("value", 1, label.TYPE_BYTES, many, None))
+    message("Feature", ("bytes_list", 1, label.TYPE_MESSAGE, one, ".tensorflow.BytesList"))
+    features = message(
+        "Features", ("feature", 1, label.TYPE_MESSAGE, many, ".tensorflow.Features.FeatureEntry")
+    )
+    entry = message(
+        "FeatureEntry",
+        ("key", 1, label.TYPE_STRING, one, None),
+        ("value", 2, label.TYPE_MESSAGE, one, ".tensorflow.Feature"),
+        within=features.nested_type,
+    )
+    entry.options.map_entry = True
+    message("Example", ("features", 1, label.TYPE_MESSAGE, one, ".tensorflow.Features"))
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("tensorflow.Example"))
+
+
+def read_folder(folder: str | Path, meta: Meta) -> Iterator[Record | Damage]:
+    """The records of a folder in the order of its shards, and in place of each damaged one what is
+    wrong with it.
+
+    Raises:
+        InputError: a shard cannot be opened.
+    """
+    for shard in meta.shards:
+        path = Path(folder) / shard.name
+        number = 0
+        for number, content in enumerate(read_records(path), start=1):
+            if isinstance(content, Damage):
+                yield content
+                continue
+            try:
+                record: Record | Damage = read_example(content, meta)
+            except ValueError as error:
+                record = Damage(path, number - 1, 0, str(error))
+            yield record
+        for missing in range(number, shard.records):
+            yield Damage(path, missing, path.stat().st_size, "the file ends before it")
+
+
+def find_damage(records: str | Path, meta: Meta) -> list[Damage]:
+    """Every record of a folder that cannot be read; all of them are."""
+    return [each for each in read_folder(records, meta) if isinstance(each, Damage)]
+
+
+def check_damage(damaged: list[Damage], allowed: int, records: str | Path) -> None:
+    """Refuses more damage than is allowed.
+
+    Raises:
+        InputError: naming the first damaged record.
+    """
+    if len(damaged) > allowed:
+        raise InputError(
+            f"{damaged[0]}. Damaged records in {records}: {len(damaged)}; at most {allowed} are passed over (data.skip_corrupt). "
+            "`personlab prepare` with the same arguments builds damaged shards anew"
+        )
+
+
+def write_meta(folder: Path, meta: Meta) -> None:
+    """Writes `meta.json`; it appears complete or not at all, and after the shards that it lists."""
+    values = {
+        "format_version": FORMAT_VERSION,
+        **asdict(replace(meta, skeleton=None)),  # type: ignore[arg-type]
+        "skeleton": meta.skeleton.to_dict(),
+    }
+    write_atomically(folder / META_FILE, (json.dumps(values, indent=1) + "\n").encode())
+
+
+def read_meta(folder: str | Path) -> Meta:
+    """The meta data of a records folder.
+
+    Raises:
+        InputError: there is none, it is damaged or of another version, or a shard that it lists is
+            missing.
+    """
+    meta = parse_meta(folder)
+    missing = [shard.name for shard in meta.shards if not (Path(folder) / shard.name).is_file()]
+    if missing:
+        path = Path(folder) / META_FILE
+        raise InputError(
+            f"{path}: lists {len(meta.shards)} shards of which {len(missing)} are missing, first {missing[0]}"
+        )
+    return meta
+
+
+def parse_meta(folder: str | Path) -> Meta:
+    """As `read_meta`, without a look at the shards.
+
+    Raises:
+        InputError: there is none, it is damaged or of another version.
+    """
+    path = Path(folder) / META_FILE
+    if not path.is_file():
+        raise InputError(
+            f"{folder}: no {META_FILE} there; a records folder is what `personlab prepare --out` wrote"
+        )
+    try:
+        values = json.loads(path.read_bytes())
+        version = values.pop("format_version")
+        if version != FORMAT_VERSION:
+            raise InputError(
+                f"{path}: format_version must be {FORMAT_VERSION}. Received: {version!r:.80}. Prepare the records anew"
+            )
+        _check_meta_fields(values)
+        shards = tuple(Shard(**shard) for shard in values["shards"])
+        meta = Meta(
+            **{
+                **values,
+                "skeleton": checked_skeleton(values["skeleton"], str(path)),
+                "shards": shards,
+            }
+        )
+        _ = meta.map_side
+    except InputError as error:
+        raise InputError(
+            str(error) if str(error).startswith(str(path)) else f"{path}: damaged: {error}"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(
+            f"{path}: damaged: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        ) from None
+    return meta
+
+
+def _check_meta_fields(values: Mapping[str, Any]) -> None:
+    """Raises:
+    ValueError: a field is not what `write_meta` writes.
+    """
+
+    def check(name: str, sound: bool, value: Any) -> None:
+        if not sound:
+            raise ValueError(f"{name} cannot be {value!r:.80}")
+
+    for name in ("view_size", "stride", "records", "max_persons"):
+        check(name, type(values[name]) is int and values[name] >= 1, values[name])
+    check("max_persons", values["max_persons"] <= MAX_PERSONS, values["max_persons"])
+    radius = values["radius"]
+    check("radius", type(radius) in (int, float) and 0.0 < radius < float("inf"), radius)
+    for name in ("counts", "skipped"):
+        check(
+            name,
+            isinstance(values[name], dict)
+            and all(type(count) is int for count in values[name].values()),
+            values[name],
+        )
+    for name in ("source", "examples"):
+        check(name, isinstance(values[name], dict), values[name])
+    for some in values["examples"].values():
+        check(
+            "examples", isinstance(some, list) and all(isinstance(one, str) for one in some), some
+        )
+    check("shards", isinstance(values["shards"], list), values["shards"])
+    for shard in values["shards"]:
+        name = shard["name"]
+        check(
+            "name of a shard",
+            isinstance(name, str) and name == Path(name).name and "\0" not in name,
+            name,
+        )
+        for field_name in ("records", "bytes"):
+            check(
+                f"{field_name} of a shard",
+                type(shard[field_name]) is int and shard[field_name] >= 1,
+                shard[field_name],
+            )
+        check("sha256 of a shard", isinstance(shard["sha256"], str), shard["sha256"])
+    check(
+        "records",
+        sum(shard["records"] for shard in values["shards"]) == values["records"],
+        values["records"],
+    )
+
+
+def check_meta(
+    meta: Meta,
+    folder: str | Path,
+    *,
+    skeleton: Skeleton = COCO_PERSON,
+    radius: float | None = None,
+    stride: int | None = None,
+) -> None:
+    """Refuses records that were made for something else; None is not compared.
+
+    Raises:
+        InputError: naming the field, what is needed and what the folder has.
+    """
+    if (meta.skeleton.keypoints, meta.skeleton.edges) != (skeleton.keypoints, skeleton.edges):
+        raise InputError(
+            f"{folder}: records of skeleton '{meta.skeleton.name}' with other keypoints or edges than '{skeleton.name}'"
+        )
+    for name, wanted in (("radius", radius), ("stride", stride)):
+        found = getattr(meta, name)
+        if wanted is not None and found != wanted:
+            raise InputError(
+                f"{folder}: {name} must be {wanted:g}, as targets.{name} says. The records have: {found:g}"
+            )

@@ -1,0 +1,103 @@
+"""From maps to poses; `decoder.voting`, `peaks`, `grouping`, `bridging` and `instances` in
+TensorFlow.
+
+What differs: at most `SEEDS` seeds and `VOTES` votes per keypoint, the strongest, are looked at.
+Seeds are followed several at a time, since an operation costs more than what it does for one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+from personlab_keras.config import DecodeConfig
+from personlab_keras.decoder_graph.fields import Fields
+from personlab_keras.decoder_graph.grouping import group
+from personlab_keras.decoder_graph.instances import (
+    expected_oks,
+    mean_shift,
+    person_scales,
+    suppressed_by_better,
+)
+from personlab_keras.decoder_graph.peaks import find_peaks
+from personlab_keras.decoder_graph.sampling import value_at
+from personlab_keras.decoder_graph.voting import cast_votes, hough_scores, strongest_votes
+from personlab_keras.method.skeleton import Skeleton
+
+
+@dataclass(frozen=True)
+class Poses:
+    """N places for people, best first, `count` of them taken.
+
+    Attributes:
+        keypoints: (N, K, 2) float32 (x, y) in input pixels; NaN where not found and in places that
+            are free.
+        heat: (N, K) float32, probability at the keypoints; 0 where there is none.
+        scales: (N,) float32, lambda in input pixels; positive.
+        keypoint_scores: (N, K) float32.
+        scores: (N,) float32; 0 in places that are free.
+        count: () int32.
+    """
+
+    keypoints: tf.Tensor
+    heat: tf.Tensor
+    scales: tf.Tensor
+    keypoint_scores: tf.Tensor
+    scores: tf.Tensor
+    count: tf.Tensor
+
+
+def find_poses(
+    fields: Fields, skeleton: Skeleton, options: DecodeConfig, radius: float, candidates: int
+) -> Poses:
+    """The best `options.max_people` poses of one image, as `decode` finds them.
+
+    Args:
+        fields: its maps.
+        skeleton: the tree that the mid-range offsets follow.
+        options: thresholds and limits.
+        radius: R in input pixels.
+        candidates: most people that are grouped.
+    """
+    points, mass = cast_votes(fields)
+    hough = hough_scores(points, mass, fields, radius) if options.hough else fields.heatmaps
+    seeds = find_peaks(hough, fields.stride, options.peak_threshold)
+    keypoints, count = group(seeds, fields, skeleton, options, radius, candidates)
+
+    strongest = strongest_votes(points, mass)
+    for _ in range(options.vote_refinements):
+        keypoints = mean_shift(keypoints, count, strongest, options.nms_radius)
+    channels = tf.broadcast_to(tf.range(skeleton.keypoint_count), tf.shape(keypoints)[:2])
+    heat = value_at(fields.heatmaps, channels, keypoints, fields.stride)
+    heat = tf.where(tf.math.is_finite(heat), heat, 0.0)
+    scales = person_scales(keypoints, options.nms_radius)
+    keypoint_scores = heat
+    if options.expected_oks:
+        keypoint_scores = heat * expected_oks(
+            keypoints, count, scales, strongest, skeleton.kappas, radius
+        )
+    order = tf.argsort(tf.reduce_mean(keypoint_scores, axis=1), direction="DESCENDING", stable=True)
+    keypoints, heat, scales, keypoint_scores = (
+        tf.gather(each, order) for each in (keypoints, heat, scales, keypoint_scores)
+    )
+    added = (
+        tf.where(suppressed_by_better(keypoints, count, options.nms_radius), 0.0, keypoint_scores)
+        if options.soft_nms
+        else keypoint_scores
+    )
+    scores = tf.reduce_mean(added**options.score_power, axis=1) ** (1.0 / options.score_power)
+    scores = tf.where((scores > 0) & (scores >= options.score_threshold), scores, 0.0)
+
+    places = options.max_people
+    scores, best = tf.math.top_k(tf.pad(scores, [[0, places]]), places)
+    taken = scores > 0
+    best = tf.where(taken, best, 0)
+    return Poses(
+        keypoints=tf.where(taken[:, None, None], tf.gather(keypoints, best), float("nan")),
+        heat=tf.where(taken[:, None], tf.gather(heat, best), 0.0),
+        scales=tf.gather(scales, best),
+        keypoint_scores=tf.where(taken[:, None], tf.gather(keypoint_scores, best), 0.0),
+        scores=scores,
+        count=tf.reduce_sum(tf.cast(taken, tf.int32)),
+    )

@@ -1,0 +1,187 @@
+"""Model directories: a SavedModel for serving, Keras weights to train further from, and
+`personlab.json` that says what they are.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from personlab_keras.config import Config, TargetsConfig, apply_overrides
+from personlab_keras.errors import InputError
+from personlab_keras.io.files import write_atomically
+from personlab_keras.method.skeleton import COCO_PERSON, Skeleton
+from personlab_keras.model.network import build_model, copy_weights, inference_model
+from personlab_keras.model.pretrained.network import (
+    RELEASED_LONGER_SIDE,
+    RELEASED_RADIUS,
+    read_network,
+)
+from personlab_keras.model_directory import (
+    DESCRIPTION_FILE,
+    WEIGHTS_FILE,
+    ModelDirectory,
+    check_masks,
+    describe,
+    latest_version,
+    read_model_directory,
+    with_possible_masks,
+)
+from personlab_keras.training.workdir import CONFIG_FILE, load_workdir, workdir_skeleton
+
+
+def export_model(
+    network: keras.Model,
+    config: Config,
+    skeleton: Skeleton,
+    out: str | Path,
+    provenance: Mapping[str, Any],
+) -> Path:
+    """Writes a model directory; it appears complete or not at all, in place of an older one.
+
+    The signatures of the SavedModel are those of `in_graph.signatures.Served`.
+
+    Raises:
+        InputError: `out` exists and is no model directory, or Keras does not run on TensorFlow.
+    """
+    from personlab_keras.export.saved_model.signatures import save
+    from personlab_keras.export.saved_model.tf_serving import write_extras
+
+    target = Path(out)
+    if (
+        target.exists()
+        and (not target.is_dir() or any(target.iterdir()))
+        and not (target / DESCRIPTION_FILE).is_file()
+    ):
+        raise InputError(f"{target}: exists and is no model directory; not overwritten")
+    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        config = with_possible_masks(config)
+        save(inference_model(network), config, skeleton, str(beside))
+        write_extras(beside, config.predict.longer_side)
+        network.save_weights(beside / WEIGHTS_FILE)
+        write_atomically(beside / DESCRIPTION_FILE, describe(config, skeleton, provenance))
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(beside, target)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return target
+
+
+@dataclass(frozen=True)
+class Source:
+    """A network to export and what belongs to it, as the arguments of `export_model`."""
+
+    network: keras.Model
+    config: Config
+    skeleton: Skeleton
+    provenance: Mapping[str, Any]
+
+
+def read_source(source: str | Path, overrides: Iterable[str] = (), best: bool = False) -> Source:
+    """A checkpoint of a training run, the latest or that of the best validation, or a model
+    directory, with settings changed by `--set` texts.
+
+    Weights serve any `model.output_stride`: `model.output_stride=8` makes finer maps of a network
+    trained at 16.
+
+    Raises:
+        InputError: the source is neither, or a changed setting asks for other weights or for masks
+            that the network does not give.
+    """
+    folder = latest_version(source)
+    if (folder / DESCRIPTION_FILE).is_file():
+        if best:
+            raise InputError(
+                f"{folder}: a model directory has one set of weights; the best checkpoint is that of a workdir"
+            )
+        directory = read_model_directory(folder)
+        network, config, skeleton, provenance = (
+            directory.network,
+            directory.config,
+            directory.skeleton,
+            directory.provenance,
+        )
+    elif (folder / CONFIG_FILE).is_file():
+        network, config, step = load_workdir(folder, best=best)
+        skeleton, provenance = (
+            workdir_skeleton(folder),
+            {"trained_steps": step, "records_view_size": config.data.view_size},
+        )
+    else:
+        raise InputError(
+            f"{folder}: neither a workdir of `personlab train` ({CONFIG_FILE}) nor a model directory ({DESCRIPTION_FILE})"
+        )
+    return _changed(Source(network, config, skeleton, provenance), overrides)
+
+
+def export_source(
+    source: str | Path, out: str | Path, overrides: Iterable[str] = (), best: bool = False
+) -> Path:
+    """Exports a run or a model directory, as `read_source` reads it, to a model directory.
+
+    Raises:
+        InputError: as `read_source` and `export_model`.
+    """
+    read = read_source(source, overrides, best)
+    return export_model(read.network, read.config, read.skeleton, out, read.provenance)
+
+
+def import_weights(
+    source: str | Path,
+    out: str | Path,
+    overrides: Iterable[str] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> ModelDirectory:
+    """Makes a model directory of one of Google's released networks, as
+    `pretrained.network.read_network` reads them.
+
+    Args:
+        source: name, address, file or folder.
+        out: the model directory; as for `export_model`.
+        overrides: texts `section.key=value`; weights serve any `model.output_stride`.
+        progress: called with (bytes received, bytes in all) while something is downloaded.
+
+    Raises:
+        InputError: as `read_network`, `export_model` and `export_source`.
+    """
+    imported = read_network(source, progress)
+    # What the networks were trained at is not published. The paper's 801 pixels suit every stride.
+    data = replace(Config().data, view_size=801)
+    targets = TargetsConfig(radius=RELEASED_RADIUS, stride=imported.config.output_stride)
+    predict = replace(Config().predict, longer_side=RELEASED_LONGER_SIDE)
+    config = replace(Config(), data=data, targets=targets, model=imported.config, predict=predict)
+    provenance = {
+        **imported.provenance,
+        "trained_at": "not published; preprocessing.trained_at is the paper's",
+    }
+    changed = _changed(Source(imported.network, config, COCO_PERSON, provenance), overrides)
+    return read_model_directory(
+        export_model(changed.network, changed.config, COCO_PERSON, out, provenance)
+    )
+
+
+def _changed(source: Source, overrides: Iterable[str]) -> Source:
+    """The source with settings changed by `--set` texts and the network rebuilt where they ask for
+    another.
+    """
+    changed = apply_overrides(with_possible_masks(source.config), overrides)
+    check_masks(changed)
+    if (changed.model.target_stride or 0) > changed.model.output_stride:
+        # Asked for finer features alone: the maps follow.
+        changed = replace(
+            changed, model=replace(changed.model, target_stride=changed.model.output_stride)
+        )
+    network = source.network
+    if changed.model != source.config.model:
+        network = build_model(replace(changed.model, weights=None), source.skeleton)
+        copy_weights(source.network, network)
+    return replace(source, network=network, config=changed)

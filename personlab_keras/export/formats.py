@@ -1,0 +1,189 @@
+"""Networks written as files of other runtimes, ONNX and LiteRT, with their weights in fewer bits
+where asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from personlab_keras.config import Config
+from personlab_keras.errors import InputError
+from personlab_keras.export.export import export_model, read_source
+from personlab_keras.export.file_options import FLOAT32, INT8, WEIGHTS, FileOptions, import_quietly
+from personlab_keras.export.litert import litert_files
+from personlab_keras.export.onnx import onnx_files
+from personlab_keras.inference.input_fit import fit_for
+from personlab_keras.inference.runtimes import FILES, LITERT, ONNX, missing_extra
+from personlab_keras.io.files import write_atomically
+from personlab_keras.io.images import list_images, read_image
+from personlab_keras.method.coordinates import map_side
+from personlab_keras.model.network import inference_model
+from personlab_keras.model_directory import DESCRIPTION_FILE, describe
+
+SAVED_MODEL = "saved_model"
+FORMATS = (SAVED_MODEL, LITERT, ONNX)
+
+CALIBRATION_IMAGES = 64
+"""Most images of a calibration folder that are looked at; of more, so many evenly spaced ones."""
+
+
+def export_formats(
+    source: str | Path,
+    out: str | Path,
+    formats: Sequence[str],
+    options: FileOptions | None = None,
+    overrides: Sequence[str] = (),
+    best: bool = False,
+) -> list[Path]:
+    """Exports a run or a model directory in several formats.
+
+    `saved_model` writes the model directory `out`. `onnx` and `litert` write model.onnx and
+    model.tflite into the folder `out`, with float16 or int8 before the ending where weights have
+    fewer bits: beside the SavedModel made by the same call, or into the model directory that is the
+    source itself, or into a folder that is none.
+
+    Args:
+        source, overrides, best: as for `export.read_source`.
+        formats: of `FORMATS`.
+        options: of the files; for `saved_model` alone to be left out.
+
+    Returns:
+        The directory, if it was written, and the files. Each appears whole or not at all.
+
+    Raises:
+        InputError: as `read_source` and `export_model`; an unknown format or kind of weights; a
+            size that is no stride * n + 1; no image to calibrate with; a package is missing; `out`
+            is another model directory than the source.
+    """
+    _check_names("--format", formats, FORMATS)
+    chosen = options or FileOptions()
+    _check_names("--weights", chosen.weights, WEIGHTS)
+    makers = [(name, _MAKERS[name]) for name in FILES if name in formats]
+    if options is not None and not makers:
+        raise InputError(
+            f"--weights, --input-size and --calibration are of {LITERT} and {ONNX}. Received: --format {SAVED_MODEL}"
+        )
+    if chosen.calibration and INT8 not in chosen.weights:
+        raise InputError(
+            f"--calibration is of --weights {INT8}. Received: --weights {','.join(chosen.weights)}"
+        )
+    folder = Path(out)
+    if SAVED_MODEL not in formats:
+        _check_folder(folder, Path(source), overrides)
+    for name, _ in makers:
+        _check_packages(name, chosen)
+    read = read_source(source, overrides, best)
+    if chosen.input_size is not None:
+        for side in chosen.input_size:
+            map_side(side, read.config.model.output_stride)
+    images = _representative_inputs(read.config, chosen) if chosen.calibration else []
+    description = describe(read.config, read.skeleton, read.provenance)
+    written = []
+    if SAVED_MODEL in formats:
+        written.append(
+            export_model(read.network, read.config, read.skeleton, folder, read.provenance)
+        )
+    for name, make in makers:
+        network = inference_model(read.network)
+        contents = make(network, chosen, images, description)
+        for weights in chosen.weights:
+            path = folder / file_name(name, weights)
+            write_atomically(path, next(contents))
+            written.append(path)
+    return written
+
+
+def file_name(runtime: str, weights: str = FLOAT32) -> str:
+    """Name of a network's file.
+
+    >>> file_name("onnx"), file_name("litert", "int8")
+    ('model.onnx', 'model.int8.tflite')
+    """
+    stem, _, ending = FILES[runtime].partition(".")
+    return FILES[runtime] if weights == FLOAT32 else f"{stem}.{weights}.{ending}"
+
+
+def parse_input_size(text: str) -> tuple[int, int]:
+    """(width, height) from WIDTHxHEIGHT, or from one number for both.
+
+    >>> parse_input_size("801x609"), parse_input_size("401")
+    ((801, 609), (401, 401))
+
+    Raises:
+        InputError: it is neither.
+    """
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+        raise InputError(
+            f"--input-size must be WIDTHxHEIGHT in pixels, or one number for both. Received: {text}"
+        )
+    return int(sides[0]), int(sides[-1])
+
+
+def _check_names(option: str, names: Sequence[str], known: Sequence[str]) -> None:
+    if not names or not set(names) <= set(known) or len(set(names)) != len(names):
+        raise InputError(
+            f"{option} must be of {', '.join(known)}, each once, between commas. Received: {','.join(names)}"
+        )
+
+
+def _check_folder(folder: Path, source: Path, overrides: Sequence[str]) -> None:
+    """A file beside the SavedModel of another network, or of other settings, would answer in its
+    place.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: must be a folder. Received: a file")
+    if not (folder / DESCRIPTION_FILE).is_file():
+        return
+    if not source.exists() or not folder.samefile(source):
+        raise InputError(
+            f"{folder}: is a model directory, and files of other runtimes are added to one from itself: name it as the source, "
+            f"choose another folder, or let --format hold {SAVED_MODEL} to replace it"
+        )
+    if overrides:
+        raise InputError(
+            f"{folder}: changed settings need a folder of their own. Received: --set {overrides[0]}"
+        )
+
+
+def _check_packages(runtime: str, options: FileOptions) -> None:
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        raise InputError(
+            f"--format {runtime} needs Keras' TensorFlow backend: set KERAS_BACKEND=tensorflow. Received: {backend}"
+        )
+    needed = ["tf2onnx", "onnx"] if runtime == ONNX else []
+    if runtime == ONNX and INT8 in options.weights:
+        needed.append("onnxruntime")
+    for package in needed:
+        try:
+            import_quietly(package)
+        except ImportError as error:
+            raise InputError(missing_extra(f"--format {runtime}", runtime, error)) from None
+
+
+def _representative_inputs(config: Config, options: FileOptions) -> list[np.ndarray]:
+    """Inputs (1, H, W, 3) uint8 of the images to calibrate with, fitted as `predict` does."""
+    paths = list_images(options.calibration)
+    spaced = np.linspace(0, len(paths) - 1, min(len(paths), CALIBRATION_IMAGES)).round().astype(int)
+    inputs = []
+    for path in (paths[i] for i in spaced):
+        image = read_image(path)
+        fit = fit_for(
+            image.shape[1],
+            image.shape[0],
+            config.predict.longer_side,
+            config.model.output_stride,
+            config.predict.upscale,
+            config.data.pad_colour,
+            input_size=options.input_size,
+        )
+        inputs.append(fit.apply(image)[None])
+    return inputs
+
+
+_MAKERS = {LITERT: litert_files, ONNX: onnx_files}

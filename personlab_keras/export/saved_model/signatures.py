@@ -1,0 +1,235 @@
+"""The three functions of a SavedModel: maps, people, people from bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import keras
+import tensorflow as tf
+
+from personlab_keras.config import Config
+from personlab_keras.decoder import CANDIDATES_PER_PERSON
+from personlab_keras.decoder_graph.fields import fields_of
+from personlab_keras.decoder_graph.masks import Frame, cell_masks, distances, image_masks
+from personlab_keras.decoder_graph.poses import Poses, find_poses
+from personlab_keras.errors import InputError
+from personlab_keras.export.saved_model.images import decode_bytes, fit, padded
+from personlab_keras.method.skeleton import Skeleton
+
+IMAGE = "image"
+BYTES = "image_bytes"
+MAPS_SIGNATURE, PEOPLE_SIGNATURE, BYTES_SIGNATURE = "serving_default", "people", "people_from_bytes"
+
+
+class Served(tf.Module):
+    """A network with what comes before and after it, all in the graph.
+
+    N is `decode.max_people`, the number of places for people; free ones hold zeros and empty
+    strings. A keypoint that was not found is (0, 0, 0).
+
+    Args:
+        network: as it predicts (`model.inference_model`), on Keras' TensorFlow backend.
+        config: its settings. One view is seen, not mirrored, whatever `predict.scales` and
+            `predict.flip` say.
+        skeleton: that it was trained with.
+
+    Attributes:
+        decode: the people of one image, by its flat outputs (h, w, channels) and the fields of its
+            `Frame`; as `people`, without the batch.
+    """
+
+    def __init__(self, network: keras.Model, config: Config, skeleton: Skeleton) -> None:
+        super().__init__(name="personlab")
+        self._network, self._config, self._skeleton = network, config, skeleton
+        self._stride = config.model.target_stride or config.model.output_stride
+        self.weights = [variable.value for variable in network.variables]
+        # Traced once, whoever calls them.
+        inputs = tf.TensorSpec([None, None, None, 3], tf.float32)
+        self._maps = tf.function(self._run_network, input_signature=[inputs], autograph=False)
+        outputs = {
+            name: tf.TensorSpec(shape[1:], tf.float32)
+            for name, shape in network.compute_output_shape(inputs.shape).items()
+        }
+        frame = (
+            tf.TensorSpec([2], tf.int32),
+            tf.TensorSpec([2], tf.float64),
+            tf.TensorSpec([2], tf.float64),
+        )
+        self.decode = tf.function(self._decode, input_signature=[outputs, *frame], autograph=False)
+
+    def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
+        """The functions by the names under which clients find them."""
+        pictures = tf.TensorSpec([None, None, None, 3], tf.uint8, IMAGE)
+        numbers = tf.TensorSpec([None, None, None, 3], tf.float32, IMAGE)
+        signatures = {
+            MAPS_SIGNATURE: self.maps.get_concrete_function(numbers),
+            PEOPLE_SIGNATURE: self.people.get_concrete_function(pictures),
+            BYTES_SIGNATURE: self.people_from_bytes.get_concrete_function(
+                tf.TensorSpec([None], tf.string, BYTES)
+            ),
+        }
+        # Who loads the SavedModel by Python may give the other type to the same functions.
+        self.maps.get_concrete_function(pictures)
+        self.people.get_concrete_function(numbers)
+        return signatures
+
+    @tf.function(autograph=False)
+    def maps(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The network's maps of images (B, H, W, 3) RGB in 0..255, uint8 or float32, padded on the
+        right and below to the sides that the network takes: flat outputs (B, h, w, channels) by
+        name."""
+        return self._maps(
+            padded(tf.cast(image, tf.float32), self._side_step, self._config.data.pad_colour)
+        )
+
+    @tf.function(autograph=False)
+    def people(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The people in images (B, H, W, 3) RGB in 0..255, uint8 or float32, all of one size, in
+        their pixels.
+
+        Returns:
+            keypoints: (B, N, K, 3) float32 (x, y, score).
+            scores: (B, N) float32, best first.
+            boxes: (B, N, 4) float32 [x, y, width, height], as `Person.box`.
+            count: (B,) int32, how many of the N places are taken.
+            size: (B, 2) int32, height and width of the frame that all this is in.
+            masks: (B, N) string, COCO's compressed run lengths; and
+            cell_masks: (B, N, h, w) bool at the maps' resolution, in the frame of the network's
+                input. Neither from a network without masks.
+        """
+        inputs, frame = self._fit(image)
+        maps = self._maps(inputs)
+
+        def of_image(outputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            return self.decode(outputs, frame.size, frame.scale, frame.offset)
+
+        with tf.device("/CPU:0"):  # thousands of small operations
+            return tf.map_fn(
+                of_image,
+                maps,
+                fn_output_signature=self._people_spec(cells=True),
+                parallel_iterations=4,
+            )
+
+    @tf.function(autograph=False)
+    def people_from_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The people in JPEG and PNG files (B,), in the pixels of each image as its EXIF tag turns
+        it: as `people`, without `cell_masks`. One that is no image, damaged or huge fails the call
+        with `InvalidArgumentError`."""
+
+        def of_file(data: tf.Tensor) -> dict[str, tf.Tensor]:
+            with tf.device("/CPU:0"):
+                image = decode_bytes(data, self._config.data.pad_colour)
+                inputs, frame = self._fit(image[None])
+            maps = self._maps(inputs)
+            with tf.device("/CPU:0"):
+                people = self.decode(
+                    {name: array[0] for name, array in maps.items()},
+                    frame.size,
+                    frame.scale,
+                    frame.offset,
+                )
+            return {name: value for name, value in people.items() if name != "cell_masks"}
+
+        return tf.map_fn(
+            of_file,
+            image_bytes,
+            fn_output_signature=self._people_spec(cells=False),
+            parallel_iterations=2,
+        )
+
+    @property
+    def _side_step(self) -> int:
+        return max(self._stride, self._config.model.output_stride)
+
+    @property
+    def _has_masks(self) -> bool:
+        return self._config.decode.masks
+
+    def _run_network(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        outputs = self._network(inputs, training=False)
+        return {name: tf.cast(value, tf.float32) for name, value in outputs.items()}
+
+    def _fit(self, images: tf.Tensor) -> tuple[tf.Tensor, Frame]:
+        options = self._config.predict
+        return fit(
+            images,
+            options.longer_side,
+            self._side_step,
+            options.upscale,
+            self._config.data.pad_colour,
+        )
+
+    def _decode(
+        self, outputs: Mapping[str, tf.Tensor], size: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """The people of one image, by its flat outputs (h, w, channels) and its `Frame`."""
+        options, frame = self._config.decode, Frame(size, scale, offset)
+        fields = fields_of(outputs, self._stride)
+        poses = find_poses(
+            fields,
+            self._skeleton,
+            options,
+            self._config.targets.radius,
+            CANDIDATES_PER_PERSON * options.max_people,
+        )
+        points = frame.to_image(poses.keypoints)
+        people = {
+            "keypoints": _with_scores(points, poses),
+            "scores": poses.scores,
+            "boxes": _boxes(points),
+            "count": poses.count,
+            "size": frame.size,
+        }
+        if self._has_masks:
+            near = distances(poses, fields, options)
+            people["masks"], boxes = image_masks(near, poses, fields, frame, options)
+            people["boxes"] = tf.where(boxes[:, 2:3] > 0, boxes, people["boxes"])
+            people["cell_masks"] = cell_masks(near, fields, options)
+        return people
+
+    def _people_spec(self, cells: bool) -> dict[str, tf.TensorSpec]:
+        places, keypoints = self._config.decode.max_people, self._skeleton.keypoint_count
+        spec = {
+            "keypoints": tf.TensorSpec([places, keypoints, 3], tf.float32),
+            "scores": tf.TensorSpec([places], tf.float32),
+            "boxes": tf.TensorSpec([places, 4], tf.float32),
+            "count": tf.TensorSpec([], tf.int32),
+            "size": tf.TensorSpec([2], tf.int32),
+        }
+        if self._has_masks:
+            spec["masks"] = tf.TensorSpec([places], tf.string)
+            if cells:
+                spec["cell_masks"] = tf.TensorSpec([places, None, None], tf.bool)
+        return spec
+
+
+def save(network: keras.Model, config: Config, skeleton: Skeleton, folder: str) -> None:
+    """Writes the SavedModel of a network as it predicts.
+
+    Raises:
+        InputError: Keras does not run on TensorFlow.
+    """
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        raise InputError(
+            f"a SavedModel is made on Keras' TensorFlow backend: set KERAS_BACKEND=tensorflow. Received: {backend}"
+        )
+    served = Served(network, config, skeleton)
+    tf.saved_model.save(served, folder, signatures=served.signatures())
+
+
+def _with_scores(points: tf.Tensor, poses: Poses) -> tf.Tensor:
+    found = tf.math.is_finite(points[..., :1])
+    return tf.where(found, tf.concat([points, poses.keypoint_scores[..., None]], axis=-1), 0.0)
+
+
+def _boxes(points: tf.Tensor) -> tf.Tensor:
+    """(N, 4) [x, y, width, height] around the keypoints found (N, K, 2); zeros where there are
+    none.
+    """
+    found = tf.math.is_finite(points)
+    low = tf.reduce_min(tf.where(found, points, points.dtype.max), axis=1)
+    high = tf.reduce_max(tf.where(found, points, points.dtype.min), axis=1)
+    box = tf.concat([low, high - low], axis=-1)
+    return tf.where(tf.reduce_any(found[..., 0], axis=1)[:, None], box, 0.0)

@@ -1,0 +1,171 @@
+"""What the header of an image file tells without decoding it: the format, the size, and whether the
+file is complete.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+
+
+def image_size(data: bytes) -> tuple[int, int] | None:
+    """(width, height) in pixels as stored, before any EXIF orientation, by the header of an image;
+    nothing is decoded.
+
+    Args:
+        data: a JPEG, PNG, WebP, BMP, TIFF or GIF, whole or from its beginning to where it tells the
+            size.
+
+    Returns:
+        None for anything else, and where the header is broken or tells no area.
+    """
+    readers = {
+        JPEG_MAGIC: _jpeg_size,
+        PNG_MAGIC: _png_size,
+        b"RIFF": _webp_size,
+        b"BM": _bmp_size,
+        b"II": _tiff_size,
+        b"MM": _tiff_size,
+        b"GIF8": _gif_size,
+    }
+    read = next((reader for start, reader in readers.items() if data.startswith(start)), None)
+    try:
+        size = None if read is None else read(data)
+    except struct.error:  # the data ends first
+        return None
+    return size if size and min(size) > 0 else None
+
+
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+
+
+JPEG_MAGIC = b"\xff\xd8\xff"
+
+
+def is_webp(data: bytes) -> bool:
+    return data[:4] == b"RIFF" and data[8:12] == b"WEBP"
+
+
+def is_whole(data: bytes) -> bool:
+    """Whether the container reaches its own end; True for containers that are left to the
+    decoder.
+    """
+    if data.startswith(JPEG_MAGIC):
+        return _jpeg_ends(data)
+    if data.startswith(PNG_MAGIC):
+        return _png_ends(data)
+    if is_webp(data):
+        return len(data) >= 8 + int.from_bytes(data[4:8], "little")
+    return True
+
+
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
+"""Of a segment, or of the end: neither a stuffed 0xff00 of entropy-coded data, nor a restart, nor
+filling.
+"""
+
+
+def _jpeg_ends(data: bytes) -> bool:
+    """Walks the segments to the end-of-image marker. A search for its bytes would find that of an
+    embedded thumbnail.
+    """
+    at = 2
+    while (found := _MARKER.search(data, at)) is not None:
+        at = found.end()
+        if data[at - 1] == 0xD9:
+            return True
+        at += max(2, int.from_bytes(data[at : at + 2], "big"))
+    return False
+
+
+def _png_ends(data: bytes) -> bool:
+    at = len(PNG_MAGIC)
+    while at + 12 <= len(data):
+        if data[at + 4 : at + 8] == b"IEND":
+            return True
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+    return False
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int] | None:
+    at = 2
+    while True:
+        # As libjpeg does: what stands between segments is passed over, however many 0xff announce
+        # the next one.
+        at = data.find(b"\xff", at)
+        while 0 <= at < len(data) and data[at] == 0xFF:
+            at += 1
+        if not 0 <= at < len(data):
+            return None
+        marker = data[at]
+        if 0xC0 <= marker <= 0xCF and marker not in (
+            0xC4,
+            0xC8,
+            0xCC,
+        ):  # a frame header; not tables, extensions, conditioning
+            height, width = struct.unpack_from(">HH", data, at + 4)
+            return width, height
+        if marker in (0xD9, 0xDA):  # the end, or a scan without a frame
+            return None
+        if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:
+            at += 1
+        else:
+            (length,) = struct.unpack_from(">H", data, at + 1)
+            at += 1 + max(2, length)
+
+
+def _png_size(data: bytes) -> tuple[int, int] | None:
+    return struct.unpack_from(">II", data, 16) if data[12:16] == b"IHDR" else None
+
+
+def _webp_size(data: bytes) -> tuple[int, int] | None:
+    kind = data[12:16] if is_webp(data) else b""
+    if kind == b"VP8X":
+        low, high = struct.unpack_from("<IH", data, 24)  # twice 24 bits
+        return 1 + (low & 0xFFFFFF), 1 + (low >> 24 | high << 8)
+    if kind == b"VP8L":
+        (bits,) = struct.unpack_from("<I", data, 21)
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return width & 0x3FFF, height & 0x3FFF
+    return None
+
+
+def _bmp_size(data: bytes) -> tuple[int, int] | None:
+    (header,) = struct.unpack_from("<I", data, 14)
+    width, height = struct.unpack_from("<HH" if header == 12 else "<ii", data, 18)
+    return width, abs(height)  # negative where the rows run downwards
+
+
+def _gif_size(data: bytes) -> tuple[int, int] | None:
+    width, height = struct.unpack_from("<HH", data, 6)
+    return width, height
+
+
+def _tiff_size(data: bytes) -> tuple[int, int] | None:
+    """By the tags ImageWidth and ImageLength of the first directory, in TIFF and in BigTIFF."""
+    order = "<" if data.startswith(b"II") else ">"
+    (version,) = struct.unpack_from(f"{order}H", data, 2)
+    if version == 42:
+        (directory,), counter, entry = struct.unpack_from(f"{order}I", data, 4), "H", "I"
+    elif version == 43:
+        (directory,), counter, entry = struct.unpack_from(f"{order}Q", data, 8), "Q", "Q"
+    else:
+        return None
+    if directory > len(data):
+        return None
+    (count,) = struct.unpack_from(f"{order}{counter}", data, directory)
+    tags = {}
+    step = 4 + 2 * struct.calcsize(entry)
+    for i in range(min(count, 1000)):
+        at = directory + struct.calcsize(counter) + i * step
+        tag, kind = struct.unpack_from(f"{order}HH", data, at)
+        if tag in (256, 257) and kind in _TIFF_INTEGERS:
+            (tags[tag],) = struct.unpack_from(
+                f"{order}{_TIFF_INTEGERS[kind]}", data, at + 4 + struct.calcsize(entry)
+            )
+    return (tags[256], tags[257]) if len(tags) == 2 else None
+
+
+_TIFF_INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}

@@ -1,0 +1,175 @@
+"""The maps that the network predicts: their names, channels, and the two forms in which they
+travel.
+
+The data side, the model side and the decoder meet at `OUTPUTS`: none of them imports another, all
+of them import this."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from personlab_keras.method.skeleton import COCO_PERSON, Skeleton
+
+OUTPUTS: dict[str, Callable[[Skeleton], int]] = {
+    "heatmaps": lambda skeleton: skeleton.keypoint_count,
+    "short_offsets": lambda skeleton: 2 * skeleton.keypoint_count,
+    "mid_offsets": lambda skeleton: 2 * skeleton.directed_edge_count,
+    "long_offsets": lambda skeleton: 2 * skeleton.keypoint_count,
+    "segmentation": lambda skeleton: 1,
+}
+"""Name of each of the method's five outputs -> how many channels it has. A flat output is (batch,
+h, w, channels); of an offset output, channel 2k is dx and channel 2k + 1 is dy of field k."""
+
+PARTS = (
+    "left_face", "right_face",
+    "left_upper_arm_front", "left_upper_arm_back", "right_upper_arm_front", "right_upper_arm_back",
+    "left_lower_arm_front", "left_lower_arm_back", "right_lower_arm_front", "right_lower_arm_back",
+    "left_hand", "right_hand", "torso_front", "torso_back",
+    "left_upper_leg_front", "left_upper_leg_back", "right_upper_leg_front", "right_upper_leg_back",
+    "left_lower_leg_front", "left_lower_leg_back", "right_lower_leg_front", "right_lower_leg_back",
+    "left_foot", "right_foot",
+)  # fmt: skip
+"""The 24 body parts of BodyPix 2.0, in channel order, as its documentation lists them."""
+
+EXTRA_OUTPUTS: dict[str, Callable[[Skeleton], int]] = {"part_heatmaps": lambda skeleton: len(PARTS)}
+"""What imported networks may have beyond the five. No record holds targets for it: it is kept, but
+not trained.
+"""
+
+ALL_OUTPUTS = OUTPUTS | EXTRA_OUTPUTS
+
+REQUIRED_OUTPUTS = ("heatmaps", "short_offsets", "mid_offsets")
+"""Without these there are no people."""
+
+MASK_OUTPUTS = ("long_offsets", "segmentation")
+"""Without these there are people, but no instance masks."""
+
+PROBABILITIES = ("heatmaps", "segmentation", "part_heatmaps")
+"""The outputs that the trained network gives as logits and the exported one as probabilities."""
+
+
+def mask_name(output: str) -> str:
+    """Name, among training targets, of the mask that says where the target of an output counts.
+
+    Masks are float 0 or 1 of shape (batch, h, w, fields): one field for heatmaps and segmentation,
+    one per keypoint or directed edge for offsets (both components of an offset count together).
+
+    >>> mask_name("heatmaps")
+    'heatmaps_mask'
+    """
+    return f"{output}_mask"
+
+
+@dataclass(frozen=True)
+class Maps:
+    """The maps of one image, in the frame of the network input.
+
+    Attributes:
+        heatmaps: (h, w, K) probability that the cell lies within the radius of keypoint k of
+            somebody.
+        short_offsets: (h, w, K, 2) from the cell to that keypoint.
+        mid_offsets: (h, w, 2E, 2) from keypoint `edge_indices[e, 0]` of a person to its keypoint
+            `edge_indices[e, 1]`.
+        long_offsets: (h, w, K, 2) from a cell of a person to each of its keypoints; None where the
+            network has no such head.
+        segmentation: (h, w) probability that the cell shows a person; None where the network has no
+            such head.
+        stride: input pixels per cell.
+        part_heatmaps: (h, w, len(PARTS)) probability that a cell of a person shows that part; None
+            where the network has no such head.
+
+    Offsets are (dx, dy) in input pixels, as the network gave them: refinement is a step of the
+    decoder.
+
+    Raises:
+        ValueError: an array has another shape than its siblings ask for.
+    """
+
+    heatmaps: np.ndarray
+    short_offsets: np.ndarray
+    mid_offsets: np.ndarray
+    long_offsets: np.ndarray | None
+    segmentation: np.ndarray | None
+    stride: int
+    part_heatmaps: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.heatmaps.ndim != 3:
+            raise ValueError(f"`heatmaps` must be (h, w, K). Received: {self.heatmaps.shape}")
+        height, width, keypoints = self.heatmaps.shape
+        expected = {
+            "short_offsets": (height, width, keypoints, 2),
+            "mid_offsets": (height, width, 2 * (keypoints - 1), 2),
+            "long_offsets": (height, width, keypoints, 2),
+            "segmentation": (height, width),
+            "part_heatmaps": (height, width, len(PARTS)),
+        }
+        for name, shape in expected.items():
+            array = getattr(self, name)
+            if array is not None and array.shape != shape:
+                raise ValueError(
+                    f"`{name}` must be {shape} beside heatmaps {self.heatmaps.shape}. Received: {array.shape}"
+                )
+        if self.stride < 1:
+            raise ValueError(
+                f"`stride` must be a positive number of pixels. Received: {self.stride}"
+            )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(h, w) in cells."""
+        return self.heatmaps.shape[:2]
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """(height, width) of the network input in pixels."""
+        height, width = self.shape
+        return (height - 1) * self.stride + 1, (width - 1) * self.stride + 1
+
+
+def pack(maps: Maps) -> dict[str, np.ndarray]:
+    """Flat outputs (h, w, channels) by name, as the network gives them for one image. Inverse:
+    `unpack`.
+    """
+    height, width = maps.shape
+    arrays = {name: getattr(maps, name) for name in ALL_OUTPUTS}
+    return {
+        name: array.reshape(height, width, -1)
+        for name, array in arrays.items()
+        if array is not None
+    }
+
+
+def unpack(
+    outputs: Mapping[str, np.ndarray], stride: int, skeleton: Skeleton = COCO_PERSON
+) -> Maps:
+    """Maps from flat outputs (h, w, channels) of one image, those of `PROBABILITIES` as such.
+
+    All but `REQUIRED_OUTPUTS` may be missing.
+
+    Raises:
+        ValueError: an output has another number of channels than `ALL_OUTPUTS` says.
+    """
+    shaped: dict[str, np.ndarray | None] = dict.fromkeys(ALL_OUTPUTS)
+    for name, channels in ALL_OUTPUTS.items():
+        if name not in outputs:
+            continue
+        array = outputs[name]
+        if array.ndim != 3 or array.shape[-1] != channels(skeleton):
+            raise ValueError(
+                f"output `{name}` must be (h, w, {channels(skeleton)}). Received: {array.shape}"
+            )
+        height, width = array.shape[:2]
+        if name == "segmentation":
+            shaped[name] = array[..., 0]
+        elif name in PROBABILITIES:
+            shaped[name] = array
+        else:
+            shaped[name] = array.reshape(height, width, -1, 2)
+    missing = [name for name in REQUIRED_OUTPUTS if shaped[name] is None]
+    if missing:
+        raise ValueError(f"outputs must hold {', '.join(REQUIRED_OUTPUTS)}. Missing: {missing}")
+    return Maps(**shaped, stride=stride)  # type: ignore[arg-type]

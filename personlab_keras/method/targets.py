@@ -1,0 +1,168 @@
+"""Annotations of one view -> training targets, in the compact form that records hold.
+
+A dense target has 150 channels; all of them are one gather and one subtraction away from three
+small maps of owners and the keypoints themselves, so that is what is stored. The expansion is
+`personlab_keras.data.pipeline.expand`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from personlab_keras.method.coordinates import map_side
+
+OVERLAP = 255
+"""Instance id of cells where the masks of two persons overlap."""
+MAX_PERSONS = 254
+"""Most persons that a view can tell apart: 0 is nobody, 255 an overlap."""
+
+IGNORE_CROWD = 1
+"""Flag of cells inside a crowd region: nothing is known about them."""
+IGNORE_UNANNOTATED = 2
+"""Flag of cells of a person that was never annotated with keypoints: it counts as person, but not
+against the heatmaps.
+"""
+IGNORE_MASKLESS = 4
+"""Flag of cells in the box of a person whose mask is unknown: they do not count for the
+segmentation.
+"""
+
+
+@dataclass(frozen=True)
+class CompactTargets:
+    """Targets of one view.
+
+    Attributes:
+        keypoints: (P, K, 3) float32 [x, y, labelled] in view pixels; labelled is 1 or 0, and zero
+            rows where it is 0.
+        disc_owner: (h, w, K) uint8, 1 + index of the nearest person whose keypoint k lies within
+            the radius of the cell; 0 none.
+        instance: (h, w) uint8, 1 + index of the one person there; 0 nobody; OVERLAP where two masks
+            overlap.
+        ignore: (h, w) uint8, flags IGNORE_CROWD, IGNORE_UNANNOTATED and IGNORE_MASKLESS.
+
+    Raises:
+        ValueError: shapes disagree or there are more than MAX_PERSONS persons.
+    """
+
+    keypoints: np.ndarray
+    disc_owner: np.ndarray
+    instance: np.ndarray
+    ignore: np.ndarray
+
+    def __post_init__(self) -> None:
+        height, width = self.instance.shape
+        if self.keypoints.ndim != 3 or self.keypoints.shape[2] != 3:
+            raise ValueError(f"`keypoints` must be (P, K, 3). Received: {self.keypoints.shape}")
+        if len(self.keypoints) > MAX_PERSONS:
+            raise ValueError(
+                f"`keypoints` must hold at most {MAX_PERSONS} persons. Received: {len(self.keypoints)}"
+            )
+        if self.disc_owner.shape != (
+            height,
+            width,
+            self.keypoints.shape[1],
+        ) or self.ignore.shape != (height, width):
+            raise ValueError(
+                f"`disc_owner` must be (h, w, K) and `ignore` (h, w) beside instance {self.instance.shape}. "
+                f"Received: {self.disc_owner.shape}, {self.ignore.shape}"
+            )
+
+
+def encode(
+    keypoints: np.ndarray,
+    masks: np.ndarray,
+    annotated: np.ndarray,
+    crowd: np.ndarray,
+    view_size: tuple[int, int],
+    radius: float,
+    stride: int,
+    maskless: np.ndarray | None = None,
+) -> CompactTargets:
+    """Compact targets of a view.
+
+    Args:
+        keypoints: (P, K, 3) float [x, y, v] in view pixels, COCO visibility v; those with v = 0 or
+            outside the view are dropped: at the border of a photo people are not annotated beyond
+                it either.
+        masks: (P, h, w) bool, each person's mask at the points of the map cells.
+        annotated: (P,) bool, whether the person was annotated with keypoints at all, inside this
+            view or not.
+        crowd: (h, w) bool, crowd regions at the points of the map cells.
+        view_size: (height, width) in pixels, each stride * n + 1.
+        radius: of the discs, in view pixels.
+        stride: view pixels per map cell.
+        maskless: (h, w) bool, the boxes of persons without a mask at the points of the map cells;
+            None for nowhere.
+    """
+    height, width = (map_side(side, stride) for side in view_size)
+    labelled = _labelled(keypoints, view_size)
+    kept = np.where(labelled[..., None], keypoints, 0.0).astype(np.float32)
+    kept[..., 2] = labelled
+    ignore = np.where(crowd, IGNORE_CROWD, 0).astype(np.uint8)
+    ignore[masks[~annotated].any(axis=0)] |= IGNORE_UNANNOTATED
+    if maskless is not None:
+        ignore[maskless & ~masks.any(axis=0)] |= IGNORE_MASKLESS
+    return CompactTargets(
+        keypoints=kept,
+        disc_owner=disc_owners(kept, height, width, radius, stride),
+        instance=instance_ids(masks),
+        ignore=ignore,
+    )
+
+
+def _labelled(keypoints: np.ndarray, view_size: tuple[int, int]) -> np.ndarray:
+    x, y, visibility = keypoints[..., 0], keypoints[..., 1], keypoints[..., 2]
+    height, width = view_size
+    # A pixel reaches half a pixel beyond its centre.
+    inside = (x >= -0.5) & (x < width - 0.5) & (y >= -0.5) & (y < height - 0.5)
+    return (visibility > 0) & inside
+
+
+def disc_owners(
+    keypoints: np.ndarray, height: int, width: int, radius: float, stride: int
+) -> np.ndarray:
+    """(h, w, K) uint8: 1 + index of the nearest person whose keypoint k lies within the radius of
+    the cell; 0 for none.
+
+    Only the cells around each keypoint are visited. Of two persons at the same distance the first
+    one owns the cell."""
+    count = keypoints.shape[1]
+    owner = np.zeros((height, width, count), np.uint8)
+    ys, xs = (np.arange(cells, dtype=np.float32) * stride for cells in (height, width))
+    for k in range(count):
+        labelled = np.flatnonzero(keypoints[:, k, 2])
+        nearest = (
+            np.full((height, width), np.inf, np.float32)
+            if len(labelled)
+            else np.empty((0, 0), np.float32)
+        )
+        for person in labelled:
+            x, y = keypoints[person, k, :2]
+            rows = _cells_within(y, radius, stride, height)
+            columns = _cells_within(x, radius, stride, width)
+            distance = np.hypot(xs[columns] - x, (ys[rows] - y)[:, None])
+            won = (distance <= radius) & (distance < nearest[rows, columns])
+            owner[rows, columns, k][won] = person + 1
+            nearest[rows, columns][won] = distance[won]
+    return owner
+
+
+def _cells_within(centre: float, radius: float, stride: int, cells: int) -> slice:
+    first = int(np.ceil((centre - radius) / stride))
+    last = int(np.floor((centre + radius) / stride))
+    return slice(max(first, 0), min(last + 1, cells))
+
+
+def instance_ids(masks: np.ndarray) -> np.ndarray:
+    """(h, w) uint8 from masks (P, h, w) bool: 1 + index of the one person there, 0 for nobody,
+    OVERLAP for several.
+
+    No person's cells are given to another: where masks overlap, nobody can say whose offsets are
+    right."""
+    if not len(masks):
+        return np.zeros(masks.shape[1:], np.uint8)
+    owners = masks.sum(axis=0, dtype=np.int32)
+    first = np.argmax(masks, axis=0) + 1
+    return np.where(owners > 1, OVERLAP, np.where(owners == 1, first, 0)).astype(np.uint8)

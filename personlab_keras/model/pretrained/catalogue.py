@@ -1,0 +1,88 @@
+"""The networks that Google published, by name."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+from personlab_keras.errors import InputError
+
+LICENCE = "Apache-2.0"
+"""Of PoseNet and BodyPix, code and weights (github.com/tensorflow/tfjs-models)."""
+
+_BASE = "https://storage.googleapis.com/tfjs-models/savedmodel"
+_STRIDE = 16
+"""Of the files that are fetched. The weights of a variant are the same at every output stride, so
+one file serves all of them.
+"""
+
+_SIZES = {
+    "resnet50": (90, 45, 22),
+    "mobilenet-v1-100": (13, 6, 3),
+    "mobilenet-v1-075": (5, 2, 1),
+    "mobilenet-v1-050": (2, 1, 0.6),
+}
+"""Backbone -> megabytes with 4, 2 and 1 bytes a weight, as BodyPix 2.0's documentation rounds
+them.
+"""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published network.
+
+    Attributes:
+        url: of its model JSON; the shards lie beside it.
+        megabytes: about how much is downloaded.
+        masks: whether it gives instance masks.
+    """
+
+    url: str
+    megabytes: float
+    masks: bool
+
+
+def _published() -> dict[str, Published]:
+    found = {}
+    for kind in ("bodypix", "posenet"):
+        for backbone, sizes in _SIZES.items():
+            family, _, width = backbone.partition("-v1-")
+            folders = (("", "float"), ("-quant2", "quant2"), ("-quant1", "quant1"))
+            for (suffix, folder), megabytes in zip(folders, sizes, strict=True):
+                path = "/".join(part for part in (_BASE, kind, family, folder, width) if part)
+                url = f"{path}/model-stride{_STRIDE}.json"
+                found[f"{kind}-{backbone}{suffix}"] = Published(
+                    url, megabytes, masks=kind == "bodypix"
+                )
+    return found
+
+
+PUBLISHED = _published()
+"""Name -> network. "-quant2" and "-quant1" are stored with two bytes and one byte a weight."""
+
+
+def published(name: str) -> Published:
+    """The published network of a name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in PUBLISHED:
+        near = difflib.get_close_matches(name, PUBLISHED, n=3) or list(PUBLISHED)[:3]
+        raise InputError(
+            f"{name}: neither a file, a folder or an address, nor a published network. Nearest: {', '.join(near)}; "
+            "`personlab import-weights --list` prints all"
+        )
+    return PUBLISHED[name]
+
+
+def listing() -> list[str]:
+    """A line for each published network: its name, its size, what it gives, its licence.
+
+    >>> listing()[9]
+    'bodypix-mobilenet-v1-050            2 MB  keypoints, masks  Apache-2.0'
+    """
+    return [
+        f"{name:32} {network.megabytes:>4g} MB  {'keypoints, masks' if network.masks else 'keypoints':16}  {LICENCE}"
+        for name, network in PUBLISHED.items()
+    ]

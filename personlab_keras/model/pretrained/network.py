@@ -1,0 +1,171 @@
+"""From a name, an address, a file or a folder to a network of ours with the weights that were found
+there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from personlab_keras.config import ModelConfig
+from personlab_keras.errors import InputError
+from personlab_keras.io.files import read_json
+from personlab_keras.model.backbones import OUTPUT_STRIDES
+from personlab_keras.model.network import build_model, head_name
+from personlab_keras.model.pretrained.binding import Binding, bind
+from personlab_keras.model.pretrained.catalogue import LICENCE, published
+from personlab_keras.model.pretrained.download import Progress, fetch_network, sha256
+from personlab_keras.model.pretrained.graph import Convolution, Graph
+from personlab_keras.model.pretrained.onnx_file import read_onnx
+from personlab_keras.model.pretrained.tfjs import is_graph_model, read_tfjs, shard_names
+
+RELEASED_RADIUS = 32.0
+"""R in input pixels of all released networks, the paper's."""
+
+RELEASED_LONGER_SIDE = 1201
+"""Pixels to which an image is resized for a released network: the best single size of those in
+docs/results.md.
+"""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A released network as one of ours.
+
+    Attributes:
+        network: as it trains, logits; at the output stride of the file.
+        config: builds it.
+        provenance: where the weights come from: source, licence, and size and sha256 of each file.
+    """
+
+    network: keras.Model
+    config: ModelConfig
+    provenance: Mapping[str, Any]
+
+
+def read_network(source: str | Path, progress: Progress | None = None) -> Imported:
+    """Reads a released network.
+
+    Args:
+        source: the name of a published network (`catalogue.PUBLISHED`), an http(s) address, a tfjs
+            model JSON, an ONNX file, or a folder that holds one of them.
+        progress: called with (bytes received, bytes in all) while something is downloaded.
+
+    Raises:
+        InputError: the source is none of these or cannot be had; the file is damaged, or is none of
+            the released networks.
+    """
+    path, origin = locate(source, progress)
+    graph = read_onnx(path) if path.suffix == ".onnx" else read_tfjs(path)
+    binding = bind(graph)
+    if binding.output_stride not in OUTPUT_STRIDES:
+        raise InputError(
+            f"{path}: its output stride must be one of {OUTPUT_STRIDES}. Received: {binding.output_stride}"
+        )
+    config = ModelConfig(
+        binding.backbone,
+        binding.alpha,
+        binding.output_stride,
+        weights=None,
+        outputs=tuple(binding.heads),
+    )
+    network = build_model(config)
+    _load(network, binding, graph)
+    files = {
+        file.name: {"size": file.stat().st_size, "sha256": sha256(file)} for file in _files(path)
+    }
+    return Imported(network, config, {"source": origin, "licence": LICENCE, "files": files})
+
+
+def locate(source: str | Path, progress: Progress | None = None) -> tuple[Path, str]:
+    """The model file of a source, downloaded where needed, and what to call the source in the
+    provenance.
+
+    Raises:
+        InputError: there is none, or a folder holds several.
+    """
+    text = str(source)
+    if text.startswith(("http://", "https://")):
+        return fetch_network(text, progress), text
+    path = Path(source)
+    if path.is_dir():
+        return _only_model(path), _only_model(path).name
+    if path.is_file():
+        if path.suffix not in (".json", ".onnx"):
+            raise InputError(
+                f"{path}: must be a TensorFlow.js model (.json with its shards beside it) or an ONNX file (.onnx)"
+            )
+        return path, path.name
+    if path.suffix or path.parent != Path("."):
+        raise InputError(f"{path}: no such file or folder")
+    url = published(text).url
+    return fetch_network(url, progress), f"{text}, {url}"
+
+
+def _only_model(folder: Path) -> Path:
+    found = sorted(folder.glob("*.onnx")) + [
+        path for path in sorted(folder.glob("*.json")) if is_graph_model(read_json(path))
+    ]
+    if len(found) != 1:
+        names = (
+            f"holds several networks: {', '.join(path.name for path in found)}; name one"
+            if found
+            else "holds no network"
+        )
+        raise InputError(f"{folder}: {names} (a TensorFlow.js graph model or an ONNX file)")
+    return found[0]
+
+
+def _files(path: Path) -> list[Path]:
+    shards = [] if path.suffix == ".onnx" else shard_names(read_json(path), str(path))
+    return [path, *(path.parent / name for name in shards)]
+
+
+def _load(network: keras.Model, binding: Binding, graph: Graph) -> None:
+    """Sets the weights of the network, after making sure that every layer is what the graph has in
+    its place.
+    """
+    for name, convolution in binding.layers.items():
+        layer = network.get_layer(name)
+        _check(layer, _activation_of(network, name), convolution, graph.source)
+        layer.set_weights([convolution.kernel, convolution.bias])
+    for output, (kernel, bias) in binding.heads.items():
+        head = network.get_layer(head_name(output))
+        if kernel.shape != tuple(head.kernel.shape):
+            raise InputError(
+                f"{graph.source}: the head of {output} must be {tuple(head.kernel.shape)}. Received: {kernel.shape}"
+            )
+        head.set_weights([kernel, bias])
+
+
+def _activation_of(network: keras.Model, name: str) -> str | None:
+    """TensorFlow's name of the activation after a layer of a released backbone; None where there is
+    none.
+    """
+    known = {layer.name: layer for layer in network.layers}
+    relu = known.get(f"{name}_relu")
+    return None if relu is None else "Relu" if relu.max_value is None else "Relu6"
+
+
+def _check(layer: Any, activation: str | None, found: Convolution, source: str) -> None:
+    ours = {
+        "kernel": tuple(layer.kernel.shape),
+        "stride": layer.strides[0],
+        "dilation": layer.dilation_rate[0],
+        "activation": activation,
+    }
+    theirs = {
+        "kernel": found.kernel.shape,
+        "stride": found.stride,
+        "dilation": found.rate,
+        "activation": found.activation,
+    }
+    for what, due in ours.items():
+        if theirs[what] != due:
+            raise InputError(
+                f"{source}: the {what} of {found.name} ({layer.name}) must be {due}. Received: {theirs[what]}"
+            )

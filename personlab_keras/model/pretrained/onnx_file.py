@@ -1,0 +1,142 @@
+"""ONNX files. They are read with the `onnx` package, which only this module needs (the extra
+`onnx`): its parser and its checks of the format are maintained by those who define it, and the
+published networks do not need it, being TensorFlow.js models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from personlab_keras.errors import InputError
+from personlab_keras.model.pretrained.graph import Graph, Node
+
+_SAME_MEANING = {
+    "BatchNormalization": "FusedBatchNormV3",
+    "Unsqueeze": "Reshape",
+    "Squeeze": "Reshape",
+}
+"""ONNX op -> TensorFlow's op with the same inputs in the same order."""
+
+
+def read_onnx(path: Path) -> Graph:
+    """The graph of an ONNX file in TensorFlow's vocabulary: ops renamed, kernels with channels
+    last.
+
+    Raises:
+        InputError: the `onnx` package is not installed; the file is no ONNX model or its weights
+            lie elsewhere.
+    """
+    try:
+        import onnx
+        from google.protobuf.message import DecodeError
+    except ImportError:
+        raise InputError(
+            f"{path}: reading ONNX takes the onnx package: pip install 'personlab-keras[onnx]'"
+        ) from None
+    try:
+        model = onnx.load_model(str(path), load_external_data=False)
+        constants = {
+            tensor.name: np.array(onnx.numpy_helper.to_array(tensor))
+            for tensor in model.graph.initializer
+        }
+        operations = [
+            (node, {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute})
+            for node in model.graph.node
+        ]
+    except (
+        DecodeError,
+        OSError,
+        ValueError,
+        TypeError,
+        RuntimeError,
+        onnx.checker.ValidationError,
+    ) as error:
+        raise InputError(
+            f"{path}: no ONNX model, or damaged: {' '.join(str(error).split())[:200]}"
+        ) from None
+    if not operations:
+        raise InputError(f"{path}: no ONNX model: it holds no nodes")
+    nodes = {
+        each.name: Node(each.name, "Placeholder")
+        for each in model.graph.input
+        if each.name not in constants
+    }
+    for node, attributes in operations:
+        inputs = tuple(node.input)
+        if node.op_type == "Constant" and "value" in attributes:
+            constants[node.output[0]] = np.array(onnx.numpy_helper.to_array(attributes["value"]))
+            continue
+        name = node.name or node.output[0]
+        for output in node.output[:1]:
+            nodes[output] = _translated(
+                str(path), Node(name, node.op_type, inputs, attributes), constants
+            )
+    return Graph(str(path), nodes, constants)
+
+
+def _translated(source: str, node: Node, constants: dict[str, np.ndarray]) -> Node:
+    """A node as TensorFlow would have it; the kernel of a convolution is put into the constants
+    with channels last.
+    """
+    if node.op == "Conv":
+        return _convolution(source, node, constants)
+    if node.op == "Clip" and _limits(node, constants) == (0.0, 6.0):
+        return Node(node.name, "Relu6", node.inputs[:1])
+    if node.op == "MaxPool":
+        return Node(
+            node.name,
+            node.op,
+            node.inputs,
+            {"ksize": _sides(node, "kernel_shape"), "strides": _sides(node, "strides")},
+        )
+    if node.op == "BatchNormalization":
+        return Node(
+            node.name,
+            _SAME_MEANING[node.op],
+            node.inputs,
+            {"epsilon": node.attributes.get("epsilon", 1e-5)},
+        )
+    return Node(node.name, _SAME_MEANING.get(node.op, node.op), node.inputs)
+
+
+def _convolution(source: str, node: Node, constants: dict[str, np.ndarray]) -> Node:
+    kernel = constants.get(node.inputs[1]) if len(node.inputs) > 1 else None
+    if kernel is None or kernel.ndim != 4:
+        raise InputError(
+            f"{source}: the kernel of {node.name} must be constant and have four sides"
+        )
+    groups = node.attributes.get("group", 1)
+    depthwise = groups > 1
+    if depthwise and (groups != len(kernel) or kernel.shape[1] != 1):
+        raise InputError(
+            f"{source}: {node.name} must be depthwise or have one group. Received: {groups} groups"
+        )
+    # (out, in, rows, columns), of depthwise ones (channels, 1, rows, columns).
+    constants[f"{node.name}/kernel"] = (
+        kernel.transpose(2, 3, 0, 1) if depthwise else kernel.transpose(2, 3, 1, 0)
+    )
+    attributes: dict[str, Any] = {name: _sides(node, name) for name in ("strides", "dilations")}
+    if len(node.inputs) > 2:
+        attributes["fused_ops"] = ("BiasAdd",)
+    op = "FusedDepthwiseConv2dNative" if depthwise else "_FusedConv2D"
+    return Node(
+        node.name, op, (node.inputs[0], f"{node.name}/kernel", *node.inputs[2:]), attributes
+    )
+
+
+def _sides(node: Node, name: str) -> tuple[int, ...]:
+    return (1, *node.attributes.get(name, (1, 1)), 1)
+
+
+def _limits(node: Node, constants: Mapping[str, np.ndarray]) -> tuple[float, float] | None:
+    """Of a Clip: attributes in the older versions of ONNX, inputs in the newer ones."""
+    if "min" in node.attributes and "max" in node.attributes:
+        return float(node.attributes["min"]), float(node.attributes["max"])
+    limits = [constants.get(name) for name in node.inputs[1:3]]
+    if len(limits) < 2 or any(limit is None or limit.size != 1 for limit in limits):
+        return None
+    lowest, highest = (float(limit.item()) for limit in limits if limit is not None)
+    return lowest, highest

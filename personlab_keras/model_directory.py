@@ -1,0 +1,234 @@
+"""What `personlab.json` says of a network: beside the network in a model directory, inside the file
+of another runtime.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from personlab_keras.config import Config, config_from_dict, config_to_dict
+from personlab_keras.errors import InputError
+from personlab_keras.method.maps import MASK_OUTPUTS
+from personlab_keras.method.skeleton import Skeleton
+
+if TYPE_CHECKING:
+    import keras
+
+DESCRIPTION_FILE = "personlab.json"
+"""What makes a folder a model directory."""
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Description:
+    """What is known of a trained network.
+
+    Attributes:
+        skeleton: what the channels of the maps mean.
+        config: the settings of model, targets, decode and predict that belong to it, and the pad
+            colour in `data`.
+        provenance: where the weights come from, and their licence.
+    """
+
+    skeleton: Skeleton
+    config: Config
+    provenance: Mapping[str, Any]
+
+    @property
+    def stride(self) -> int:
+        """Input pixels per cell of the maps."""
+        return self.config.model.target_stride or self.config.model.output_stride
+
+    @property
+    def radius(self) -> float:
+        """R in input pixels that the network was trained with."""
+        return self.config.targets.radius
+
+    def is_of(self, other: Description) -> bool:
+        """Whether both are of one network, as far as a description tells: settings and the versions
+        it was exported with aside.
+        """
+        return self._network() == other._network()
+
+    def _network(self) -> tuple[Any, ...]:
+        origin = {
+            name: value
+            for name, value in self.provenance.items()
+            if name not in ("keras", "tensorflow")
+        }
+        return self.skeleton, self.config.model, self.stride, self.radius, origin
+
+
+def latest_version(folder: str | Path) -> Path:
+    """Of a folder of model directories named by numbers, as TensorFlow Serving has them, the one of
+    the highest number; any other folder itself."""
+    folder = Path(folder)
+    if (folder / DESCRIPTION_FILE).is_file() or not folder.is_dir():
+        return folder
+    versions = [
+        path
+        for path in folder.iterdir()
+        if path.name.isdecimal() and (path / DESCRIPTION_FILE).is_file()
+    ]
+    return max(versions, key=lambda path: int(path.name), default=folder)
+
+
+def description_file(folder: str | Path) -> Path:
+    """The file that describes the model directory in a folder, or the latest of the versions that
+    it holds (`latest_version`).
+
+    Raises:
+        InputError: there is none.
+    """
+    path = latest_version(folder) / DESCRIPTION_FILE
+    if not path.is_file():
+        raise InputError(
+            f"{folder}: no {DESCRIPTION_FILE} there; a model directory is what `personlab export --out` wrote"
+        )
+    return path
+
+
+def parse_description(text: str | bytes, source: str) -> Description:
+    """Reads the text of a `personlab.json`; `source` names it in errors.
+
+    Raises:
+        InputError: it is damaged, or of another format version.
+    """
+    try:
+        described = json.loads(text)
+        if described["format_version"] != FORMAT_VERSION:
+            raise InputError(
+                f"{source}: format_version must be {FORMAT_VERSION}. Received: {described['format_version']}"
+            )
+        sections = {
+            "model": {**described["architecture"], "target_stride": described["stride"]},
+            "targets": {"radius": described["radius"], "stride": described["stride"]},
+            "data": {
+                "pad_colour": described["preprocessing"]["pad_colour"],
+                "view_size": described["preprocessing"]["trained_at"],
+            },
+            "predict": described["predict"],
+            "decode": described["decode"],
+        }
+        skeleton = Skeleton.from_dict(described["skeleton"])
+        provenance = dict(described["provenance"])
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{source}: damaged: {type(error).__name__}: {error}") from None
+    return Description(skeleton, config_from_dict(sections, source=source), provenance)
+
+
+def with_possible_masks(config: Config) -> Config:
+    """The configuration with `decode.masks` off where the network has no heads for them."""
+    possible = set(MASK_OUTPUTS) <= set(config.model.outputs)
+    return replace(config, decode=replace(config.decode, masks=config.decode.masks and possible))
+
+
+def check_masks(config: Config) -> None:
+    """Refuses a configuration that asks for masks that the network cannot give.
+
+    Raises:
+        InputError: naming the heads that it lacks.
+    """
+    missing = [name for name in MASK_OUTPUTS if name not in config.model.outputs]
+    if config.decode.masks and missing:
+        raise InputError(
+            f"decode.masks: this network gives poses only, it has no {' and no '.join(missing)}"
+        )
+
+
+WEIGHTS_FILE = "model.weights.h5"
+
+
+@dataclass(frozen=True)
+class ModelDirectory(Description):
+    """What a model directory describes; the network is built and its weights loaded on first use.
+
+    Attributes:
+        folder: where it lies.
+    """
+
+    folder: Path
+
+    @cached_property
+    def network(self) -> keras.Model:
+        """The network as it trains: logits.
+
+        Raises:
+            InputError: the weights file is missing, damaged or of another network.
+        """
+        from personlab_keras.model.network import build_model
+
+        path = self.folder / WEIGHTS_FILE
+        if not path.is_file():
+            raise InputError(
+                f"{path}: missing; a model directory holds {DESCRIPTION_FILE} and {WEIGHTS_FILE}"
+            )
+        network = build_model(replace(self.config.model, weights=None), self.skeleton)
+        try:
+            network.load_weights(path)
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(
+                f"{path}: damaged, or of another network: {' '.join(str(error).split())[:200]}"
+            ) from None
+        return network
+
+    @cached_property
+    def model(self) -> keras.Model:
+        """The network as it predicts: probabilities."""
+        from personlab_keras.model.network import inference_model
+
+        return inference_model(self.network)
+
+
+def describe(config: Config, skeleton: Skeleton, provenance: Mapping[str, Any]) -> bytes:
+    """The text of `personlab.json`; `description.parse_description` reads it."""
+    from personlab_keras.model.backbones import BACKBONES
+
+    values = config_to_dict(with_possible_masks(config))
+    described = {
+        "format_version": FORMAT_VERSION,
+        "architecture": values["model"],
+        "skeleton": skeleton.to_dict(),
+        "stride": config.model.target_stride or config.model.output_stride,
+        "radius": config.targets.radius,
+        "preprocessing": {
+            "input": "RGB 0..255; the network scales it itself",
+            "scaling": BACKBONES[config.model.backbone].preprocessing,
+            "pad_colour": values["data"]["pad_colour"],
+            "trained_at": values["data"]["view_size"],
+        },
+        "predict": values["predict"],
+        "decode": values["decode"],
+        "provenance": {
+            **provenance,
+            "keras": version("keras"),
+            "tensorflow": version("tensorflow"),
+        },
+    }
+    return (json.dumps(described, indent=1) + "\n").encode()
+
+
+def read_model_directory(folder: str | Path) -> ModelDirectory:
+    """Reads `personlab.json`.
+
+    Args:
+        folder: a model directory, or one that holds nothing but model directories named by numbers,
+            as TensorFlow Serving has them: the one of the highest number is meant.
+
+    Raises:
+        InputError: there is none, it is damaged, or of another format version.
+    """
+    path = description_file(folder)
+    description = parse_description(path.read_bytes(), str(path))
+    return ModelDirectory(
+        description.skeleton, description.config, description.provenance, path.parent
+    )

@@ -1,0 +1,242 @@
+"""The HTTP side: limits, the bounded queue, metrics, the page. What finds people is handed in."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from importlib.resources import files
+from typing import Any
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
+from starlette.applications import Starlette
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from personlab_keras.config import ServeConfig
+from personlab_keras.serving.messages import Answer, RequestOptions
+
+Find = Callable[[bytes, RequestOptions], Awaitable[Answer]]
+"""An image file and what is asked of it -> the answer."""
+
+_RETRY_AFTER = {"Retry-After": "1"}
+_FORM_OVERHEAD = 65_536
+"""Bytes that a multipart form may add to its file."""
+_PAGE_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src blob: data:; connect-src 'self'"
+
+
+class Busy(Exception):
+    """Raised by what finds people where it takes no more for now."""
+
+
+class Metrics:
+    """What `/metrics` tells, in Prometheus' text form."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "personlab_requests",
+            "Requests for people, by status",
+            ["status"],
+            registry=self.registry,
+        )
+        self.seconds = Histogram(
+            "personlab_request_seconds",
+            "Time from the head of a request to its answer, of those answered with people",
+            buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
+            registry=self.registry,
+        )
+        self.queue = Gauge(
+            "personlab_queue_depth",
+            "Requests accepted and not yet answered",
+            registry=self.registry,
+        )
+        self.batches = Histogram(
+            "personlab_batch_images",
+            "Images in a batch",
+            buckets=(1, 2, 4, 8, 16, 32, 64),
+            registry=self.registry,
+        )
+        self.people = Counter("personlab_people", "People found", registry=self.registry)
+        ProcessCollector(registry=self.registry)
+
+
+def build_app(
+    find: Find,
+    health: Callable[[], Mapping[str, Any]],
+    model: Mapping[str, Any],
+    config: ServeConfig,
+) -> Starlette:
+    """The ASGI application.
+
+    Args:
+        find: may raise `Busy`.
+        health: called in a thread; {"ready": bool, ...}.
+        model: skeleton and masks, as `Replica.describe` tells them.
+        config: the limits.
+    """
+    # Of a form that is none the client is told; the log would have a line for each.
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
+    metrics = Metrics()
+    page = files("personlab_keras.serving").joinpath("page.html").read_text(encoding="utf-8")
+    accepted = 0
+
+    async def people(request: Request) -> Response:
+        start = time.perf_counter()
+        try:
+            response = await answered(request)
+        except HTTPException as refused:
+            response = _refusal(refused)
+        except ClientDisconnect:
+            response = Response(
+                status_code=499
+            )  # nobody reads it; proxies use this number in their logs
+        metrics.requests.labels(response.status_code).inc()
+        if response.status_code == 200:
+            metrics.seconds.observe(time.perf_counter() - start)
+        return response
+
+    async def answered(request: Request) -> Response:
+        nonlocal accepted
+        # Before the body is read: what waits is bounded in memory, too.
+        if accepted >= config.max_queued:
+            raise HTTPException(
+                503, f"the queue of {config.max_queued} requests is full", _RETRY_AFTER
+            )
+        accepted += 1
+        metrics.queue.set(accepted)
+        try:
+            request_options = _wishes(request, bool(model["masks"]))
+            data = await _image_bytes(request, config)
+            answer = await find(data, request_options)
+        except Busy as busy:
+            raise HTTPException(503, str(busy), _RETRY_AFTER) from None
+        finally:
+            accepted -= 1
+            metrics.queue.set(accepted)
+        if answer.batch:
+            metrics.batches.observe(answer.batch)
+        metrics.people.inc(answer.people)
+        return Response(answer.body, answer.status, media_type="application/json")
+
+    async def healthz(request: Request) -> Response:
+        state = await asyncio.to_thread(health)
+        return JSONResponse(dict(state), 200 if state["ready"] else 503)
+
+    async def metrics_text(request: Request) -> Response:
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    async def about(request: Request) -> Response:
+        return JSONResponse(dict(model))
+
+    async def front_page(request: Request) -> Response:
+        return HTMLResponse(page, headers={"Content-Security-Policy": _PAGE_POLICY})
+
+    return Starlette(
+        routes=[
+            Route("/", front_page),
+            Route("/healthz", healthz),
+            Route("/metrics", metrics_text),
+            Route("/v1/model", about),
+            Route("/v1/people", people, methods=["POST"]),
+        ],
+        exception_handlers={HTTPException: lambda request, error: _refusal(error)},
+    )
+
+
+def _refusal(error: Any) -> Response:
+    return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
+
+
+def _wishes(request: Request, has_masks: bool) -> RequestOptions:
+    """What the query asks for.
+
+    Raises:
+        HTTPException: 400: an unknown key or a value that it cannot have.
+    """
+    given: dict[str, Any] = {}
+    for name, text in request.query_params.items():
+        if name == "masks" and text in ("true", "false"):
+            given[name] = text == "true"
+        elif name == "score_threshold" and (score := _number(text)) is not None and 0 <= score <= 1:
+            given[name] = score
+        else:
+            raise HTTPException(
+                400,
+                f"the query takes masks=true|false and score_threshold=0..1. Received: {name}={text}",
+            )
+    if given.get("masks") and not has_masks:
+        raise HTTPException(400, "masks=true asks for what the served model does not give")
+    return RequestOptions(**given)
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+async def _image_bytes(request: Request, config: ServeConfig) -> bytes:
+    """The image file that a request holds as its body, or as the only file of a multipart form.
+
+    Raises:
+        HTTPException: 400 a form that is none or has no file; 408 too slow; 413 too large.
+        ClientDisconnect: the client has gone.
+    """
+    is_form = (
+        request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        == "multipart/form-data"
+    )
+    limit = config.max_bytes + (_FORM_OVERHEAD if is_form else 0)
+    too_large = HTTPException(
+        413, f"the image must be at most {config.max_bytes} bytes. Received: more"
+    )
+    # What a client announces is refused before it is sent; what it does not is counted.
+    if int(request.headers.get("content-length", 0)) > limit:
+        raise too_large
+    received = 0
+
+    async def receive() -> Any:
+        nonlocal received
+        message = await request.receive()
+        received += len(message.get("body", b""))
+        if received > limit:
+            raise too_large
+        return message
+
+    counted = Request(request.scope, receive)
+    try:
+        async with asyncio.timeout(config.body_timeout_s):
+            data = await (_file_of_form(counted) if is_form else counted.body())
+    except TimeoutError:
+        raise HTTPException(
+            408,
+            f"the image must arrive within {config.body_timeout_s:g} s",
+            {"Connection": "close"},
+        ) from None
+    if len(data) > config.max_bytes:
+        raise too_large
+    return data
+
+
+async def _file_of_form(request: Request) -> bytes:
+    async with request.form(max_files=1, max_fields=16) as form:
+        uploads = [value for value in form.values() if isinstance(value, UploadFile)]
+        if not uploads:
+            raise HTTPException(400, "the form must have a file. Received: none")
+        return await uploads[0].read()

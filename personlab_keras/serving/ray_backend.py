@@ -1,0 +1,146 @@
+"""Ray Serve: starts replicas on this machine or on a cluster, hands requests to them, ends them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import serve as ray_serve
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+
+from personlab_keras.config import ServeConfig
+from personlab_keras.errors import InputError
+from personlab_keras.serving.app import Busy
+from personlab_keras.serving.messages import Answer, RequestOptions, failure, refusal
+from personlab_keras.serving.replica import Replica
+
+_OBJECT_STORE_BYTES = 256 * 1024**2
+"""Shared memory for images on their way to replicas. What does not fit waits on disk."""
+_ATTEMPTS = 2
+"""A request whose replica dies under it is handed to another one, once: it may be what killed the
+first.
+"""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Replicas at work.
+
+    Attributes:
+        name: of their application on the cluster.
+        handle: Ray Serve's, to all of them.
+        model: what `Replica.describe` tells.
+    """
+
+    name: str
+    handle: Any
+    model: Mapping[str, Any]
+
+    async def find(self, data: bytes, request_options: RequestOptions) -> Answer:
+        """The people in an image file.
+
+        Raises:
+            Busy: no replica takes it now.
+        """
+        for _ in range(_ATTEMPTS):
+            try:
+                return await self.handle.find.remote(data, request_options)
+            except (BackPressureError, DeploymentUnavailableError) as error:
+                raise Busy(str(error).splitlines()[0]) from None
+            except RayActorError:
+                continue
+            except Exception as error:
+                return failure(error)
+        return refusal(500, f"the process that had the image died, {_ATTEMPTS} times")
+
+    def health(self) -> dict[str, Any]:
+        """How many replicas are in which state, and whether one takes requests."""
+        application = ray_serve.status().applications.get(self.name)
+        counts = application.deployments["Replica"].replica_states if application else {}
+        states = {
+            str(getattr(state, "value", state)).lower(): count for state, count in counts.items()
+        }
+        return {"ready": states.get("running", 0) > 0, "replicas": states}
+
+
+@contextlib.contextmanager
+def replicas(
+    model: Path, config: ServeConfig, overrides: Sequence[str], address: str | None
+) -> Iterator[Engine]:
+    """Replicas of a model directory, warm, on the cluster at an address or on this machine; ended
+    with the context.
+
+    Raises:
+        InputError: there is no such cluster; the model directory or a setting is wrong.
+    """
+    threads = config.threads or max(1, (os.cpu_count() or 1) // config.replicas)
+    name = f"personlab-{socket.gethostname()}-{os.getpid()}"
+    try:
+        # Ray takes SIGTERM for itself and answers it by ending the process.
+        handler = signal.getsignal(signal.SIGTERM)
+        try:
+            _connect(address, config.replicas * threads)
+        except SystemExit:
+            raise KeyboardInterrupt from None
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+        handle = _deploy(name, model, config, overrides, threads)
+        described = handle.describe.remote().result()
+        if "error" in described:
+            raise InputError(described["error"])
+        yield Engine(name, handle, described)
+    finally:
+        if address and ray.is_initialized():
+            ray_serve.delete(name)
+        ray.shutdown()
+
+
+def _connect(address: str | None, cores: int) -> None:
+    quiet = {"configure_logging": False, "log_to_driver": False}
+    logging.getLogger("ray.serve").addFilter(lambda record: record.levelno >= logging.ERROR)
+    if address:
+        try:
+            ray.init(address=address, **quiet)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise InputError(
+                f"{address}: no Ray cluster there: {str(error).splitlines()[0]}"
+            ) from None
+    else:
+        # Its CPUs are names only: as many as the replicas ask for, whatever the machine has, so
+        # that none waits for ever.
+        ray.init(
+            address="local",
+            num_cpus=max(cores, os.cpu_count() or 1),
+            object_store_memory=_OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            _node_ip_address="127.0.0.1",
+            **quiet,
+        )
+
+
+def _deploy(
+    name: str, model: Path, config: ServeConfig, overrides: Sequence[str], threads: int
+) -> Any:
+    # The front counts what is accepted. Replicas take all of it, so that a batch is never kept
+    # waiting by a router that polls.
+    replica: Any = Replica  # the decorator's type is not declared
+    deployment = replica.options(
+        num_replicas=config.replicas,
+        max_ongoing_requests=config.max_queued,
+        max_queued_requests=config.max_queued,
+        ray_actor_options={"num_cpus": threads, "num_gpus": config.gpus},
+        health_check_timeout_s=60,
+    )
+    quiet = {"log_level": "ERROR", "enable_access_log": False}
+    ray_serve.start(proxy_location="Disabled", logging_config=quiet)
+    application = deployment.bind(str(model), list(overrides), config, threads)
+    return ray_serve.run(application, name=name, route_prefix=None, logging_config=quiet)

@@ -1,0 +1,114 @@
+"""Checkpoints: everything that a step changes, in one file that appears whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from personlab_keras.errors import InputError
+from personlab_keras.io.files import write_atomically
+
+CHECKPOINTS = "checkpoints"
+BEST = "best.npz"
+"""The checkpoint with the best validation AP so far."""
+_STEP, _EXAMPLE, _VERSIONS = "step", "example", "versions"
+
+
+class Position(NamedTuple):
+    """Where a run stands."""
+
+    step: int
+    """Steps taken."""
+    example: int
+    """Examples seen, which is the position in the stream of them."""
+
+
+State = Mapping[str, Any]
+"""Variables by name, in a stable order."""
+
+
+def save(state: State, folder: Path, position: Position, keep: int) -> Path:
+    """Writes a checkpoint and then removes those older than the latest `keep`.
+
+    Raises:
+        InputError: it cannot be written; those before are kept.
+    """
+    path = folder / CHECKPOINTS / f"step-{position.step:08d}.npz"
+    write_atomically(path, _content(state, position))
+    for old in _checkpoints(folder)[:-keep]:
+        old.unlink()
+    return path
+
+
+def save_best(state: State, folder: Path, position: Position) -> None:
+    """Writes the checkpoint of the best validation, in place of the one before."""
+    write_atomically(folder / CHECKPOINTS / BEST, _content(state, position))
+
+
+def restore(state: State, path: Path) -> Position:
+    """Sets the variables to what a checkpoint holds; returns where the run stood.
+
+    Raises:
+        InputError: it is damaged or of another network or optimizer.
+    """
+    try:
+        with np.load(path) as saved:
+            values = {name: saved[name] for name in saved.files}
+        position = Position(int(values.pop(_STEP)), int(values.pop(_EXAMPLE)))
+        values.pop(_VERSIONS)
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{path}: damaged checkpoint: {error}. Delete it to go on from the one before"
+        ) from None
+    unlike = sorted(values.keys() ^ state.keys()) or [
+        name for name in state if values[name].shape != tuple(state[name].shape)
+    ]
+    if unlike:
+        raise InputError(
+            f"{path}: a checkpoint of another network or optimizer; first difference: {unlike[0]}"
+        )
+    for name, variable in state.items():
+        variable.assign(values[name])
+    return position
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint of a workdir."""
+    return next(reversed(_checkpoints(folder)), None)
+
+
+def best_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint of a workdir with the best validation AP; None where nothing was validated."""
+    path = folder / CHECKPOINTS / BEST
+    return path if path.is_file() else None
+
+
+def _content(state: State, position: Position) -> bytes:
+    buffer = io.BytesIO()
+    # For people who wonder why a run came out as it did.
+    versions = {
+        "keras": keras.__version__,
+        "numpy": np.__version__,
+        "backend": keras.backend.backend(),
+    }
+    run = {
+        _STEP: np.array(position.step),
+        _EXAMPLE: np.array(position.example),
+        _VERSIONS: np.array(json.dumps(versions)),
+    }
+    arrays: dict[str, Any] = {
+        name: keras.ops.convert_to_numpy(value) for name, value in state.items()
+    }
+    np.savez(buffer, allow_pickle=False, **run, **arrays)
+    return buffer.getvalue()
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted((folder / CHECKPOINTS).glob("step-*.npz"))

@@ -1,0 +1,209 @@
+"""Training: a network, an optimizer and the records, taken step by step, checkpointed and resumed.
+
+`fit` counts an epoch as `train.log_every` steps; passes over the data are the pipeline's affair.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+
+from personlab_keras.config import Config
+from personlab_keras.data.pipeline import damage_named, make_dataset, watch_waits
+from personlab_keras.data.records import Meta, check_meta, read_meta
+from personlab_keras.errors import InputError, Stopped
+from personlab_keras.method.skeleton import Skeleton
+from personlab_keras.model.network import copy_weights
+from personlab_keras.model_directory import Description
+from personlab_keras.training.callback import RunCallback
+from personlab_keras.training.checkpoints import (
+    Position,
+    latest_checkpoint,
+    restore,
+)
+from personlab_keras.training.devices import connect
+from personlab_keras.training.run_log import Log, RunLog
+from personlab_keras.training.training_model import build_training_model
+from personlab_keras.training.workdir import _workdir, training_state
+
+
+def train(
+    records: str | Path,
+    workdir: str | Path,
+    config: Config,
+    *,
+    val_records: str | Path | None = None,
+    init: keras.Model | None = None,
+    skeleton: Skeleton | None = None,
+    report: Callable[[Log], None] = lambda log: None,
+) -> keras.Model:
+    """Trains to `train.steps`, from the last checkpoint in the workdir if there is one.
+
+    The workdir gets `config.yaml` (resolved), `skeleton.yaml`, `checkpoints/`, `log.jsonl` and
+    `tensorboard/`. SIGTERM ends the run after the current step with a checkpoint; the same call
+    goes on from there.
+
+    Args:
+        init: a network whose weights to start from instead of `model.weights`; ignored when a
+            checkpoint is there.
+        skeleton: that the records must have; theirs if None.
+        report: called with each line of the log: step, learning rate, images per second and mean
+            losses since the line before; or step and the metrics of a validation.
+
+    Returns:
+        The trained network (averaged weights where `train.ema` is on).
+
+    Raises:
+        Stopped: by SIGTERM.
+        InputError: the records do not fit the configuration; the workdir holds a run of another
+            network, or another process trains there; a record is damaged; the loss is no longer
+            finite; a checkpoint cannot be written.
+    """
+    folder = Path(workdir)
+    meta = read_meta(records)
+    val_meta = read_meta(val_records) if val_records is not None else None
+    skeleton = skeleton or meta.skeleton
+    for found, place in ((meta, records), (val_meta, val_records)):
+        if found is not None:
+            check_meta(
+                found,
+                str(place),
+                skeleton=skeleton,
+                radius=config.targets.radius,
+                stride=config.targets.stride,
+            )
+    config = resolve(config, meta)
+    settings = config.train
+    every_record = (records,) if val_records is None else (records, val_records)
+    with (
+        connect(settings.strategy) as devices,
+        _workdir(folder, config, skeleton, devices),
+        _sigterm() as stop,
+        damage_named(*every_record),
+    ):
+        devices.check_batch(settings.batch_size)
+        keras.utils.set_random_seed(settings.seed)
+        latest = latest_checkpoint(folder)
+        with devices.scope():
+            training_model = build_training_model(
+                config, skeleton, pretrained=init is None and latest is None
+            )
+            if init is not None:
+                copy_weights(init, training_model.network)
+            start = (
+                restore(training_state(training_model), latest)
+                if latest is not None
+                else Position(0, 0)
+            )
+        if len(set(devices.gather(start.step))) > 1:
+            raise InputError(
+                f"{folder}: the processes of a run need one workdir; here some see other checkpoints than others"
+            )
+        log = RunLog(folder, start.step, report) if devices.writes else None
+        callback = RunCallback(
+            config, folder, start, log, devices, stop, records, meta, val_records
+        )
+        # A run that was stopped between two lines of the log goes to the next one first.
+        for steps in (-start.step % settings.log_every, settings.log_every):
+            if not steps or callback.step == settings.steps:
+                continue
+            dataset = make_dataset(
+                records,
+                settings.batch_size,
+                training=True,
+                settings=config.data,
+                seed=settings.seed,
+                first_example=callback.position.example,
+                part=devices.process,
+                parts=devices.processes,
+            )
+            training_model.fit(
+                devices.feed(watch_waits(dataset), settings.batch_size),
+                epochs=1
+                if steps < settings.log_every
+                else (settings.steps - callback.step) // steps,
+                steps_per_epoch=steps,
+                callbacks=[callback],
+                shuffle=False,
+                verbose=0,
+            )
+            if callback.stopping and callback.step < settings.steps:
+                raise Stopped(
+                    f"{folder}: stopped at step {callback.step} of {settings.steps}; the same command goes on from there"
+                )
+            if callback.step < settings.steps:
+                callback.take_back_averaging()
+        # `fit` ends by averaging; where there was none it is done here.
+        if callback.step == start.step and training_model.optimizer.use_ema:
+            training_model.optimizer.finalize_variable_values(training_model.trainable_variables)
+        return training_model.network
+
+
+@contextlib.contextmanager
+def _sigterm() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets, as those who give back machines send it. Only the main thread
+    hears signals.
+    """
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def resolve(config: Config, meta: Meta) -> Config:
+    """The configuration with what the records decide filled in, and step counts rounded up to whole
+    log intervals.
+    """
+
+    def whole(steps: int) -> int:
+        return -(-steps // config.train.log_every) * config.train.log_every
+
+    return replace(
+        config,
+        data=replace(config.data, view_size=meta.view_size),
+        model=replace(config.model, target_stride=meta.stride),
+        train=replace(
+            config.train,
+            steps=whole(config.train.steps),
+            checkpoint_every=whole(config.train.checkpoint_every),
+            validate_every=whole(config.train.validate_every),
+        ),
+    )
+
+
+def starting_config(meta: Meta, initial: Description | None = None) -> Config:
+    """The settings of a run before the user changes any.
+
+    The views and targets are those of the records. With initial weights, the network, its radius,
+    padding and decoding are theirs; everything else has its default.
+
+    Args:
+        meta: of the records to train on.
+        initial: description of the network whose weights the run starts from.
+    """
+    defaults = Config()
+    if initial is not None:
+        defaults = replace(
+            defaults,
+            data=replace(defaults.data, pad_colour=initial.config.data.pad_colour),
+            model=initial.config.model,
+            decode=initial.config.decode,
+            predict=initial.config.predict,
+        )
+    radius = meta.radius if initial is None else initial.radius
+    return replace(
+        defaults,
+        data=replace(defaults.data, view_size=meta.view_size),
+        targets=replace(defaults.targets, stride=meta.stride, radius=radius),
+    )

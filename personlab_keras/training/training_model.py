@@ -1,0 +1,178 @@
+"""What is trained: a network with its losses and its optimizer, in the form that Keras' `fit`
+takes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import keras
+import numpy as np
+
+from personlab_keras.config import Config, TrainConfig
+from personlab_keras.data.pipeline import WAIT
+from personlab_keras.errors import InputError
+from personlab_keras.method.maps import EXTRA_OUTPUTS
+from personlab_keras.method.skeleton import COCO_PERSON, Skeleton
+from personlab_keras.model.losses import personlab_losses, total_loss
+from personlab_keras.model.network import (
+    assign,
+    build_model,
+    copies,
+    freeze_batch_norm,
+    freeze_untrained_heads,
+)
+from personlab_keras.training.devices import mean_over_replicas, replica_count
+from personlab_keras.training.optimizers import build_optimizer
+
+WORST = "worst/"
+"""What the names of `WorstStep` metrics begin with."""
+
+
+class WorstStep(keras.metrics.Metric):
+    """The step of the largest loss, counted from 1 since the last reset, the first of equals; 0
+    where all were 0. NaN is as large as infinity.
+
+    On the device: the loss of every step need not be fetched for it.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name=name)
+        # Every device has the same in them.
+        self._seen, self._worst, self._loss = (
+            self.add_variable(shape=(), initializer="zeros", aggregation="mean", name=part)
+            for part in ("seen", "worst", "loss")
+        )
+
+    def update_state(self, loss: Any) -> None:
+        self._seen.assign(self._seen + 1.0)
+        seen, worst, largest = (
+            keras.ops.convert_to_tensor(variable)
+            for variable in (self._seen, self._worst, self._loss)
+        )
+        loss = keras.ops.where(keras.ops.isfinite(loss), loss, np.inf)
+        self._worst.assign(keras.ops.where(loss > largest, seen, worst))
+        self._loss.assign(keras.ops.maximum(loss, largest))
+
+    def result(self) -> Any:
+        return keras.ops.convert_to_tensor(self._worst)
+
+
+class TrainingModel(keras.Model):
+    """The network with its loss, as `fit` wants it. Logs each loss as a running mean.
+
+    Args:
+        network: as `build_model` makes it.
+        settings: loss weights.
+        radius: of the discs in pixels, the unit of offset errors.
+    """
+
+    def __init__(self, network: keras.Model, settings: TrainConfig, radius: float) -> None:
+        super().__init__(name="training_model")
+        self.network = network
+        self._settings = settings
+        self._radius = radius
+        # Made here, not on first use: variables may not appear inside a compiled step.
+        self._means = {
+            name: keras.metrics.Mean(name=name)
+            for name in network.output
+            if name not in EXTRA_OUTPUTS
+        }
+        self._worst = {name: WorstStep(f"{WORST}{name}") for name in self._means}
+        self._worst_in_all = WorstStep(f"{WORST}loss")
+        self._wait = keras.metrics.Mean(name=WAIT)
+
+    def call(self, image: Any, training: bool = False) -> dict[str, Any]:
+        return self.network(image, training=training)
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        return [
+            self._loss_tracker,
+            *self._means.values(),
+            *self._worst.values(),
+            self._worst_in_all,
+            self._wait,
+        ]
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        losses = personlab_losses(y, y_pred, self._radius, mean_over_replicas)
+        for name, loss in losses.items():
+            self._means[name].update_state(loss)
+            self._worst[name].update_state(
+                mean_over_replicas(loss)
+            )  # what one device sees stops all
+        total = total_loss(losses, self._settings)
+        self._worst_in_all.update_state(mean_over_replicas(total))
+        if WAIT in y:
+            self._wait.update_state(y[WAIT])
+        # Keras adds up the gradients of devices that share a batch.
+        return total / replica_count()
+
+    def get_metrics_result(self) -> dict[str, Any]:
+        # With one axis each: Keras averages them along it over several processes.
+        return {
+            name: keras.ops.reshape(value, (1,))
+            for name, value in super().get_metrics_result().items()
+        }
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        """Nothing: all is built. Keras would first average a batch over the devices, which fails
+        with several processes.
+        """
+
+
+def build_training_model(
+    config: Config, skeleton: Skeleton = COCO_PERSON, pretrained: bool = True
+) -> TrainingModel:
+    """A compiled network with its optimizer; `pretrained=False` skips loading `model.weights`."""
+    policy = keras.config.dtype_policy()
+    if config.train.mixed_precision is not None:
+        if config.train.mixed_precision not in ("bfloat16", "float16"):
+            raise InputError(
+                f"train.mixed_precision must be bfloat16, float16 or null. Received: {config.train.mixed_precision}"
+            )
+        keras.config.set_dtype_policy(f"mixed_{config.train.mixed_precision}")
+    try:
+        network = build_model(
+            config.model if pretrained else replace(config.model, weights=None), skeleton
+        )
+        freeze_untrained_heads(network)
+        if config.train.freeze_batch_norm:
+            freeze_batch_norm(network)
+        training_model = TrainingModel(network, config.train, config.targets.radius)
+        # Without, Keras computes a step of JAX operation by operation.
+        compiled = config.train.jit_compile or keras.backend.backend() == "jax"
+        training_model.compile(optimizer=build_optimizer(config.train), jit_compile=compiled)
+    finally:
+        keras.config.set_dtype_policy(policy)
+    training_model.build((None, None, None, 3))
+    training_model.optimizer.build(training_model.trainable_variables)
+    return training_model
+
+
+@contextlib.contextmanager
+def averaged_weights(training_model: TrainingModel) -> Iterator[None]:
+    """Within, the network has its Polyak-averaged weights, where the optimizer keeps them."""
+    if not training_model.optimizer.use_ema:
+        yield
+        return
+    variables = training_model.trainable_variables
+    current = copies(variables)
+    training_model.optimizer.finalize_variable_values(variables)
+    # On JAX the weights now share memory with the averages, which a prediction would give away.
+    assign(variables, copies(variables))
+    try:
+        yield
+    finally:
+        assign(variables, current)

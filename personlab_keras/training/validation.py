@@ -1,0 +1,122 @@
+"""How good is a network on a folder of records: its losses, and keypoint AP of the decoded people
+against the records' persons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+from scipy.special import expit
+
+from personlab_keras.config import Config
+from personlab_keras.data.pipeline import expand, stored_examples
+from personlab_keras.data.records import Meta, read_meta
+from personlab_keras.decoder import decode
+from personlab_keras.drawing import draw
+from personlab_keras.evaluation import evaluate_results
+from personlab_keras.method.coordinates import box_to_coco
+from personlab_keras.method.maps import OUTPUTS, PROBABILITIES, unpack
+from personlab_keras.model.losses import personlab_losses, total_loss
+
+
+class Validation(NamedTuple):
+    """How good a network is."""
+
+    figures: dict[str, float]
+    """Mean losses by name, 'loss' in all, and 'keypoint_AP' (COCO's definition, view pixels)."""
+    overlays: list[np.ndarray]
+    """(side, side, 3) uint8 each: views with the people found in them."""
+
+
+def validate(network: keras.Model, records: str, config: Config, shown: int = 0) -> Validation:
+    """Judges a network by all views of the records, and draws people over the first `shown` of
+    them.
+
+    Each view goes through the network once. Masks are not judged: records hold them at map
+    resolution only."""
+    meta = read_meta(records)
+    examples = stored_examples(records, meta).map(
+        lambda example: (example, expand(example, meta)), tf.data.AUTOTUNE
+    )
+    options = replace(config.decode, masks=False, score_threshold=0.0)
+    sums: dict[str, float] = {}
+    truth: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
+    overlays: list[np.ndarray] = []
+    seen = 0
+    for example, targets in (
+        examples.batch(config.train.batch_size).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+    ):
+        image = example["image"].astype(np.float32)
+        outputs = network.predict(
+            image, batch_size=len(image), verbose=0
+        )  # which devices share, unlike `predict_on_batch`
+        losses = personlab_losses(targets, outputs, meta.radius)
+        losses = {**losses, "loss": total_loss(losses, config.train)}
+        count = len(example["image"])
+        for name, value in losses.items():
+            sums[name] = sums.get(name, 0.0) + count * float(keras.ops.convert_to_numpy(value))
+        for i in range(count):
+            maps = unpack(_probabilities(outputs, i), meta.stride, meta.skeleton)
+            for person in decode(maps, meta.skeleton, options, radius=meta.radius):
+                results += person.to_coco(image_id=seen + i)
+            if len(overlays) < shown:
+                people = decode(maps, meta.skeleton, config.decode, radius=meta.radius)
+                overlays.append(draw(example["image"][i], people, meta.skeleton))
+            truth += _annotations(
+                {name: value[i] for name, value in example.items()},
+                seen + i,
+                first_id=len(truth) + 1,
+            )
+        seen += count
+    annotations = _coco_file(truth, seen, meta)
+    metrics = evaluate_results(annotations, results, [], skeleton=meta.skeleton)
+    figures = {
+        **{name: value / seen for name, value in sums.items()},
+        "keypoint_AP": metrics["keypoints"]["AP"] or 0.0,
+    }
+    return Validation(figures, overlays)
+
+
+def _probabilities(outputs: Mapping[str, np.ndarray], i: int) -> dict[str, np.ndarray]:
+    """The flat outputs of image i of a batch, logits turned into probabilities; those of a middle
+    layer left out.
+    """
+    return {
+        name: expit(outputs[name][i]) if name in PROBABILITIES else outputs[name][i]
+        for name in OUTPUTS
+        if name in outputs
+    }
+
+
+def _annotations(
+    example: Mapping[str, np.ndarray], image_id: int, first_id: int
+) -> list[dict[str, Any]]:
+    """COCO annotations of the persons of one view."""
+    return [
+        {
+            "id": first_id + person,
+            "image_id": image_id,
+            "category_id": 1,
+            "iscrowd": 0,
+            "area": float(example["person_areas"][person]),
+            "bbox": box_to_coco(example["person_boxes"][person]).tolist(),
+            "keypoints": (example["keypoints"][person] * (1, 1, 2)).reshape(-1).tolist(),
+            "num_keypoints": int(example["keypoints"][person, :, 2].sum()),
+        }
+        for person in range(int(example["persons"]))
+    ]
+
+
+def _coco_file(annotations: list[dict[str, Any]], images: int, meta: Meta) -> dict[str, Any]:
+    size = {"width": meta.view_size, "height": meta.view_size}
+    return {
+        "images": [{"id": i, "file_name": str(i), **size} for i in range(images)],
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "person", "keypoints": list(meta.skeleton.keypoints)}],
+    }

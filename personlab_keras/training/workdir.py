@@ -1,0 +1,107 @@
+"""The folder of a run: its configuration, its skeleton, its checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from personlab_keras.config import Config, config_to_yaml, load_config
+from personlab_keras.errors import InputError
+from personlab_keras.io.files import sole_writer, write_atomically
+from personlab_keras.method.skeleton import COCO_PERSON, Skeleton, load_skeleton, skeleton_to_yaml
+from personlab_keras.training.checkpoints import (
+    CHECKPOINTS,
+    best_checkpoint,
+    latest_checkpoint,
+    restore,
+)
+from personlab_keras.training.devices import Devices
+from personlab_keras.training.training_model import TrainingModel, build_training_model
+
+CONFIG_FILE = "config.yaml"
+
+
+SKELETON_FILE = "skeleton.yaml"
+
+
+@contextlib.contextmanager
+def _workdir(folder: Path, config: Config, skeleton: Skeleton, devices: Devices) -> Iterator[None]:
+    """Within, the workdir is this run's. Of several processes one keeps it."""
+    if not devices.writes:
+        yield
+        return
+    with sole_writer(folder):
+        _claim_workdir(folder, config, skeleton)
+        yield
+
+
+def training_state(training_model: TrainingModel) -> dict[str, Any]:
+    """Everything that a step changes, by name, in a stable order."""
+    groups = {
+        "network": training_model.network.variables,
+        "optimizer": training_model.optimizer.variables,
+    }
+    # By position: names that Keras makes up count on with every network of a process.
+    return {
+        f"{group}/{i:05d}": variable
+        for group, variables in groups.items()
+        for i, variable in enumerate(variables)
+    }
+
+
+def workdir_skeleton(workdir: str | Path) -> Skeleton:
+    """The keypoints that a run finds; COCO's where it began before runs kept theirs.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    path = Path(workdir) / SKELETON_FILE
+    return load_skeleton(path) if path.is_file() else COCO_PERSON
+
+
+def load_workdir(workdir: str | Path, best: bool = False) -> tuple[keras.Model, Config, int]:
+    """The network of a run (averaged weights where it keeps them), its configuration and step.
+
+    Args:
+        best: the checkpoint with the best validation AP instead of the latest.
+
+    Raises:
+        InputError: the folder holds no run or no such checkpoint.
+    """
+    folder = Path(workdir)
+    path = best_checkpoint(folder) if best else latest_checkpoint(folder)
+    if not (folder / CONFIG_FILE).is_file() or path is None:
+        wanted = "checkpoint of a validation (--val-records)" if best else f"{CHECKPOINTS}/"
+        raise InputError(
+            f"{folder}: no {CONFIG_FILE} with a {wanted} there; a workdir is what `personlab train --workdir` wrote"
+        )
+    config = load_config(folder / CONFIG_FILE)
+    training_model = build_training_model(config, workdir_skeleton(folder), pretrained=False)
+    step = restore(training_state(training_model), path).step
+    if training_model.optimizer.use_ema:
+        training_model.optimizer.finalize_variable_values(training_model.trainable_variables)
+    return training_model.network, config, step
+
+
+def _claim_workdir(folder: Path, config: Config, skeleton: Skeleton) -> None:
+    """Writes the resolved configuration and the skeleton, unless the workdir belongs to a run with
+    another network.
+    """
+    path = folder / CONFIG_FILE
+    if path.is_file() and latest_checkpoint(folder) is not None:
+        before = load_config(path)
+        for section in ("model", "targets"):
+            if getattr(before, section) != getattr(config, section):
+                raise InputError(
+                    f"{folder}: holds a run with other settings of '{section}'. Choose another --workdir"
+                )
+        if workdir_skeleton(folder) != skeleton:
+            raise InputError(
+                f"{folder}: holds a run of another skeleton than '{skeleton.name}'. Choose another --workdir"
+            )
+    write_atomically(folder / SKELETON_FILE, skeleton_to_yaml(skeleton).encode())
+    write_atomically(path, config_to_yaml(config).encode())

@@ -1,0 +1,487 @@
+"""What a SavedModel holds, against the NumPy decoder and the readers of images that it stands
+for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from concurrent import futures
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+import tensorflow as tf
+from decode_oracles import PAIR, RADIUS, paint, random_maps, standing
+from PIL import Image
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2, prediction_service_pb2_grpc
+
+from personlab_keras.config import DecodeConfig
+from personlab_keras.decoder import Frame, decode
+from personlab_keras.decoder_graph.fields import fields_of
+from personlab_keras.decoder_graph.masks import Frame as GraphFrame
+from personlab_keras.decoder_graph.masks import cell_masks, distances, image_masks
+from personlab_keras.decoder_graph.poses import find_poses
+from personlab_keras.export.export import export_source
+from personlab_keras.export.saved_model.images import decode_bytes, fit
+from personlab_keras.export.saved_model.signatures import (
+    BYTES,
+    BYTES_SIGNATURE,
+    IMAGE,
+    PEOPLE_SIGNATURE,
+)
+from personlab_keras.export.saved_model.tf_serving import (
+    BATCHING_FILE,
+    WARMUP_FILE,
+    predict_request,
+)
+from personlab_keras.inference.input_fit import fit_for
+from personlab_keras.inference.predict import load
+from personlab_keras.io.images import MAX_PIXELS, decode_image, read_image
+from personlab_keras.method.maps import Maps, pack
+from personlab_keras.method.person import Person, decode_mask
+from personlab_keras.method.skeleton import COCO_PERSON, Skeleton
+from personlab_keras.model_directory import read_model_directory
+
+GREY = (128, 128, 128)
+FEW = DecodeConfig(score_threshold=0.0, max_people=12)
+
+
+@cache
+def graph(skeleton: Skeleton, options: DecodeConfig, stride: int, radius: float):
+    """The whole decoder of one image, for maps of any size."""
+    count = skeleton.keypoint_count
+    channels = {
+        "heatmaps": count,
+        "short_offsets": 2 * count,
+        "mid_offsets": 4 * (count - 1),
+        "long_offsets": 2 * count,
+        "segmentation": 1,
+    }
+    outputs = {
+        name: tf.TensorSpec([None, None, number], tf.float32) for name, number in channels.items()
+    }
+    sizes = (
+        tf.TensorSpec([2], tf.int32),
+        tf.TensorSpec([2], tf.float64),
+        tf.TensorSpec([2], tf.float64),
+    )
+
+    @tf.function(input_signature=[outputs, *sizes], autograph=False)
+    def run(outputs, size, scale, offset):
+        fields, frame = fields_of(outputs, stride), GraphFrame(size, scale, offset)
+        poses = find_poses(fields, skeleton, options, radius, 2 * options.max_people)
+        near = distances(poses, fields, options)
+        masks, boxes = image_masks(near, poses, fields, frame, options)
+        found = (
+            frame.to_image(poses.keypoints),
+            poses.keypoint_scores,
+            poses.scores,
+            poses.count,
+            masks,
+            boxes,
+        )
+        return *found, cell_masks(near, fields, options)
+
+    return run
+
+
+def people_in_graph(
+    maps: Maps, skeleton: Skeleton, options: DecodeConfig, frame: Frame, radius: float
+) -> list[Person]:
+    outputs = {name: tf.constant(array, tf.float32) for name, array in pack(maps).items()}
+    run = graph(skeleton, options, maps.stride, radius)
+    keypoints, keypoint_scores, scores, count, masks, boxes, _ = run(
+        outputs,
+        np.array([frame.height, frame.width], np.int32),
+        np.array(frame.scale),
+        np.array(frame.offset),
+    )
+    assert not scores[count:].numpy().any()
+    found = []
+    for j in range(int(count)):
+        rle = {"size": [frame.height, frame.width], "counts": masks[j].numpy().decode()}
+        person = Person(keypoints[j].numpy(), keypoint_scores[j].numpy(), float(scores[j]), rle)
+        if decode_mask(rle).any():
+            np.testing.assert_array_equal(boxes[j], person.box)
+        found.append(person)
+    return found
+
+
+def check_same(ours: list[Person], reference: list[Person]) -> None:
+    # What float64 tells from nothing, float32 need not.
+    ours, reference = (
+        [person for person in people if person.score > 1e-6] for people in (ours, reference)
+    )
+    assert len(ours) == len(reference)
+    for one, other in zip(ours, reference, strict=True):
+        np.testing.assert_allclose(one.keypoints, other.keypoints, atol=0.5)
+        np.testing.assert_allclose(one.keypoint_scores, other.keypoint_scores, atol=1e-3)
+        assert abs(one.score - other.score) < 1e-3
+        disagreeing = (one.mask != other.mask).sum()
+        assert disagreeing <= 1e-3 * one.mask.size, disagreeing
+
+
+FRAME = Frame(300, 437, (1.1, 1.05), (0.05, 0.025))
+
+
+@pytest.mark.parametrize(
+    "people",
+    [
+        [],
+        [standing(200, 150)],
+        [standing(120, 150), standing(165, 160), standing(330, 150, 0.6), standing(410, 300)],
+    ],
+    ids=["nobody", "one", "a crowd, one at the border"],
+)
+def test_painted_people_are_the_same(people):
+    maps = paint(people, 321, 481, 8)
+    reference = decode(maps, COCO_PERSON, FEW, FRAME, RADIUS)
+    assert len(reference) >= len(people)
+    check_same(people_in_graph(maps, COCO_PERSON, FEW, FRAME, RADIUS), reference)
+
+
+def test_people_of_unsure_maps_are_the_same():
+    rng = np.random.default_rng(3)
+    maps = paint([standing(120, 150), standing(165, 160), standing(330, 150, 0.6)], 321, 481, 8)
+    blurred = np.clip(
+        maps.heatmaps * rng.uniform(0.3, 1, maps.heatmaps.shape)
+        + rng.uniform(0, 0.02, maps.heatmaps.shape),
+        0,
+        1,
+    )
+    maps = replace(
+        maps,
+        heatmaps=blurred.astype(np.float32),
+        short_offsets=(maps.short_offsets + rng.normal(0, 2, maps.short_offsets.shape)).astype(
+            np.float32
+        ),
+        mid_offsets=(maps.mid_offsets + rng.normal(0, 4, maps.mid_offsets.shape)).astype(
+            np.float32
+        ),
+        long_offsets=(maps.long_offsets + rng.normal(0, 6, maps.long_offsets.shape)).astype(
+            np.float32
+        ),
+        segmentation=np.clip(
+            maps.segmentation + rng.normal(0, 0.3, maps.segmentation.shape), 0, 1
+        ).astype(np.float32),
+    )
+    maps.short_offsets[5, 7] = np.nan  # says nothing
+    maps.heatmaps[9, 9, 0] = np.inf
+    reference = decode(maps, COCO_PERSON, FEW, FRAME, RADIUS)
+    assert len(reference) >= 3
+    check_same(people_in_graph(maps, COCO_PERSON, FEW, FRAME, RADIUS), reference)
+
+
+CHANGES = {
+    "defaults": {},
+    "exclusive": {"exclusive_masks": True},
+    "no hough": {"hough": False},
+    "the paper's": {
+        "bridge": False,
+        "vote_refinements": 0,
+        "mid_refinements": 2,
+        "score_power": 1.0,
+    },
+    "plain": {"soft_nms": False, "expected_oks": False, "long_refinements": 0},
+    "few": {"max_people": 3, "score_threshold": 0.1},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_every_option_is_heeded(change):
+    options = replace(FEW, **CHANGES[change])
+    people = 0
+    for seed in range(4):
+        maps = random_maps(np.random.default_rng(seed), 9, 12)
+        # Half of the cells are empty, so that people are few.
+        maps.heatmaps[np.random.default_rng(seed).random(maps.heatmaps.shape) < 0.8] = 0
+        reference = decode(maps, PAIR, options, Frame(65, 89), RADIUS)
+        check_same(people_in_graph(maps, PAIR, options, Frame(65, 89), RADIUS), reference)
+        people += len(reference)
+    assert people >= 4
+
+
+def test_poses_and_cells_compile_by_xla():
+    maps = random_maps(np.random.default_rng(0), 9, 12)
+    outputs = {name: tf.constant(array, tf.float32) for name, array in pack(maps).items()}
+
+    def decoded(outputs):
+        fields = fields_of(outputs, maps.stride)
+        poses = find_poses(fields, PAIR, FEW, RADIUS, 2 * FEW.max_people)
+        return (
+            poses.keypoints,
+            poses.scores,
+            poses.count,
+            cell_masks(distances(poses, fields, FEW), fields, FEW),
+        )
+
+    compiled = tf.function(decoded, jit_compile=True, autograph=False)(outputs)
+    for ours, theirs in zip(compiled, tf.function(decoded, autograph=False)(outputs), strict=True):
+        np.testing.assert_allclose(np.float64(ours), np.float64(theirs), atol=0.05)
+    assert int(compiled[2]) == FEW.max_people
+
+
+# Images
+
+
+@pytest.fixture(scope="module")
+def read():
+    return tf.function(
+        lambda data: decode_bytes(data, GREY),
+        input_signature=[tf.TensorSpec([], tf.string)],
+        autograph=False,
+    )
+
+
+def encoded(mode: str, kind: str, orientation: int) -> bytes:
+    rows, columns = np.mgrid[0:40, 0:60]
+    pixels = np.stack([rows * 6, columns * 4, (rows + columns) * 2], axis=-1).astype(np.uint8)
+    image = Image.fromarray(pixels)
+    if mode == "RGBA":
+        image.putalpha(Image.fromarray((columns * 4).astype(np.uint8)))
+    elif mode == "I;16":
+        image = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
+    else:
+        image = image.convert(mode)
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    image.save(
+        file, kind, exif=exif, **({"quality": 95, "subsampling": 0} if kind == "JPEG" else {})
+    )
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [
+        ("RGB", "JPEG"),
+        ("L", "JPEG"),
+        ("CMYK", "JPEG"),
+        ("RGB", "PNG"),
+        ("RGBA", "PNG"),
+        ("P", "PNG"),
+        ("I;16", "PNG"),
+    ],
+)
+def test_bytes_become_the_pixels_that_opencv_reads(read, mode, kind, orientation):
+    data = encoded(mode, kind, orientation)
+    np.testing.assert_allclose(
+        np.int64(read(data)), np.int64(decode_image(data, "it", background=GREY)), atol=1
+    )
+
+
+def header(width: int, height: int) -> bytes:
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    )
+
+
+def animated_gif() -> bytes:
+    frames, file = [Image.new("L", (30, 20), shade) for shade in (10, 200)], io.BytesIO()
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
+    return file.getvalue()
+
+
+HOSTILE = {
+    "empty": (b"", "must be a JPEG or PNG"),
+    "text": (b"hello", "must be a JPEG or PNG"),
+    "animated GIF": (animated_gif(), "must be a JPEG or PNG"),
+    "cut JPEG": (encoded("RGB", "JPEG", 6)[:-60], "Invalid JPEG"),
+    "cut PNG": (encoded("RGB", "PNG", 6)[:-60], "Invalid PNG"),
+    "JPEG of three bytes": (b"\xff\xd8\xff", "Invalid JPEG"),
+    "PNG of eight bytes": (b"\x89PNG\r\n\x1a\n", "at least one pixel"),
+    "900 megapixels in 33 bytes": (header(30_000, 30_000), f"at most {MAX_PIXELS}"),
+    "no pixel": (header(0, 5), "at least one pixel"),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_hostile_bytes_are_refused(read, what):
+    data, words = HOSTILE[what]
+    with pytest.raises(tf.errors.InvalidArgumentError, match=words):
+        read(data)
+
+
+def test_damaged_files_never_do_worse_than_fail(read):
+    rng = np.random.default_rng(0)
+    for mode, kind in (("RGB", "JPEG"), ("RGBA", "PNG")):
+        whole = np.frombuffer(encoded(mode, kind, 6), np.uint8)
+        for _ in range(150):
+            damaged = whole.copy()
+            damaged[rng.integers(len(damaged), size=rng.integers(1, 8))] = rng.integers(256)
+            with contextlib.suppress(tf.errors.InvalidArgumentError):
+                assert read(damaged.tobytes()).shape[2] == 3
+
+
+@pytest.mark.parametrize(
+    ("width", "height"), [(640, 480), (50, 97), (401, 300), (8000, 10), (1, 1)]
+)
+@pytest.mark.parametrize("upscale", [True, False])
+def test_images_are_fitted_as_opencv_does(width, height, upscale):
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    expected = fit_for(width, height, 401, 16, upscale, (1, 2, 3))
+    fitted, frame = fit(image[None], 401, 16, upscale, (1, 2, 3))
+    np.testing.assert_allclose(fitted[0], expected.apply(image), atol=1)
+    assert np.abs(fitted[0] - np.float32(expected.apply(image))).mean() < 0.25
+    np.testing.assert_allclose(frame.scale, expected.frame.scale, rtol=1e-12)
+    np.testing.assert_allclose(frame.offset, expected.frame.offset, rtol=1e-12)
+
+
+# The SavedModel
+
+
+@pytest.fixture(scope="module")
+def served(model_directory, tmp_path_factory) -> Path:
+    """Version 2 of a model of which nothing is sure, so that it finds many people."""
+    changes = [
+        f"decode.{name}=0" for name in ("score_threshold", "peak_threshold", "keypoint_threshold")
+    ]
+    changes.append("decode.max_people=6")
+    return export_source(
+        model_directory, tmp_path_factory.mktemp("served") / "personlab" / "2", changes
+    )
+
+
+@pytest.fixture(scope="module")
+def signatures(served):
+    return tf.saved_model.load(str(served)).signatures
+
+
+def test_people_from_bytes_in_a_process_that_has_only_tensorflow(served, scenes, tmp_path):
+    script = """
+import sys
+for name in ("keras", "scipy", "cv2", "numba", "pycocotools", "personlab_keras"):
+    sys.modules[name] = None
+import numpy as np
+import tensorflow as tf
+find = tf.saved_model.load(sys.argv[1]).signatures["people_from_bytes"]
+found = find(image_bytes=tf.constant([open(path, "rb").read() for path in sys.argv[3:]]))
+np.savez(sys.argv[2], **{name: value.numpy() for name, value in found.items()})
+"""
+    photos = sorted((scenes / "images").iterdir())[:3]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [
+        sys.executable,
+        "-c",
+        script,
+        str(served),
+        str(tmp_path / "found.npz"),
+        *map(str, photos),
+    ]
+    subprocess.run(command, check=True, env=environment, cwd=tmp_path)
+    found = np.load(tmp_path / "found.npz", allow_pickle=True)
+    predictor = load(served)
+    assert found["keypoints"].shape == (3, 6, 17, 3)
+    assert "cell_masks" not in found.files
+    for i, photo in enumerate(photos):
+        image = read_image(photo)
+        people = predictor(image)
+        assert found["count"][i] == len(people) > 0
+        assert found["size"][i].tolist() == list(image.shape[:2])
+        np.testing.assert_allclose(
+            found["scores"][i][: len(people)], [person.score for person in people], atol=2e-3
+        )
+        for j, person in enumerate(people):
+            ours = found["keypoints"][i][j]
+            np.testing.assert_array_equal(ours[:, 2] > 0, person.found)
+            # Resizing may differ by one step of 255, and this network's maps are noise.
+            assert np.median(np.abs(ours[person.found, :2] - person.keypoints[person.found])) < 0.5
+            mask = decode_mask(
+                {"size": list(image.shape[:2]), "counts": found["masks"][i][j].decode()}
+            )
+            assert (mask != person.mask).mean() < 0.02
+
+
+def test_images_of_both_types_and_any_size_are_taken(served):
+    module = tf.saved_model.load(str(served))
+    image = np.random.default_rng(0).integers(0, 256, (2, 50, 71, 3), np.uint8)
+    assert module.maps(image)["heatmaps"].shape == (2, 8, 10, 17)  # padded to 57 x 73
+    one, other = module.people(image), module.people(image.astype(np.float32))
+    assert one["cell_masks"].shape[:2] == (2, 6)
+    assert one["size"].numpy().tolist() == [[50, 71]] * 2
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_one_broken_image_fails_the_call_and_not_the_model(signatures, scenes):
+    photo = next((scenes / "images").iterdir()).read_bytes()
+    find = signatures[BYTES_SIGNATURE]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="must be a JPEG or PNG"):
+        find(image_bytes=tf.constant([photo, b"hello"]))
+    for odd in (encoded("RGB", "PNG", 1), encoded("L", "JPEG", 8)):
+        assert find(image_bytes=tf.constant([odd]))["count"].shape == (1,)
+
+
+def test_the_latest_version_is_the_model(served):
+    assert read_model_directory(served.parent).folder == served
+
+
+def test_requests_to_warm_up_with_can_be_answered(served, signatures):
+    logs = [
+        prediction_log_pb2.PredictionLog.FromString(record.numpy())
+        for record in tf.data.TFRecordDataset(str(served / WARMUP_FILE))
+    ]
+    requests = [log.predict_log.request for log in logs]
+    assert {request.model_spec.signature_name for request in requests} == set(signatures)
+    for request in requests:
+        inputs = {
+            name: tf.constant(tf.make_ndarray(value)) for name, value in request.inputs.items()
+        }
+        assert signatures[request.model_spec.signature_name](**inputs)
+    assert "max_batch_size { value: 4 }" in (served / BATCHING_FILE).read_text()
+
+
+def test_protos_travel_by_grpc(signatures, scenes):
+    """A server of the same protocol as TensorFlow Serving's, which answers by the SavedModel."""
+
+    class Service(prediction_service_pb2_grpc.PredictionServiceServicer):
+        def Predict(self, request, context):
+            inputs = {
+                name: tf.constant(tf.make_ndarray(value)) for name, value in request.inputs.items()
+            }
+            try:
+                outputs = signatures[request.model_spec.signature_name](**inputs)
+            except tf.errors.InvalidArgumentError as error:
+                context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.message)
+            response = predict_pb2.PredictResponse(model_spec=request.model_spec)
+            for name, value in outputs.items():
+                response.outputs[name].CopyFrom(tf.make_tensor_proto(value.numpy()))
+            return response
+
+    server = grpc.server(futures.ThreadPoolExecutor(2))
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(Service(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            client = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            photo = next((scenes / "images").iterdir())
+            answer = client.Predict(
+                predict_request(BYTES_SIGNATURE, BYTES, [photo.read_bytes()]), timeout=60
+            )
+            found = {name: tf.make_ndarray(value) for name, value in answer.outputs.items()}
+            image = read_image(photo)
+            again = client.Predict(
+                predict_request(PEOPLE_SIGNATURE, IMAGE, image[None]), timeout=60
+            )
+            assert found["count"] == tf.make_ndarray(again.outputs["count"]) > 0
+            counts = found["masks"][0, 0].decode()
+            assert (
+                decode_mask({"size": found["size"][0].tolist(), "counts": counts}).shape
+                == image.shape[:2]
+            )
+            with pytest.raises(grpc.RpcError, match="must be a JPEG or PNG"):
+                client.Predict(predict_request(BYTES_SIGNATURE, BYTES, [b"hello"]), timeout=60)
+    finally:
+        server.stop(None)

@@ -1,0 +1,453 @@
+"""Files of other runtimes: what `personlab export --format` writes, and `predict` with nothing but
+one of them.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import cv2
+import keras
+import numpy as np
+import pytest
+
+from personlab_keras.cli import main
+from personlab_keras.config import load_config
+from personlab_keras.errors import InputError
+from personlab_keras.export.export import export_model, import_weights
+from personlab_keras.export.file_options import FileOptions
+from personlab_keras.export.formats import export_formats
+from personlab_keras.inference.predict import Predictor, load
+from personlab_keras.inference.runtimes import read_network_file
+from personlab_keras.io.images import read_image
+from personlab_keras.method.skeleton import COCO_PERSON
+from personlab_keras.model.network import build_model
+from personlab_keras.model_directory import DESCRIPTION_FILE, describe, read_model_directory
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = [
+    "model.backbone=small",
+    "model.alpha=0.25",
+    "model.weights=null",
+    "model.output_stride=16",
+    "predict.longer_side=97",
+    "decode.score_threshold=0",
+]
+KINDS = ("float32", "float16", "int8")
+ALL_FILES = [
+    "model.tflite",
+    "model.float16.tflite",
+    "model.int8.tflite",
+    "model.onnx",
+    "model.float16.onnx",
+    "model.int8.onnx",
+]
+ONE_OF_EACH = ["model.tflite", "model.onnx"]
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory) -> Path:
+    """The model directory of a small network whose maps differ from place to place, with every file
+    in it.
+    """
+    return make_directory(tmp_path_factory.mktemp("runtimes") / "model", [], FileOptions(KINDS))
+
+
+@pytest.fixture(scope="module")
+def finer(tmp_path_factory) -> Path:
+    """Files of a dilated network at stride 8 with maps at stride 4, refined, and without masks."""
+    settings = [
+        "model.backbone=mobilenetv1_released",
+        "model.alpha=0.5",
+        "model.output_stride=8",
+        "model.target_stride=4",
+        "model.mid_refinements=1",
+        "model.outputs=[heatmaps, short_offsets, mid_offsets]",
+        "decode.masks=false",
+    ]
+    return make_directory(tmp_path_factory.mktemp("finer") / "model", settings, FileOptions())
+
+
+@pytest.fixture(scope="module")
+def fixed(directory, tmp_path_factory) -> Path:
+    """Files of the first network that take one size, in float32 and in int8 calibrated with one
+    image.
+    """
+    folder = tmp_path_factory.mktemp("fixed")
+    assert cv2.imwrite(str(folder / "image.png"), image_of(65, 97)[0, ..., ::-1].astype(np.uint8))
+    options = FileOptions(
+        ("float32", "int8"), input_size=(97, 65), calibration=(str(folder / "image.png"),)
+    )
+    export_formats(directory, folder, ["litert", "onnx"], options)
+    return folder
+
+
+def make_directory(folder: Path, settings: list[str], options: FileOptions) -> Path:
+    config = load_config(None, [*SETTINGS, *settings])
+    keras.utils.set_random_seed(1)
+    network = build_model(config.model)
+    for weights in network.weights:
+        if weights.name == "kernel":
+            fan_in = 9 if "depthwise" in weights.path else int(np.prod(weights.shape[:-1]))
+            weights.assign(keras.random.normal(weights.shape, stddev=1.4 / fan_in**0.5))
+    export_model(network, config, COCO_PERSON, folder, {"trained_steps": 0})
+    assert export_formats(folder, folder, ["litert", "onnx"], options)
+    return folder
+
+
+def image_of(height: int, width: int, count: int = 1) -> np.ndarray:
+    return (
+        np.random.default_rng(height).uniform(0, 255, (count, height, width, 3)).astype(np.float32)
+    )
+
+
+def outputs(network, inputs: np.ndarray) -> dict[str, np.ndarray]:
+    return {name: np.asarray(output) for name, output in network.predict_on_batch(inputs).items()}
+
+
+def assert_close(
+    found: dict[str, np.ndarray], expected: dict[str, np.ndarray], share: float
+) -> None:
+    """Each map is off, in the root mean square, by no more than this share of what its values
+    vary.
+    """
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        assert found[name].dtype == np.float32
+        assert found[name].shape == values.shape
+        assert np.sqrt(np.mean((found[name] - values) ** 2)) <= share * values.std(), name
+
+
+@pytest.mark.parametrize("file", ALL_FILES)
+def test_files_take_any_size_and_batch_and_give_the_maps_by_name(directory, file):
+    model = read_model_directory(directory).model
+    network = read_network_file(directory / file).open(threads=1)
+    share = {"float32": 1e-4, "float16": 0.01, "int8": 0.1}[
+        next((kind for kind in KINDS if kind in file), "float32")
+    ]
+    for inputs in (image_of(97, 65), image_of(33, 129, count=2), image_of(97, 65)):
+        expected = outputs(model, inputs)
+        assert (
+            min(np.ptp(values) for values in expected.values()) > 1e-3
+        )  # maps that tell places apart
+        assert_close(outputs(network, inputs), expected, share)
+
+
+def test_weights_in_fewer_bits_take_less_room_and_differ(directory):
+    for ending in ("tflite", "onnx"):
+        sizes = [
+            (directory / f"model{kind}.{ending}").stat().st_size
+            for kind in ("", ".float16", ".int8")
+        ]
+        assert sizes == sorted(sizes, reverse=True)
+        exact, halved, quartered = (
+            outputs(
+                read_network_file(directory / f"model{kind}.{ending}").open(1), image_of(65, 65)
+            )["mid_offsets"]
+            for kind in ("", ".float16", ".int8")
+        )
+        assert 0 < np.abs(halved - exact).max() < np.abs(quartered - exact).max()
+
+
+@pytest.mark.parametrize("file", ONE_OF_EACH)
+def test_finer_maps_refined_in_the_network_and_no_masks(finer, file):
+    read = read_network_file(finer / file)
+    assert read.description.stride == 4
+    for inputs in (image_of(65, 97), image_of(33, 49, count=2)):
+        assert_close(
+            outputs(read.open(), inputs), outputs(read_model_directory(finer).model, inputs), 1e-4
+        )
+    predictor = load(finer / file)
+    assert predictor.maps(np.zeros((50, 97, 3), np.uint8)).shape == (
+        15,
+        25,
+    )  # 57 x 97: features at stride 8
+    with pytest.raises(InputError, match=r"decode\.masks: this network gives poses only"):
+        load(finer / file, ["decode.masks=true"])
+
+
+@pytest.mark.parametrize("file", ONE_OF_EACH)
+def test_a_fixed_input_size(directory, fixed, file):
+    read = read_network_file(fixed / file)
+    assert (read.batch_size, read.input_size) == (1, (97, 65))
+    inputs = image_of(65, 97, count=3)  # more than it takes together
+    expected = outputs(read_model_directory(directory).model, inputs)
+    assert_close(outputs(read.open(), inputs), expected, 1e-4)
+    quantised = read_network_file(fixed / file.replace("model", "model.int8")).open()
+    assert_close(outputs(quantised, inputs), expected, 0.3)
+    predictor = load(fixed / file)
+    for height, width in ((300, 100), (100, 300), (65, 97), (1, 1)):
+        fit = predictor.fit(np.zeros((height, width, 3), np.uint8))
+        assert (fit.input_width, fit.input_height) == (97, 65)
+        assert fit.resized_width == 97 or fit.resized_height == 65
+        assert fit.resized_width <= 97
+        assert fit.resized_height <= 65
+    with pytest.raises(
+        InputError, match=r"at most 1 for a network that takes 97 x 65 pixels only\. Received: 1\.5"
+    ):
+        load(fixed / file, ["predict.scales=[1.0, 1.5]"])
+
+
+def test_one_file_is_enough_for_the_same_people_as_the_model_directory(shared, tmp_path, capsys):
+    model, files = tmp_path / "model", tmp_path / "files"
+    import_weights(
+        shared / "weights" / "bodypix-mobilenet-v1-050" / "MobileNetV1-x050-stride16.onnx", model
+    )
+    export_formats(model, files, ["litert", "onnx"])
+    photo = sorted((shared / "data" / "photos").glob("*.jpg"))[0]
+    settings = ["predict.longer_side=513"]
+    expected = load(model, [*settings, "predict.runtime=keras"])(read_image(photo))
+    assert len(expected) >= 2
+    for file in sorted(files.iterdir()):
+        arguments = [
+            "predict",
+            photo,
+            "--model",
+            file,
+            "--out",
+            tmp_path / "people",
+            "--set",
+            *settings,
+        ]
+        # Neither the model directory nor TensorFlow is there.
+        code = (
+            "import sys; sys.modules.update(tensorflow=None, keras=None, onnx=None); "
+            "from personlab_keras.cli import main; sys.exit(main())"
+        )
+        subprocess.run(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            check=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        people = json.loads((tmp_path / "people" / f"{photo.stem}.json").read_text())["people"]
+        assert len(people) == len(expected)
+        for found, person in zip(people, expected, strict=True):
+            points = np.array(found["keypoints"])
+            np.testing.assert_allclose(points[:, :2], person.keypoints, atol=0.5)
+            np.testing.assert_allclose(points[:, 2], person.keypoint_scores, atol=1e-3)
+            assert found["score"] == pytest.approx(person.score, abs=1e-3)
+
+
+# --- which runtime a folder uses
+
+
+def test_on_a_cpu_a_model_directory_runs_in_the_fastest_file_that_is_there(
+    directory, fixed, tmp_path
+):
+    def runtime(predictor: Predictor) -> str:
+        return type(predictor.model).__name__
+
+    assert runtime(load(directory)) == "LiteRtNetwork"
+    assert runtime(load(directory, ["predict.runtime=onnx"])) == "OnnxNetwork"
+    assert runtime(load(directory, ["predict.runtime=keras"])) == "Functional"
+    bare = shutil.copytree(
+        directory, tmp_path / "bare", ignore=shutil.ignore_patterns("*.onnx", "*.tflite")
+    )
+    assert runtime(load(bare)) == "Functional"
+    shutil.copy(directory / "model.onnx", bare)
+    assert runtime(load(bare)) == "OnnxNetwork"
+    with pytest.raises(
+        InputError,
+        match=r"predict\.runtime=litert needs model\.tflite there; `personlab export --format` adds it",
+    ):
+        load(bare, ["predict.runtime=litert"])
+    # What takes one size only has to be asked for.
+    shutil.copy(fixed / "model.tflite", bare)
+    assert runtime(load(bare)) == "OnnxNetwork"
+    assert load(bare, ["predict.runtime=litert"]).input_size == (97, 65)
+
+
+def test_where_there_is_a_gpu_a_model_directory_runs_in_keras(directory, monkeypatch):
+    import tensorflow as tf
+
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: ["GPU:0"])
+    assert type(load(directory).model).__name__ == "Functional"
+
+
+def test_settings_of_the_directory_hold_for_its_files(directory, tmp_path):
+    changed = tmp_path / "changed"
+    changed.mkdir()
+    for name in (DESCRIPTION_FILE, "model.onnx"):
+        (changed / name).write_bytes((directory / name).read_bytes())
+    description = json.loads((changed / DESCRIPTION_FILE).read_text())
+    description["predict"]["longer_side"] = 65
+    (changed / DESCRIPTION_FILE).write_text(json.dumps(description))
+    assert load(changed).options.longer_side == 65
+    assert load(changed / "model.onnx").options.longer_side == 97
+    description["radius"] = 7.0
+    (changed / DESCRIPTION_FILE).write_text(json.dumps(description))
+    with pytest.raises(
+        InputError, match=r"model\.onnx: is of another network than .*changed; export it again"
+    ):
+        load(changed)
+
+
+@pytest.mark.parametrize(("setting", "message"), [
+    ("predict.runtime=torch", r"predict\.runtime must be one of auto, keras, onnx, litert\. Received: torch"),
+    ("predict.runtime=keras", r"model\.onnx: runs in onnx\. Received: predict\.runtime=keras"),
+    ("predict.threads=-1", r"predict\.threads must be a number of threads, or 0 for all cores\. Received: -1"),
+])  # fmt: skip
+def test_settings_that_cannot_be(directory, setting, message):
+    with pytest.raises(InputError, match=message):
+        load(directory / "model.onnx", [setting])
+
+
+def test_threads_of_keras_are_set_before_it_starts(directory):
+    code = (
+        "import sys; from personlab_keras.inference.predict import load; import tensorflow as tf; "
+        "load(sys.argv[1], ['predict.runtime=keras', 'predict.threads=3']); "
+        "print(tf.config.threading.get_intra_op_parallelism_threads())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, directory],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=True,
+    )
+    assert done.stdout.split() == ["3"]
+    with pytest.raises(
+        InputError,
+        match=r"predict\.threads=3: TensorFlow runs already in this process with other threads",
+    ):
+        load(directory, ["predict.runtime=keras", "predict.threads=3"])
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize("file", ONE_OF_EACH)
+def test_cut_and_foreign_files_are_refused_in_one_line(directory, tmp_path, file, capsys):
+    whole = (directory / file).read_bytes()
+    ours = tmp_path / file
+    contents = {
+        "damaged": whole[: len(whole) // 2],
+        "damaged, or no": b"something else",
+        "damaged,": b"",
+    }
+    for words, content in contents.items():
+        ours.write_bytes(content)
+        assert (
+            main(["predict", str(tmp_path), "--model", str(ours), "--out", str(tmp_path / "out")])
+            == 2
+        )
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert f"{ours}: {words}" in said
+    with pytest.raises(InputError, match=f"missing{ours.suffix}: no such file"):
+        load(tmp_path / f"missing{ours.suffix}")
+
+
+def test_files_of_other_makers_hold_no_description(directory, tmp_path):
+    import onnx
+
+    foreign = tmp_path / "foreign.onnx"
+    model = onnx.load(directory / "model.onnx")
+    del model.metadata_props[:]
+    onnx.save(model, foreign)
+    with pytest.raises(InputError, match=r"foreign\.onnx: holds no personlab\.json"):
+        load(foreign)
+    foreign = tmp_path / "foreign.tflite"
+    with zipfile.ZipFile(directory / "model.tflite") as archive:
+        start = archive.getinfo(DESCRIPTION_FILE).header_offset
+    foreign.write_bytes((directory / "model.tflite").read_bytes()[:start])
+    with zipfile.ZipFile(foreign, "a") as archive:
+        archive.writestr("labels.txt", "cat")
+    with pytest.raises(InputError, match=r"foreign\.tflite: holds no personlab\.json"):
+        load(foreign)
+
+
+@pytest.mark.parametrize(("file", "package", "extra"), [
+    ("model.onnx", "onnxruntime", "onnx"),
+    ("model.tflite", "ai_edge_litert", "litert"),
+])  # fmt: skip
+def test_a_missing_package_to_run_a_file(
+    directory, monkeypatch, capsys, tmp_path, file, package, extra
+):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setitem(sys.modules, f"{package}.interpreter", None)
+    assert main(["predict", "x.jpg", "--model", str(directory / file), "--out", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"{file}: needs the package {package}" in said
+    assert f"pip install 'personlab-keras[{extra}]'" in said
+
+
+@pytest.mark.parametrize("package", ["tf2onnx", "onnx"])
+def test_a_missing_package_to_write_a_file(directory, monkeypatch, capsys, tmp_path, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    assert main(["export", str(directory), "--out", str(tmp_path / "out"), "--format", "onnx"]) == 2
+    assert (
+        f"--format onnx: needs the package {package}, which is not installed"
+        in capsys.readouterr().err
+    )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--format", "onxx"], "--format must be of saved_model, litert, onnx, each once, between commas. Received: onxx"),
+    (["--format", "onnx", "--weights", "int4"], "--weights must be of float32, float16, int8, each once, between commas. Received: int4"),
+    (["--weights", "int8"], "--weights, --input-size and --calibration are of litert and onnx. Received: --format saved_model"),
+    (["--format", "onnx", "--input-size", "400x"], "--input-size must be WIDTHxHEIGHT in pixels, or one number for both. Received: 400x"),
+    (["--format", "onnx", "--input-size", "400"], "Received: 400. Nearest: 401"),
+    (["--format", "onnx", "--calibration", "x"], "--calibration is of --weights int8. Received: --weights float32"),
+    (["--format", "onnx", "--weights", "int8", "--calibration", "nowhere"], "nowhere"),
+])  # fmt: skip
+def test_options_that_cannot_be(directory, tmp_path, capsys, arguments, message):
+    assert main(["export", str(directory), "--out", str(tmp_path / "out"), *arguments]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert message in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_are_added_to_a_model_directory_from_itself_only(directory, finer, tmp_path):
+    before = sorted(path.name for path in directory.iterdir())
+    with pytest.raises(
+        InputError,
+        match="is a model directory, and files of other runtimes are added to one from itself",
+    ):
+        export_formats(finer, directory, ["onnx"])
+    with pytest.raises(
+        InputError,
+        match=r"changed settings need a folder of their own\. Received: --set decode\.masks=false",
+    ):
+        export_formats(directory, directory, ["onnx"], overrides=["decode.masks=false"])
+    with pytest.raises(InputError, match=r"must be a folder\. Received: a file"):
+        export_formats(directory, directory / DESCRIPTION_FILE, ["onnx"])
+    assert sorted(path.name for path in directory.iterdir()) == before
+
+
+def test_the_command_writes_several_formats_at_once(directory, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = [
+        "export",
+        directory,
+        "--out",
+        out,
+        "--format",
+        "onnx,saved_model",
+        "--set",
+        "decode.max_people=7",
+    ]
+    assert main([str(argument) for argument in arguments]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in printed] == [str(out), str(out / "model.onnx")]
+    inside = read_network_file(out / "model.onnx").description
+    assert inside.config.decode.max_people == 7
+    assert inside.is_of(read_model_directory(out))
+    assert (out / "saved_model.pb").is_file()
+
+
+def test_what_a_file_says_of_itself_is_the_text_of_the_directory(directory):
+    stored = read_model_directory(directory)
+    for file in ONE_OF_EACH:
+        description = read_network_file(directory / file).description
+        assert description.config == stored.config
+        assert describe(
+            description.config, description.skeleton, description.provenance
+        ) == describe(stored.config, stored.skeleton, stored.provenance)

@@ -1,0 +1,286 @@
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from personlab_keras.cli import main
+from personlab_keras.errors import InputError
+from personlab_keras.inference.predict import load
+from personlab_keras.inference.video import ahead, is_video, predict_video
+from personlab_keras.io.images import list_images, read_image
+
+ROOT = Path(__file__).parents[2]
+
+
+def film(path: Path, frames: int, scenes: Path, side: int = 97, rate: float = 10.0) -> Path:
+    """A video of synthetic scenes, one after the other."""
+    pictures = [
+        cv2.resize(read_image(each), (side, side)) for each in list_images([scenes / "images"])
+    ]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), rate, (side, side))
+    assert writer.isOpened()
+    for i in range(frames):
+        writer.write(pictures[i % len(pictures)][..., ::-1])
+    writer.release()
+    return path
+
+
+def frames_of(path: Path) -> list[np.ndarray]:
+    capture = cv2.VideoCapture(str(path))
+    frames = []
+    while (got := capture.read())[0]:
+        frames.append(got[1][..., ::-1])
+    return frames
+
+
+@pytest.fixture(scope="module")
+def predictor(model_directory):
+    return load(
+        model_directory,
+        ["decode.score_threshold=0", "decode.peak_threshold=0.001", "decode.keypoint_threshold=0"],
+    )
+
+
+def test_a_video_is_predicted_frame_by_frame(predictor, scenes, tmp_path):
+    source, ticks = film(tmp_path / "clip.avi", 7, scenes), []
+    summary = predict_video(
+        predictor,
+        str(source),
+        tmp_path / "out" / "clip",
+        progress=lambda *counts: ticks.append(counts),
+    )
+    assert (summary.frames, summary.announced, summary.interrupted) == (7, 7, False)
+    assert ticks == [(i, 7) for i in range(1, 8)]
+    lines = [
+        json.loads(line) for line in (tmp_path / "out" / "clip.jsonl").read_text().splitlines()
+    ]
+    assert [line["frame"] for line in lines] == list(range(7))
+    np.testing.assert_allclose([line["time"] for line in lines], np.arange(7) / 10, atol=1e-3)
+    for line, frame in zip(lines, frames_of(source), strict=True):
+        assert line["people"] == json.loads(
+            json.dumps([person.to_dict() for person in predictor(frame)])
+        )
+    assert summary.people == sum(len(line["people"]) for line in lines) > 0
+    overlay = frames_of(tmp_path / "out" / "clip.overlay.mp4")
+    assert len(overlay) == 7
+    assert overlay[0].shape == (96, 96, 3)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "clip.jsonl",
+        "clip.overlay.mp4",
+    ]
+
+
+def test_images_and_videos_may_come_together(model_directory, scenes, tmp_path, capsys):
+    source = film(tmp_path / "clip.avi", 3, scenes)
+    image = list_images([scenes / "images"])[0]
+    assert (
+        main(
+            [
+                "predict",
+                str(image),
+                str(source),
+                "--model",
+                str(model_directory),
+                "--out",
+                str(tmp_path / "out"),
+            ]
+        )
+        == 0
+    )
+    said = capsys.readouterr().out
+    assert "1 images" in said
+    assert "clip.avi: 3 frames" in said
+    assert "frames/s" in said
+    assert {"clip.jsonl", "clip.overlay.mp4", f"{image.stem}.json"} <= {
+        path.name for path in (tmp_path / "out").iterdir()
+    }
+
+
+def test_videos_of_one_name_do_not_replace_each_other(model_directory, scenes, tmp_path):
+    sources = []
+    for folder, frames in (("a", 2), ("b", 3)):
+        (tmp_path / folder).mkdir()
+        sources.append(str(film(tmp_path / folder / "clip.avi", frames, scenes)))
+    assert (
+        main(["predict", *sources, "--model", str(model_directory), "--out", str(tmp_path / "out")])
+        == 0
+    )
+    lines = {
+        str(path.parent.name): len(path.read_text().splitlines())
+        for path in (tmp_path / "out").rglob("*.jsonl")
+    }
+    assert lines == {"a": 2, "b": 3}
+
+
+def test_a_video_that_ends_too_soon_is_said(model_directory, scenes, tmp_path, capsys):
+    source = film(tmp_path / "clip.avi", 60, scenes)
+    source.write_bytes(source.read_bytes()[: source.stat().st_size // 2])
+    assert (
+        main(
+            [
+                "predict",
+                str(source),
+                "--model",
+                str(model_directory),
+                "--out",
+                str(tmp_path / "out"),
+            ]
+        )
+        == 2
+    )
+    said = capsys.readouterr()
+    lines = (tmp_path / "out" / "clip.jsonl").read_text().splitlines()
+    assert 10 < len(lines) < 60
+    assert f"{len(lines)} frames" in said.out
+    assert f"could be read for {len(lines)} of the 60 frames" in said.err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("missing.mp4", None, "no such file"),
+        ("empty.mp4", b"", "must be a video that OpenCV can read"),
+        ("text.mp4", b"no video " * 100, "must be a video that OpenCV can read"),
+        ("9876", None, "9876: must be a camera of this machine"),
+    ],
+)
+def test_what_is_no_video_gets_one_line(model_directory, tmp_path, capsys, name, content, words):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    source = name if name.isdecimal() else str(path)
+    assert (
+        main(["predict", source, "--model", str(model_directory), "--out", str(tmp_path / "out")])
+        == 2
+    )
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert words in said
+    assert not list((tmp_path / "out").glob("*"))
+
+
+def test_a_file_in_place_of_the_folder_gets_one_line(predictor, scenes, tmp_path):
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(InputError, match="must be a folder for the results"):
+        predict_video(
+            predictor, str(film(tmp_path / "clip.avi", 2, scenes)), tmp_path / "out" / "clip"
+        )
+
+
+def test_ctrl_c_leaves_a_playable_video(model_directory, scenes, tmp_path):
+    source = film(tmp_path / "clip.avi", 5000, scenes)
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from personlab_keras.cli import main; sys.exit(main(sys.argv[1:]))",
+    ]
+    command += [
+        "predict",
+        str(source),
+        "--model",
+        str(model_directory),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    lines = tmp_path / "out" / "clip.jsonl"
+    while process.poll() is None and not (
+        lines.is_file() and len(lines.read_text().splitlines()) > 20
+    ):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert said.strip().splitlines()[-1] == "personlab predict: interrupted"
+    records = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert 20 < len(records) < 5000
+    assert abs(len(frames_of(tmp_path / "out" / "clip.overlay.mp4")) - len(records)) <= 1
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "clip.jsonl",
+        "clip.overlay.mp4",
+    ]
+
+
+def test_memory_does_not_grow_with_the_video(predictor, scenes, tmp_path):
+    """An hour at one frame in four seconds."""
+    source = film(tmp_path / "clip.avi", 900, scenes, rate=0.25)
+    peaks = {}
+
+    def note(done, _):
+        peaks[done] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    assert (
+        predict_video(predictor, str(source), tmp_path / "out" / "clip", progress=note).frames
+        == 900
+    )
+    assert (
+        peaks[900] - peaks[15] < 40 * 2**10
+    )  # KiB; the frames alone would be as much again, maps and masks many times that
+
+
+def test_ahead_keeps_order_bounds_and_errors():
+    begun: list[int] = []
+
+    def numbers():
+        for i in range(100):
+            begun.append(i)
+            yield i
+
+    taken = ahead(numbers(), 3)
+    assert next(taken) == 0
+    time.sleep(0.3)
+    assert len(begun) <= 6  # one taken, three waiting, one in hand
+    assert list(taken) == list(range(1, 100))
+
+    def failing():
+        yield 1
+        raise InputError("the second cannot be read")
+
+    taken = ahead(failing(), 3)
+    assert next(taken) == 1
+    with pytest.raises(InputError, match="the second"):
+        next(taken)
+
+
+def test_closing_ahead_ends_all_threads():
+    closed = []
+
+    def numbers():
+        try:
+            while True:
+                yield 1
+        finally:
+            closed.append(True)
+
+    before = threading.active_count()
+    taken = ahead(ahead(numbers(), 2), 2)
+    assert next(taken) == 1
+    assert threading.active_count() == before + 2
+    taken.close()
+    assert closed == [True]
+    assert threading.active_count() == before
+
+
+def test_what_is_a_video():
+    assert [is_video(name) for name in ("a.mp4", "b.MOV", "0", "c.jpg", "photos", "d.mp4.jpg")] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]

@@ -1,0 +1,132 @@
+"""Losses and gradients of a step on both backends, and what is kept beside them."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from conftest import TINY
+
+from personlab_keras.config import load_config
+from personlab_keras.data.pipeline import make_dataset
+from personlab_keras.training.training_model import (
+    WorstStep,
+    averaged_weights,
+    build_training_model,
+)
+
+ROOT = Path(__file__).parents[2]
+
+
+def weights(network):
+    return [keras.ops.convert_to_numpy(variable) for variable in network.variables]
+
+
+BACKEND_STEP = """
+import json, sys
+import keras
+import numpy as np
+from personlab_keras.config import load_config
+from personlab_keras.model.losses import personlab_losses, total_loss
+from personlab_keras.training.training_model import build_training_model
+folder, settings = sys.argv[1], json.loads(sys.argv[2])
+config = load_config(None, settings)
+training_model = build_training_model(config, pretrained=False)
+with np.load(folder + "/start.npz") as start:
+    for i, variable in enumerate(training_model.network.variables):
+        variable.assign(start[f"{i:04d}"])
+with np.load(folder + "/batch.npz") as saved:
+    batch = dict(saved)
+image = batch.pop("image")
+if keras.backend.backend() == "jax":
+    import jax
+    def compute(weights):
+        state = [variable.value for variable in training_model.network.non_trainable_variables]
+        outputs, _ = training_model.network.stateless_call(weights, state, image, training=True)
+        parts = personlab_losses(batch, outputs, config.targets.radius)
+        return total_loss(parts, config.train), parts
+    (loss, parts), gradients = jax.value_and_grad(compute, has_aux=True)([v.value for v in training_model.network.trainable_variables])
+else:
+    import tensorflow as tf
+    with tf.GradientTape() as tape:
+        parts = personlab_losses(batch, training_model.network(image, training=True), config.targets.radius)
+        loss = total_loss(parts, config.train)
+    gradients = tape.gradient(loss, [v.value for v in training_model.network.trainable_variables])
+arrays = {f"gradient/{v.path}/{i}": np.asarray(g) for i, (v, g) in enumerate(zip(training_model.network.trainable_variables, gradients))}
+np.savez(f"{folder}/{keras.backend.backend()}.npz", loss=np.asarray(loss), **{k: np.asarray(v) for k, v in parts.items()}, **arrays)
+"""
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_backends_agree_on_losses_and_gradients(records, tiny_config, tmp_path, frozen):
+    """The same weights and batch: losses within 1e-4, each array of the gradient within 1e-3 of its
+    size.
+    """
+    settings = [*TINY, f"train.freeze_batch_norm={str(frozen).lower()}"]
+    image, targets = next(make_dataset(records, 4, training=True, seed=1).as_numpy_iterator())
+    np.savez(tmp_path / "batch.npz", image=image, **targets)
+    keras.utils.set_random_seed(3)
+    start = build_training_model(load_config(None, settings), pretrained=False).network.variables
+    np.savez(
+        tmp_path / "start.npz",
+        **{f"{i:04d}": keras.ops.convert_to_numpy(v) for i, v in enumerate(start)},
+    )
+    for backend in ("tensorflow", "jax"):
+        environment = {
+            **os.environ,
+            "KERAS_BACKEND": backend,
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            "PYTHONPATH": str(ROOT),
+        }
+        command = [sys.executable, "-c", BACKEND_STEP, str(tmp_path), json.dumps(settings)]
+        subprocess.run(command, check=True, env=environment, cwd=ROOT)
+    with np.load(tmp_path / "tensorflow.npz") as ours, np.load(tmp_path / "jax.npz") as theirs:
+        gradients = [name for name in ours.files if name.startswith("gradient/")]
+        losses = [name for name in ours.files if not name.startswith("gradient/")]
+        assert set(ours.files) == set(theirs.files)
+        assert len(losses) == 6
+        assert len(gradients) == len(
+            build_training_model(
+                load_config(None, settings), pretrained=False
+            ).network.trainable_variables
+        )
+        for name in losses:
+            np.testing.assert_allclose(theirs[name], ours[name], rtol=1e-4, err_msg=name)
+        for name in gradients:
+            difference, size = np.linalg.norm(theirs[name] - ours[name]), np.linalg.norm(ours[name])
+            assert size > 0.0, name
+            assert difference <= 1e-3 * size, name
+
+
+def test_averaged_weights_are_lent_and_given_back(records, tiny_config, tmp_path):
+    config = replace(tiny_config, train=replace(tiny_config.train, ema=0.9))
+    training_model = build_training_model(config, pretrained=False)
+    image = np.random.default_rng(0).uniform(0, 255, (2, 97, 97, 3)).astype(np.float32)
+    for batch in make_dataset(records, 2, training=True).take(3):  # `fit` would end by averaging
+        training_model.train_on_batch(*batch)
+    before = weights(training_model.network)
+    raw = training_model.network.predict_on_batch(image)["heatmaps"]
+    with averaged_weights(training_model):
+        averaged = training_model.network.predict_on_batch(image)["heatmaps"]
+    assert np.abs(raw - averaged).max() > 1e-6
+    for a, b in zip(before, weights(training_model.network), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_worst_step_of_an_interval():
+    worst = WorstStep("worst")
+    assert float(worst.result()) == 0.0
+    for loss in (1.0, 3.0, 2.0, 3.0):
+        worst.update_state(loss)
+    assert float(worst.result()) == 2.0
+    for loss in (np.nan, np.inf, 9.0):
+        worst.update_state(loss)
+    assert float(worst.result()) == 5.0
+    worst.reset_state()
+    worst.update_state(0.5)
+    assert float(worst.result()) == 1.0
