@@ -111,7 +111,8 @@ def test_links_and_named_tests_exist(path):
     for target in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (path.parent / target).exists(), target
     for module, names in re.findall(r"`(test_\w+): ([^`]+)`", text):
-        source = (ROOT / "tests" / f"{module}.py").read_text(encoding="utf-8")
+        (file,) = (ROOT / "tests").rglob(f"{module}.py")
+        source = file.read_text(encoding="utf-8")
         for name in names.split(", "):
             assert f"def {name}(" in source, name
 

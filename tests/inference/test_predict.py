@@ -3,8 +3,6 @@ writes.
 """
 
 import json
-import sys
-import types
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -386,7 +384,7 @@ def test_a_network_of_another_stride_is_refused(predictor):
 
 @dataclass(frozen=True)
 class StoredNetwork:
-    """What `export.read_model_directory` gives, as far as `load` reads it."""
+    """The part of a `ModelDirectory` that `load` reads."""
 
     config: Config
     skeleton: Skeleton = COCO_PERSON
@@ -405,10 +403,10 @@ def test_load_lays_overrides_over_the_settings_of_the_directory(monkeypatch, tmp
         decode=DecodeConfig(max_people=7),
         predict=PredictConfig(longer_side=321),
     )
-    export = types.ModuleType("personlab_keras.export.export")
-    export.read_model_directory = {tmp_path: StoredNetwork(config)}.__getitem__
-    export.check_masks = lambda config: None
-    monkeypatch.setitem(sys.modules, "personlab_keras.export.export", export)
+    monkeypatch.setattr(
+        "personlab_keras.inference.predict.read_model_directory",
+        {tmp_path: StoredNetwork(config)}.__getitem__,
+    )
     predictor = load(tmp_path, ["decode.masks=false", "predict.longer_side=161"])
     assert (predictor.stride, predictor.input_stride, predictor.radius) == (STRIDE, 32, 24.0)
     assert predictor.pad_colour == (1, 2, 3)

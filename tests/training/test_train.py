@@ -415,7 +415,7 @@ def test_the_best_checkpoint_is_kept(records, tiny_config, tmp_path, monkeypatch
     )
     precisions = iter((0.2, 0.5, 0.4))
     monkeypatch.setattr(
-        "personlab_keras.training.train.validate",
+        "personlab_keras.training.callback.validate",
         lambda *_: Validation({"keypoint_AP": next(precisions)}, []),
     )
     train(records, tmp_path, config, val_records=records)
