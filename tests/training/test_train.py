@@ -311,7 +311,7 @@ def test_sigterm_saves_and_the_same_call_goes_on(records, tiny_config, tmp_path,
     monkeypatch.setattr(RunCallback, "on_train_batch_end", send)
     for reached in (3, 6):
         with pytest.raises(
-            Stopped, match=f"stopped at step {reached} of 8; the same command goes on"
+            Stopped, match=f"stopped at step {reached} of 8; the same command resumes"
         ):
             train(records, tmp_path / "stopped", config)
         assert latest_checkpoint(tmp_path / "stopped").name == f"step-{reached:08d}.npz"
