@@ -24,7 +24,7 @@ from personlab_keras.serving.messages import Answer, RequestOptions, failure, re
 
 if TYPE_CHECKING:
     from personlab_keras.inference.predict import Predictor
-    from personlab_keras.method.person import Person
+    from personlab_keras.method.person import Person, people_to_dict
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def _answer_alike(
 
 def _answer(image: np.ndarray, people: Sequence[Person]) -> Answer:
     height, width = image.shape[:2]
-    values = {"width": width, "height": height, "people": [person.to_dict() for person in people]}
+    values = people_to_dict(width, height, people)
     return Answer(200, json.dumps(values, allow_nan=False).encode(), len(people))
 
 
