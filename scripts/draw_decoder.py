@@ -319,14 +319,7 @@ def draw_bridge(image: np.ndarray, keypoints: np.ndarray, maps: Maps) -> np.ndar
     walked[0, maps.heatmaps[rows, columns, np.arange(len(rows))] < OPTIONS.keypoint_threshold] = (
         np.nan
     )
-    bridged = bridge_gaps(
-        walked,
-        maps,
-        OPTIONS.mid_refinements,
-        OPTIONS.keypoint_threshold,
-        OPTIONS.nms_radius,
-        OPTIONS.bridge_support,
-    )[0]
+    bridged = bridge_gaps(walked, maps, OPTIONS)[0]
     found, filled = np.isfinite(walked[0, :, 0]), np.isfinite(bridged[:, 0])
     assert maps.long_offsets is not None
     for k in np.flatnonzero(found):
