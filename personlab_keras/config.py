@@ -379,6 +379,24 @@ class Config:
         map_side(self.data.view_size, self.targets.stride)
 
 
+def remaining_decoding(config: Config) -> DecodeConfig:
+    """The decoder's settings for the maps of this network.
+
+    `decode.mid_refinements` and `decode.long_refinements` count all steps of refinement. What the
+    network does itself (`model.mid_refinements`, `model.long_refinements`) is left out here.
+
+    >>> config = load_config(None, ["model.mid_refinements=2", "decode.mid_refinements=4"])
+    >>> remaining_decoding(config).mid_refinements
+    2
+    """
+    decode, model = config.decode, config.model
+    return dataclasses.replace(
+        decode,
+        mid_refinements=max(0, decode.mid_refinements - model.mid_refinements),
+        long_refinements=max(0, decode.long_refinements - model.long_refinements),
+    )
+
+
 def load_config(
     path: str | Path | None = None, overrides: Iterable[str] = (), base: Config | None = None
 ) -> Config:

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from scipy.special import expit
 
-from personlab_keras.config import Config
+from personlab_keras.config import Config, remaining_decoding
 from personlab_keras.data.pipeline import expand, stored_examples
 from personlab_keras.data.records import Meta, read_meta
 from personlab_keras.decoder import decode
@@ -43,7 +43,8 @@ def validate(network: keras.Model, records: str, config: Config, shown: int = 0)
     examples = stored_examples(records, meta).map(
         lambda example: (example, expand(example, meta)), tf.data.AUTOTUNE
     )
-    options = replace(config.decode, masks=False, score_threshold=0.0)
+    decoding = remaining_decoding(config)
+    options = replace(decoding, masks=False, score_threshold=0.0)
     sums: dict[str, float] = {}
     truth: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
@@ -66,7 +67,7 @@ def validate(network: keras.Model, records: str, config: Config, shown: int = 0)
             for person in decode(maps, meta.skeleton, options, radius=meta.radius):
                 results += person.to_coco(image_id=seen + i)
             if len(overlays) < shown:
-                people = decode(maps, meta.skeleton, config.decode, radius=meta.radius)
+                people = decode(maps, meta.skeleton, decoding, radius=meta.radius)
                 overlays.append(draw(example["image"][i], people, meta.skeleton))
             truth += _annotations(
                 {name: value[i] for name, value in example.items()},

@@ -236,7 +236,7 @@ def test_training_goes_on_from_a_model(records, model_directory, tiny_config, tm
     for a, b in zip(weights(start), weights(network), strict=True):
         np.testing.assert_array_equal(a, b)
     wider = replace(config, model=replace(config.model, alpha=0.5))
-    with pytest.raises(InputError, match="other weights than this configuration"):
+    with pytest.raises(InputError, match="the weights are those of another network"):
         train(records, tmp_path / "wider", wider, init=start)
 
 
@@ -544,7 +544,7 @@ def test_exporting_a_model_again_at_another_stride_keeps_its_weights(tiny_config
 
 
 def test_a_network_whose_weights_depend_on_the_stride_says_so(model_directory, tmp_path):
-    with pytest.raises(InputError, match="other weights than this configuration"):
+    with pytest.raises(InputError, match="the weights are those of another network"):
         export_source(
             model_directory,
             tmp_path / "again",

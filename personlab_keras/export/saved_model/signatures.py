@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import keras
 import tensorflow as tf
 
-from personlab_keras.config import Config
+from personlab_keras.config import Config, remaining_decoding
 from personlab_keras.decoder import CANDIDATES_PER_PERSON
 from personlab_keras.decoder_graph.fields import fields_of
 from personlab_keras.decoder_graph.masks import Frame, cell_masks, distances, image_masks
@@ -164,7 +164,7 @@ class Served(tf.Module):
         self, outputs: Mapping[str, tf.Tensor], size: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor
     ) -> dict[str, tf.Tensor]:
         """The people of one image, by its flat outputs (h, w, channels) and its `Frame`."""
-        options, frame = self._config.decode, Frame(size, scale, offset)
+        options, frame = remaining_decoding(self._config), Frame(size, scale, offset)
         fields = fields_of(outputs, self._stride)
         poses = find_poses(
             fields,
