@@ -414,6 +414,7 @@ def _train(options: argparse.Namespace, config: Config) -> int:
     from personlab_keras.data.records import check_meta, read_meta
     from personlab_keras.model_directory import read_model_directory
     from personlab_keras.training.devices import join
+    from personlab_keras.training.run_log import read_log, verdict
     from personlab_keras.training.train import starting_config, train
 
     join(config.train.strategy)
@@ -446,6 +447,9 @@ def _train(options: argparse.Namespace, config: Config) -> int:
             init=init,
             report=report,
         )
+    judged = verdict(read_log(options.workdir))
+    if judged is not None:
+        print(f"{options.workdir}: {judged}")
     print(f"{options.workdir}: trained; next: personlab export {options.workdir} --out exported")
     return 0
 

@@ -107,7 +107,7 @@ def train(
                 "these see different checkpoints"
             )
         log = RunLog(folder, start.step, report) if devices.writes else None
-        run = Run(folder, config, records, meta, val_records, devices)
+        run = Run(folder, config, records, meta, val_records, devices, init is not None)
         callback = RunCallback(run, start, log, stop)
         # A run that was stopped within a log interval first completes that interval.
         for steps in (-start.step % settings.log_every, settings.log_every):
@@ -141,7 +141,7 @@ def train(
             if callback.step < settings.steps:
                 callback.take_back_averaging()
         # `fit` ends by putting the averages in place; without a step left to take it is done here.
-        if callback.step == start.step and training_model.optimizer.use_ema:
+        if callback.step == start.step > 0 and training_model.optimizer.use_ema:
             training_model.optimizer.finalize_variable_values(training_model.trainable_variables)
         return training_model.network
 

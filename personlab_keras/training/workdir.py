@@ -39,6 +39,7 @@ class Run:
         meta: of the training records.
         val_records: folder of the validation records; None to train without validation.
         devices: that share every batch.
+        from_trained: whether the initial weights are those of a trained network (`--init`).
     """
 
     folder: Path
@@ -47,6 +48,7 @@ class Run:
     meta: Meta
     val_records: str | Path | None
     devices: Devices
+    from_trained: bool = False
 
 
 @contextlib.contextmanager
@@ -113,7 +115,7 @@ def load_workdir(workdir: str | Path, best: bool = False) -> tuple[keras.Model, 
     config = load_config(folder / CONFIG_FILE)
     training_model = build_training_model(config, workdir_skeleton(folder), pretrained=False)
     step = restore(training_state(training_model), path).step
-    if training_model.optimizer.use_ema:
+    if training_model.optimizer.use_ema and step > 0:  # before the first step there is no average
         training_model.optimizer.finalize_variable_values(training_model.trainable_variables)
     return training_model.network, config, step
 

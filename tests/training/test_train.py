@@ -27,7 +27,7 @@ from personlab_keras.model_directory import read_model_directory
 from personlab_keras.training.callback import RunCallback
 from personlab_keras.training.checkpoints import latest_checkpoint
 from personlab_keras.training.optimizers import build_optimizer, learning_rate
-from personlab_keras.training.run_log import read_log
+from personlab_keras.training.run_log import SCORE, read_log, verdict
 from personlab_keras.training.train import train
 from personlab_keras.training.training_model import TrainingModel
 from personlab_keras.training.validation import Validation
@@ -592,3 +592,40 @@ def test_incomplete_model_directories_get_one_line(model_directory, tmp_path, na
 def test_records_that_vanish_are_named(records, tiny_config, tmp_path):
     with pytest.raises(InputError, match=f"no {META_FILE} there"):
         train(tmp_path, tmp_path / "run", tiny_config)
+
+
+def test_the_initial_weights_are_validated_and_a_run_that_spoils_them_says_so(
+    records, model_directory, tiny_config, tmp_path, monkeypatch
+):
+    init = read_model_directory(model_directory).network
+    scores = iter([0.5, 0.2])
+    monkeypatch.setattr(
+        "personlab_keras.training.callback.validate",
+        lambda *_: Validation({"keypoint_AP": next(scores)}, []),
+    )
+    settings = replace(tiny_config.train, steps=2, learning_rate=0.1, ema=0.9, validate_every=2)
+    config = replace(tiny_config, train=settings)
+    train(records, tmp_path, config, val_records=records, init=init)
+    log = read_log(tmp_path)
+    assert [(line["step"], line[SCORE]) for line in log if SCORE in line] == [(0, 0.5), (2, 0.2)]
+    said = verdict(log)
+    assert said.startswith("keypoint AP .500 before training, .200 after it: no validated step is")
+    best, _, step = load_workdir(tmp_path, best=True)
+    assert step == 0
+    for a, b in zip(weights(init), weights(best), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(("scores", "said"), [
+    ({0: 0.25, 4: 0.27}, "keypoint AP .250 before training, .270 after it"),
+    ({0: 0.25, 2: 0.3, 4: 0.27}, "keypoint AP .250 before training, .270 after it; best at step 2, .300"),
+    ({0: 0.25, 4: 0.25}, "keypoint AP .250 before training, .250 after it: no validated step is better"),
+    ({2: 0.3, 4: 0.27}, "keypoint AP .270 after it; best at step 2, .300"),
+    ({4: 0.27}, "keypoint AP .270 after it"),
+])  # fmt: skip
+def test_the_verdict_of_a_run(scores, said):
+    lines = [{"step": step, "loss": 1.0} for step in (2, 4)]
+    lines += [{"step": step, SCORE: score} for step, score in scores.items()]
+    assert verdict(lines).startswith(said)
+    assert verdict([line for line in lines if "loss" in line]) is None
+    assert verdict([{"step": 0, SCORE: 0.3}]) is None
