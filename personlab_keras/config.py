@@ -87,6 +87,11 @@ class TargetsConfig:
     """
     stride: int = 8
     """View pixels per target cell. The network's maps are brought to this stride."""
+    ignore_near_unannotated: bool = False
+    """Whether cells within the radius of a person without keypoints are left out of the heatmap
+    loss, as those inside the person's mask always are: its keypoints have discs that reach beyond
+    the mask. Discs of annotated people count all the same.
+    """
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,10 @@ from personlab_keras.annotations.coco import read_coco
 from personlab_keras.annotations.masks import decode_segmentation, decompress_segmentation
 from personlab_keras.annotations.reasons import Tally
 from personlab_keras.config import DataConfig, load_config
-from personlab_keras.data.pipeline import stored_examples
+from personlab_keras.data.pipeline import expand, stored_examples
 from personlab_keras.data.records import read_meta
 from personlab_keras.errors import InputError
+from personlab_keras.method.maps import mask_name
 from personlab_keras.method.skeleton import COCO_PERSON
 
 GREY = (127, 127, 127)
@@ -387,6 +388,55 @@ def test_crowd_and_unannotated_people_are_masked(tmp_path):
         meta.counts["persons"],
         meta.counts["persons without keypoints"],
     ) == (1, 2, 1)
+
+
+def test_the_disc_around_a_person_without_keypoints_is_left_out_on_request(tmp_path):
+    def change(content):
+        content["annotations"][0] |= {
+            "keypoints": [0] * 51,
+            "segmentation": [[30, 30, 35, 30, 35, 35, 30, 35]],  # pixels 30 to 34
+        }
+        return content
+
+    file, images = coco_file(tmp_path, change, size=(65, 65))
+    prepare(file, images, tmp_path / "plain", small())
+    _, (plain,) = records_of(tmp_path / "plain")
+    rows, columns = np.nonzero(plain["ignore"])
+    assert list(zip(8 * rows, 8 * columns, strict=True)) == [(32, 32)]
+    prepare(file, images, tmp_path / "wide", small("targets.ignore_near_unannotated=true"))
+    _, (wide,) = records_of(tmp_path / "wide")
+    points = np.arange(9) * 8
+    beyond = np.maximum(0, np.maximum(30 - points, points - 34))
+    away = np.hypot(beyond, beyond[:, None])
+    np.testing.assert_array_equal(wide["ignore"], np.where(away <= 8, 2, 0))  # the radius is 8
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_an_image_says_whether_everybody_in_it_is_annotated(tmp_path, complete):
+    def change(content):
+        content["images"][0]["complete"] = complete
+        return content
+
+    file, images = coco_file(tmp_path, change, size=(65, 65))
+    prepare(file, images, tmp_path / "records", small())
+    meta, (example,) = records_of(tmp_path / "records")
+    targets = expand(example, meta)
+    # Edges at 20 and 40: the mask covers the cells at 24 and 32 of both axes.
+    assert targets[mask_name("segmentation")].numpy().sum() == (81 if complete else 4)
+    discs = example["disc_owner"].any(axis=2)
+    mask = example["instance"] > 0
+    expected = np.ones((9, 9)) if complete else discs | mask
+    np.testing.assert_array_equal(targets[mask_name("heatmaps")][..., 0], expected)
+
+
+def test_completeness_must_be_true_or_false(tmp_path):
+    def change(content):
+        content["images"].append({**content["images"][0], "id": 8, "complete": "no"})
+        return content
+
+    coco = read_coco(coco_file(tmp_path, change)[0], COCO_PERSON)
+    assert coco.skipped == {"image entry malformed": 1}
+    assert "images[1].complete must be true or false. Received: 'no'" in str(coco.examples)
 
 
 def test_what_cannot_be_used_is_counted_by_reason(tmp_path):
