@@ -100,6 +100,30 @@ def test_scale_augmentation_reaches_its_whole_range():
     np.testing.assert_allclose(scales.mean(), 1.0, atol=0.05)
 
 
+@pytest.mark.parametrize("scale", [0.5, 1.5])
+def test_random_views_lie_anywhere(scale):
+    """A larger view holds the image anywhere, and a smaller one shows any part of it."""
+    still = DataConfig(scale=(scale, scale), rotation=0.0, flip=0.0)
+    rng = np.random.default_rng(0)
+    corners = np.array([random_view(640, 480, 401, still, rng).affine[:, 2] for _ in range(200)])
+    slack = np.abs(401 - scale * 401 / 640 * np.array([640, 480]))
+    assert (np.ptp(corners, axis=0) > 0.95 * slack).all()
+    assert (np.ptp(corners, axis=0) <= slack).all()
+    assert (np.std(corners, axis=0) > 0.2 * slack).all()  # of a uniform distribution .29
+    assert abs(np.corrcoef(corners.T)[0, 1]) < 0.3
+
+
+def test_random_views_are_smoothed_where_they_shrink():
+    rows, columns = np.indices((400, 400))
+    image = np.repeat(((rows + columns) % 2 * 200).astype(np.uint8)[..., None], 3, 2)
+    turned = DataConfig(scale=(0.5, 0.5), rotation=10.0)
+    view = random_view(400, 400, 401, turned, np.random.default_rng(0))
+    warped = warp_image(image, view, GREY).astype(float)
+    inside = sample_mask(np.ones((400, 400), bool), view, 1)
+    inside &= sample_mask(np.pad(np.ones((392, 392), bool), 4), view, 1)
+    np.testing.assert_allclose(warped[inside], 100.0, atol=12.0)  # unsmoothed: 0 to 200
+
+
 def test_flip_and_rotation_of_views():
     rng = np.random.default_rng(0)
     views = [
