@@ -416,6 +416,7 @@ def _train(options: argparse.Namespace, config: Config) -> int:
     from personlab_keras.training.devices import join
     from personlab_keras.training.run_log import read_log, verdict
     from personlab_keras.training.train import starting_config, train
+    from personlab_keras.training.validation import other_size
 
     join(config.train.strategy)
     directory = None if options.init is None else read_model_directory(options.init)
@@ -426,6 +427,10 @@ def _train(options: argparse.Namespace, config: Config) -> int:
     )
     if directory is not None:
         check_meta(meta, options.records, skeleton=directory.skeleton)
+    if options.val_records is not None:
+        remark = other_size(read_meta(options.val_records), config)
+        if remark is not None:
+            _say(f"{options.val_records}: {remark}")
     init = None if directory is None else directory.network
     with _progress() as progress:
         advance = progress("steps")

@@ -84,6 +84,21 @@ def validate(network: keras.Model, records: str, config: Config, shown: int = 0)
     return Validation(figures, overlays)
 
 
+def other_size(meta: Meta, config: Config) -> str | None:
+    """One line where the views that are validated differ in size from the images that are
+    predicted: people of another size are found better or worse.
+    """
+    side, predicted = meta.view_size, config.predict.longer_side
+    if abs(side - predicted) < meta.stride:
+        return None
+    fitting = meta.stride * round((predicted - 1) / meta.stride) + 1
+    return (
+        f"these views of {side} px are validated, but images are predicted at {predicted} px "
+        f"(predict.longer_side). Prepare them with --set data.view_size={fitting} "
+        "--set data.views_per_image=1 to judge the network as it is used"
+    )
+
+
 def _probabilities(outputs: Mapping[str, np.ndarray], i: int) -> dict[str, np.ndarray]:
     """The flat outputs of image i of a batch, logits turned into probabilities; those of a middle
     layer left out.
