@@ -119,6 +119,11 @@ def freeze_batch_norm(model: keras.Model) -> None:
             )
 
 
+def has_batch_norm(model: keras.Model) -> bool:
+    """Whether any layer normalises by statistics of the batches."""
+    return any(isinstance(layer, layers.BatchNormalization) for layer in model.layers)
+
+
 def freeze_untrained_heads(model: keras.Model) -> None:
     """Keeps the weights of heads that no record holds targets for."""
     for name in model.output.keys() & EXTRA_OUTPUTS.keys():

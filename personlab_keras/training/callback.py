@@ -17,7 +17,12 @@ from personlab_keras.training.checkpoints import Position, latest_checkpoint, sa
 from personlab_keras.training.devices import memory
 from personlab_keras.training.loss_guard import BadStep, LossGuard
 from personlab_keras.training.run_log import SCORE, Log, RunLog, read_log
-from personlab_keras.training.training_model import WORST, averaged_weights, build_training_model
+from personlab_keras.training.training_model import (
+    WORST,
+    averaged_variables,
+    averaged_weights,
+    build_training_model,
+)
 from personlab_keras.training.validation import Validation, validate
 from personlab_keras.training.workdir import Run, training_state
 
@@ -94,7 +99,7 @@ class RunCallback(keras.callbacks.Callback):
         last = self.step >= settings.steps
         whole = self.step % settings.log_every == 0
         if epoch + 1 == self.params["epochs"] and self.model.optimizer.use_ema:
-            self._current = copies(self.model.trainable_variables)
+            self._current = copies(averaged_variables(self.model))
         if self._log is not None and whole:
             self._log.write(self._line(values, wait))
         validating = self._run.val_records is not None and whole and not self.stopping
@@ -158,7 +163,7 @@ class RunCallback(keras.callbacks.Callback):
         optimizer replaces them by their averages.
         """
         if self.model.optimizer.use_ema:
-            assign(self.model.trainable_variables, self._current)
+            assign(averaged_variables(self.model), self._current)
 
     def _describe(self, bad: BadStep) -> str:
         """The step, its batch, and the checkpoint from which the run can be resumed."""
