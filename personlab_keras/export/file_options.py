@@ -13,7 +13,7 @@ from typing import Any
 import keras
 
 from personlab_keras.inference.runtimes import INPUT_NAME
-from personlab_keras.io.processes import standard_error_away
+from personlab_keras.io.processes import silent_standard_error
 
 FLOAT32, FLOAT16, INT8 = "float32", "float16", "int8"
 
@@ -56,7 +56,7 @@ def quiet_converters() -> Iterator[None]:
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), standard_error_away():
+        with warnings.catch_warnings(), silent_standard_error():
             warnings.simplefilter("ignore")
             yield
     finally:

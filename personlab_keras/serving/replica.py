@@ -20,11 +20,11 @@ from personlab_keras.config import ServeConfig
 from personlab_keras.errors import InputError
 from personlab_keras.io.images import decode_image
 from personlab_keras.io.processes import import_tensorflow_quietly
+from personlab_keras.method.person import Person, people_to_dict
 from personlab_keras.serving.messages import Answer, RequestOptions, failure, refusal
 
 if TYPE_CHECKING:
     from personlab_keras.inference.predict import Predictor
-    from personlab_keras.method.person import Person, people_to_dict
 
 
 @dataclass(frozen=True)

@@ -281,7 +281,7 @@ def test_settings_of_the_directory_hold_for_its_files(directory, tmp_path):
     description["radius"] = 7.0
     (changed / DESCRIPTION_FILE).write_text(json.dumps(description))
     with pytest.raises(
-        InputError, match=r"model\.onnx: is of another network than .*changed; export it again"
+        InputError, match=r"model\.onnx: does not hold the network of .*changed; export it again"
     ):
         load(changed)
 
@@ -312,7 +312,7 @@ def test_threads_of_keras_are_set_before_it_starts(directory):
     assert done.stdout.split() == ["3"]
     with pytest.raises(
         InputError,
-        match=r"predict\.threads=3: TensorFlow runs already in this process with other threads",
+        match=r"predict\.threads=3: TensorFlow already runs in this process with another number of threads",
     ):
         load(directory, ["predict.runtime=keras", "predict.threads=3"])
 
