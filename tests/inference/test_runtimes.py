@@ -389,12 +389,12 @@ def test_a_missing_package_to_write_a_file(directory, monkeypatch, capsys, tmp_p
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["--format", "onxx"], "--format must be of saved_model, litert, onnx, each once, between commas. Received: onxx"),
-    (["--format", "onnx", "--weights", "int4"], "--weights must be of float32, float16, int8, each once, between commas. Received: int4"),
-    (["--weights", "int8"], "--weights, --input-size and --calibration are of litert and onnx. Received: --format saved_model"),
+    (["--format", "onxx"], "--format must be a comma-separated list of saved_model, litert, onnx, each at most once. Received: onxx"),
+    (["--format", "onnx", "--weights", "int4"], "--weights must be a comma-separated list of float32, float16, int8, each at most once. Received: int4"),
+    (["--weights", "int8"], "--weights, --input-size and --calibration need --format litert or onnx. Received: --format saved_model"),
     (["--format", "onnx", "--input-size", "400x"], "--input-size must be WIDTHxHEIGHT in pixels, or one number for both. Received: 400x"),
     (["--format", "onnx", "--input-size", "400"], "Received: 400. Nearest: 401"),
-    (["--format", "onnx", "--calibration", "x"], "--calibration is of --weights int8. Received: --weights float32"),
+    (["--format", "onnx", "--calibration", "x"], "--calibration needs --weights int8. Received: --weights float32"),
     (["--format", "onnx", "--weights", "int8", "--calibration", "nowhere"], "nowhere"),
 ])  # fmt: skip
 def test_options_that_cannot_be(directory, tmp_path, capsys, arguments, message):
@@ -409,12 +409,12 @@ def test_files_are_added_to_a_model_directory_from_itself_only(directory, finer,
     before = sorted(path.name for path in directory.iterdir())
     with pytest.raises(
         InputError,
-        match="is a model directory, and files of other runtimes are added to one from itself",
+        match="is a model directory, to which only files of its own network can be added",
     ):
         export_formats(finer, directory, ["onnx"])
     with pytest.raises(
         InputError,
-        match=r"changed settings need a folder of their own\. Received: --set decode\.masks=false",
+        match=r"changed settings need another folder\. Received: --set decode\.masks=false",
     ):
         export_formats(directory, directory, ["onnx"], overrides=["decode.masks=false"])
     with pytest.raises(InputError, match=r"must be a folder\. Received: a file"):
