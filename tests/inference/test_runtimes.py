@@ -390,7 +390,8 @@ def test_a_missing_package_to_write_a_file(directory, monkeypatch, capsys, tmp_p
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--format", "onxx"], "--format must be a comma-separated list of saved_model, litert, onnx, each at most once. Received: onxx"),
-    (["--format", "onnx", "--weights", "int4"], "--weights must be a comma-separated list of float32, float16, int8, each at most once. Received: int4"),
+    (["--format", "onnx", "--weights", "int4"],
+     "--weights must be a comma-separated list of float32, float16, int8, each at most once. Received: int4"),
     (["--weights", "int8"], "--weights, --input-size and --calibration need --format litert or onnx. Received: --format saved_model"),
     (["--format", "onnx", "--input-size", "400x"], "--input-size must be WIDTHxHEIGHT in pixels, or one number for both. Received: 400x"),
     (["--format", "onnx", "--input-size", "400"], "Received: 400. Nearest: 401"),
