@@ -314,7 +314,7 @@ def test_other_input_is_refused_by_name(finished, images, model, model_directory
     assert "manifest.json: the folder holds results of 10 images; choose another folder" in words
     assert "Received: 9 images" in words
     words = refusal(capsys, *command(images, "--model", model, "--out", out, "--shards", 4))
-    assert "are in 3 shards; choose another folder. Received: 4" in words
+    assert "holds results in 3 shards; choose another folder. Received: 4" in words
     assert contents(out) == before
     (out / "manifest.json").write_text("{}")
     assert "manifest.json: damaged" in refusal(

@@ -252,7 +252,7 @@ def test_on_a_cpu_a_model_directory_runs_in_the_fastest_file_that_is_there(
     assert runtime(load(bare)) == "OnnxNetwork"
     with pytest.raises(
         InputError,
-        match=r"predict\.runtime=litert needs model\.tflite there; `personlab export --format` adds it",
+        match=r"predict\.runtime=litert needs model\.tflite in this folder; `personlab export --format` adds it",
     ):
         load(bare, ["predict.runtime=litert"])
     # What takes one size only has to be asked for.
