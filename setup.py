@@ -41,7 +41,10 @@ setup(
     packages=find_packages(
         include=["personlab_keras", "personlab_keras.*", "data_prep", "data_prep.*"]
     ),
-    package_data={"personlab_keras": ["configs/*.yaml", "skeletons/*.yaml", "serving/page.html"]},
+    package_data={
+        "personlab_keras": ["configs/*.yaml", "skeletons/*.yaml", "serving/page.html"],
+        "data_prep": ["page.html"],
+    },
     install_requires=[
         "tensorflow>=2.18,<3",
         "tensorflow-serving-api>=2.18,<3",

@@ -41,6 +41,11 @@ not trained.
 
 ALL_OUTPUTS = OUTPUTS | EXTRA_OUTPUTS
 
+MIDDLE_PREFIX = "middle_"
+"""Prefix of the outputs of a middle layer, which training alone uses; their targets are those of
+the output named behind it.
+"""
+
 REQUIRED_OUTPUTS = ("heatmaps", "short_offsets", "mid_offsets")
 """Without these there are no people."""
 
