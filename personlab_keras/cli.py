@@ -508,7 +508,7 @@ def _import_weights(options: argparse.Namespace, config: Config) -> int:
 def _predict(options: argparse.Namespace, config: Config) -> int:
     pipeline = _pipeline_arguments(options)
     if options.beam:
-        return _predict_many(options, pipeline)
+        return _predict_with_beam(options, pipeline)
     from personlab_keras.inference.predict import load
     from personlab_keras.inference.predict_files import predict_files
     from personlab_keras.inference.video import is_video, predict_video, video_names
@@ -543,12 +543,12 @@ def _predict(options: argparse.Namespace, config: Config) -> int:
     return 2 if failed else 0
 
 
-def _predict_many(options: argparse.Namespace, pipeline: list[str]) -> int:
+def _predict_with_beam(options: argparse.Namespace, pipeline: list[str]) -> int:
     from personlab_keras.beam_options import beam_options
     from personlab_keras.inference.video import is_video
 
     parsed = beam_options(pipeline)
-    from personlab_keras.inference.beam.job import predict_many
+    from personlab_keras.inference.beam.job import predict_with_beam
 
     changed = [*_view_settings(options), *options.set]
     if changed:
@@ -557,7 +557,7 @@ def _predict_many(options: argparse.Namespace, pipeline: list[str]) -> int:
         )
     for source in filter(is_video, options.sources):
         raise InputError(f"{source}: --beam takes images")
-    summary = predict_many(
+    summary = predict_with_beam(
         options.sources, options.model, options.out, parsed, options.shards, say=_say
     )
     failed = sum(summary.failed.values())
