@@ -79,7 +79,7 @@ def test_bad_overrides_get_one_line_that_helps(override, words):
     ("text", "words"),
     [
         ("- 1", "mapping of sections"),
-        ("a: [", "no valid YAML"),
+        ("a: [", "not valid YAML"),
         ("train: 3", "train must be a mapping"),
     ],
 )

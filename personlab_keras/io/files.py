@@ -90,7 +90,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:
-        raise InputError(f"{path}: no valid JSON: {error}") from None
+        raise InputError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: must hold a JSON object. Received: {type(content).__name__}")
     return content
@@ -121,4 +121,4 @@ def read_yaml(path: str | Path, shipped: Path, what: str) -> Any:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     # Besides its own errors, YAML raises these for invalid dates, lists as keys and recursion.
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"{path}: no valid YAML: {' '.join(str(error).split())[:200]}") from None
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())[:200]}") from None

@@ -5,10 +5,11 @@ people is an argument.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -94,43 +95,6 @@ def build_app(
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     metrics = Metrics()
     page = files("personlab_keras.serving").joinpath("page.html").read_text(encoding="utf-8")
-    accepted = 0
-
-    async def people(request: Request) -> Response:
-        start = time.perf_counter()
-        try:
-            response = await respond(request)
-        except HTTPException as refused:
-            response = _refusal(refused)
-        except ClientDisconnect:
-            response = Response(status_code=499)  # as proxies log it; no client reads it
-        metrics.requests.labels(response.status_code).inc()
-        if response.status_code == 200:
-            metrics.seconds.observe(time.perf_counter() - start)
-        return response
-
-    async def respond(request: Request) -> Response:
-        nonlocal accepted
-        # Checked before the body is read, so that waiting requests use bounded memory.
-        if accepted >= config.max_queued:
-            raise HTTPException(
-                503, f"the queue of {config.max_queued} requests is full", _RETRY_AFTER
-            )
-        accepted += 1
-        metrics.queue.set(accepted)
-        try:
-            request_options = _request_options(request, bool(model["masks"]))
-            data = await _image_bytes(request, config)
-            answer = await find(data, request_options)
-        except Busy as busy:
-            raise HTTPException(503, str(busy), _RETRY_AFTER) from None
-        finally:
-            accepted -= 1
-            metrics.queue.set(accepted)
-        if answer.batch:
-            metrics.batches.observe(answer.batch)
-        metrics.people.inc(answer.people)
-        return Response(answer.body, answer.status, media_type="application/json")
 
     async def healthz(request: Request) -> Response:
         state = await asyncio.to_thread(health)
@@ -139,22 +103,74 @@ def build_app(
     async def metrics_text(request: Request) -> Response:
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    async def about(request: Request) -> Response:
+    async def model_description(request: Request) -> Response:
         return JSONResponse(dict(model))
 
-    async def front_page(request: Request) -> Response:
+    async def page_html(request: Request) -> Response:
         return HTMLResponse(page, headers={"Content-Security-Policy": _PAGE_POLICY})
 
     return Starlette(
         routes=[
-            Route("/", front_page),
+            Route("/", page_html),
             Route("/healthz", healthz),
             Route("/metrics", metrics_text),
-            Route("/v1/model", about),
-            Route("/v1/people", people, methods=["POST"]),
+            Route("/v1/model", model_description),
+            Route("/v1/people", _People(find, model, config, metrics).answer, methods=["POST"]),
         ],
         exception_handlers={HTTPException: lambda request, error: _refusal(error)},
     )
+
+
+class _People:
+    """The endpoint `/v1/people` with its bounded queue."""
+
+    def __init__(
+        self, find: Find, model: Mapping[str, Any], config: ServeConfig, metrics: Metrics
+    ) -> None:
+        self._find, self._has_masks = find, bool(model["masks"])
+        self._config, self._metrics = config, metrics
+        self._accepted = 0
+
+    async def answer(self, request: Request) -> Response:
+        start = time.perf_counter()
+        try:
+            response = await self._find_people(request)
+        except HTTPException as refused:
+            response = _refusal(refused)
+        except ClientDisconnect:
+            response = Response(status_code=499)  # as proxies log it; no client reads it
+        self._metrics.requests.labels(response.status_code).inc()
+        if response.status_code == 200:
+            self._metrics.seconds.observe(time.perf_counter() - start)
+        return response
+
+    async def _find_people(self, request: Request) -> Response:
+        # Checked before the body is read, so that waiting requests use bounded memory.
+        if self._accepted >= self._config.max_queued:
+            raise HTTPException(
+                503, f"the queue of {self._config.max_queued} requests is full", _RETRY_AFTER
+            )
+        with self._place_in_queue():
+            request_options = _request_options(request, self._has_masks)
+            data = await _image_bytes(request, self._config)
+            try:
+                answer = await self._find(data, request_options)
+            except Busy as busy:
+                raise HTTPException(503, str(busy), _RETRY_AFTER) from None
+        if answer.batch:
+            self._metrics.batches.observe(answer.batch)
+        self._metrics.people.inc(answer.people)
+        return Response(answer.body, answer.status, media_type="application/json")
+
+    @contextlib.contextmanager
+    def _place_in_queue(self) -> Iterator[None]:
+        self._accepted += 1
+        self._metrics.queue.set(self._accepted)
+        try:
+            yield
+        finally:
+            self._accepted -= 1
+            self._metrics.queue.set(self._accepted)
 
 
 def _refusal(error: Any) -> Response:
