@@ -16,7 +16,7 @@ from functools import cache
 from typing import Any
 
 from personlab_keras.cli.console import progress_bars, say
-from personlab_keras.config import Config, config_to_yaml, load_config
+from personlab_keras.config import Config, config_to_described_yaml, load_config
 from personlab_keras.errors import InputError
 from personlab_keras.inference.beam import is_address
 from personlab_keras.io.processes import import_tensorflow_quietly
@@ -325,7 +325,7 @@ def _view_settings(options: argparse.Namespace) -> list[str]:
 
 
 def run_config(options: argparse.Namespace, config: Config) -> int:
-    print(config_to_yaml(config), end="")
+    print(config_to_described_yaml(config), end="")
     return 0
 
 
