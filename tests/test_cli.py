@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import TINY
+from tiny import TINY
 
 import personlab_keras
 from personlab_keras.cli import main

@@ -10,8 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from conftest import TINY
 from released_graphs import mobilenet_file, random_network
+from tiny import TINY
 
 import personlab_keras
 

@@ -61,6 +61,10 @@ def make_dataset(
         InputError: no records folder; a shard is not of the length that meta.json says; with
             `settings.skip_corrupt`, more records than that are damaged. A record that turns out to
             be damaged while it is read ends the stream: `damage_named` names it.
+
+    >>> image, targets = next(iter(make_dataset("records", 2, training=False)))
+    >>> image.shape, targets["heatmaps"].shape
+    (TensorShape([2, 97, 97, 3]), TensorShape([2, 13, 13, 17]))
     """
     meta = read_meta(records)
     if training:

@@ -57,6 +57,10 @@ def build_model(config: ModelConfig, skeleton: Skeleton = COCO_PERSON) -> keras.
     Raises:
         InputError: as `build_backbone`; unknown or missing outputs; a target stride or middle layer
             that this backbone does not have.
+
+    >>> model = build_model(ModelConfig(backbone="small", alpha=0.25, weights=None))
+    >>> model.output["mid_offsets"].shape
+    (None, None, None, 64)
     """
     backbone = build_backbone(config.backbone, config.output_stride, config.alpha, config.weights)
     return attach_heads(backbone, config, skeleton)

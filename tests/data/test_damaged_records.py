@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import TINY
+from tiny import TINY
 
 from data_prep.statistics import summary
 from personlab_keras.cli import main

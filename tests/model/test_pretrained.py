@@ -14,7 +14,6 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import TINY
 from released_graphs import (
     POSENET,
     STYLES,
@@ -25,6 +24,7 @@ from released_graphs import (
     resnet_file,
     run_by_tensorflow,
 )
+from tiny import TINY
 
 from personlab_keras.cli import main
 from personlab_keras.config import load_config

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY
+from tiny import TINY
 
 from personlab_keras.errors import InputError
 from personlab_keras.training.checkpoints import latest_checkpoint
