@@ -1,4 +1,4 @@
-"""Image files in, JSON and overlays out."""
+"""Predicts image files and writes a JSON file and an overlay for each."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from personlab_keras.method.skeleton import Skeleton
 
 @dataclass(frozen=True)
 class PredictSummary:
-    """What became of a set of image files.
+    """Counts of a prediction over image files.
 
     Attributes:
-        done: images predicted.
-        people: found in them.
-        failed: one line for each image that could not be read, naming it and the reason.
+        done: number of images predicted.
+        people: number of people found in them.
+        failed: a line for each image that could not be read, with its name and the reason.
     """
 
     done: int
@@ -43,20 +43,21 @@ def predict_files(
     overlays: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> PredictSummary:
-    """Writes `x.json` and `x.overlay.jpg` for every image `x.jpg`, each whole or not at all.
+    """Writes `x.json` and `x.overlay.jpg` for every image `x.jpg`, each file atomically.
 
-    An image that cannot be read is counted and the others go on.
+    Images that cannot be read are counted and skipped.
 
     Args:
+        predictor: the predictor to use.
         sources: as for `images.list_images`.
-        out: folder for the results, made if missing; results of an earlier run are replaced. See
-            `output_names`.
-        overlays: whether to draw the people found over their images.
-        progress: called with (images handled, images in all).
+        out: folder for the results, created if missing; results of an earlier run are replaced. For
+            the names of the files see `output_names`.
+        overlays: whether to write overlays.
+        progress: called with (images handled, number of images).
 
     Raises:
-        InputError: a source matches nothing, `out` is no folder, or a result would overwrite one of
-            the images.
+        InputError: a source matches no image, `out` is not a folder, or a result would overwrite
+            one of the images.
     """
     paths = list_images(sources)
     out = Path(out)
@@ -84,11 +85,11 @@ def predict_files(
 
 
 def output_names(paths: Sequence[Path]) -> list[str]:
-    """A name for the results of each image: the shortest of three forms that tells all of them
-    apart.
+    """Chooses a name for the results of each image: the shortest of three forms that is unique.
 
-    The forms are the name without its ending, the whole name, and the path below the deepest folder
-    common to all. Names that differ in case only count as the same, as they do on some disks.
+    The forms are the name without extension, the whole name, and the path below the deepest common
+    folder. Names that differ only in case count as equal, as some file systems do not distinguish
+    them.
 
     >>> output_names([Path("a/x.jpg"), Path("b/y.jpg")])
     ['x', 'y']
@@ -110,7 +111,7 @@ def output_names(paths: Sequence[Path]) -> list[str]:
 
 
 def _check_sources_survive(paths: Sequence[Path], stems: Sequence[Path]) -> None:
-    """Results laid beside the images must not replace one of them: an overlay is an image, too."""
+    """Refuses results that would replace one of the images: overlays are images, too."""
     sources = {path.resolve() for path in paths}
     for stem in stems:
         overlay = _overlay_path(stem)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import TINY
+from tiny import TINY
 
 from personlab_keras.cli import main
 from personlab_keras.data.records import read_meta

@@ -252,7 +252,7 @@ def test_on_a_cpu_a_model_directory_runs_in_the_fastest_file_that_is_there(
     assert runtime(load(bare)) == "OnnxNetwork"
     with pytest.raises(
         InputError,
-        match=r"predict\.runtime=litert needs model\.tflite there; `personlab export --format` adds it",
+        match=r"predict\.runtime=litert needs model\.tflite in this folder; `personlab export --format` adds it",
     ):
         load(bare, ["predict.runtime=litert"])
     # What takes one size only has to be asked for.
@@ -281,7 +281,7 @@ def test_settings_of_the_directory_hold_for_its_files(directory, tmp_path):
     description["radius"] = 7.0
     (changed / DESCRIPTION_FILE).write_text(json.dumps(description))
     with pytest.raises(
-        InputError, match=r"model\.onnx: is of another network than .*changed; export it again"
+        InputError, match=r"model\.onnx: does not hold the network of .*changed; export it again"
     ):
         load(changed)
 
@@ -312,7 +312,7 @@ def test_threads_of_keras_are_set_before_it_starts(directory):
     assert done.stdout.split() == ["3"]
     with pytest.raises(
         InputError,
-        match=r"predict\.threads=3: TensorFlow runs already in this process with other threads",
+        match=r"predict\.threads=3: TensorFlow already runs in this process with another number of threads",
     ):
         load(directory, ["predict.runtime=keras", "predict.threads=3"])
 
@@ -389,12 +389,13 @@ def test_a_missing_package_to_write_a_file(directory, monkeypatch, capsys, tmp_p
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["--format", "onxx"], "--format must be of saved_model, litert, onnx, each once, between commas. Received: onxx"),
-    (["--format", "onnx", "--weights", "int4"], "--weights must be of float32, float16, int8, each once, between commas. Received: int4"),
-    (["--weights", "int8"], "--weights, --input-size and --calibration are of litert and onnx. Received: --format saved_model"),
+    (["--format", "onxx"], "--format must be a comma-separated list of saved_model, litert, onnx, each at most once. Received: onxx"),
+    (["--format", "onnx", "--weights", "int4"],
+     "--weights must be a comma-separated list of float32, float16, int8, each at most once. Received: int4"),
+    (["--weights", "int8"], "--weights, --input-size and --calibration need --format litert or onnx. Received: --format saved_model"),
     (["--format", "onnx", "--input-size", "400x"], "--input-size must be WIDTHxHEIGHT in pixels, or one number for both. Received: 400x"),
     (["--format", "onnx", "--input-size", "400"], "Received: 400. Nearest: 401"),
-    (["--format", "onnx", "--calibration", "x"], "--calibration is of --weights int8. Received: --weights float32"),
+    (["--format", "onnx", "--calibration", "x"], "--calibration needs --weights int8. Received: --weights float32"),
     (["--format", "onnx", "--weights", "int8", "--calibration", "nowhere"], "nowhere"),
 ])  # fmt: skip
 def test_options_that_cannot_be(directory, tmp_path, capsys, arguments, message):
@@ -409,12 +410,12 @@ def test_files_are_added_to_a_model_directory_from_itself_only(directory, finer,
     before = sorted(path.name for path in directory.iterdir())
     with pytest.raises(
         InputError,
-        match="is a model directory, and files of other runtimes are added to one from itself",
+        match="is a model directory, to which only files of its own network can be added",
     ):
         export_formats(finer, directory, ["onnx"])
     with pytest.raises(
         InputError,
-        match=r"changed settings need a folder of their own\. Received: --set decode\.masks=false",
+        match=r"changed settings need another folder\. Received: --set decode\.masks=false",
     ):
         export_formats(directory, directory, ["onnx"], overrides=["decode.masks=false"])
     with pytest.raises(InputError, match=r"must be a folder\. Received: a file"):

@@ -11,7 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import TINY
+from tiny import TINY
 
 from personlab_keras.errors import InputError
 from personlab_keras.model.backbones import build_backbone

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import TINY
+from tiny import TINY
 
 from personlab_keras.config import TrainConfig, load_config
 from personlab_keras.data.pipeline import make_dataset, training_examples
