@@ -151,7 +151,8 @@ class TrainConfig:
     weight_decay: float = 0.0
     """Decoupled weight decay (AdamW, SGDW)."""
     freeze_batch_norm: bool = True
-    """Whether to keep the batch-norm statistics and scales of the initial weights (paper)."""
+    """Whether to keep the batch-norm statistics and scales of the initial weights (paper). Refused
+    for random weights."""
     mixed_precision: str | None = None
     """Compute type of the backbone, 'bfloat16' or 'float16'; null for float32. Heads and losses
     always use float32."""
@@ -374,7 +375,7 @@ def remaining_decoding(config: Config) -> DecodeConfig:
     2
     """
     decode, model = config.decode, config.model
-    return dataclasses.replace(
+    return replace(
         decode,
         mid_refinements=max(0, decode.mid_refinements - model.mid_refinements),
         long_refinements=max(0, decode.long_refinements - model.long_refinements),
