@@ -18,6 +18,8 @@ from personlab_keras.inference.predict import load
 from personlab_keras.inference.video import ahead, is_video, predict_video
 from personlab_keras.io.images import list_images, read_image
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -20,6 +20,8 @@ from personlab_keras.training.training_model import (
     build_training_model,
 )
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 
