@@ -1,4 +1,4 @@
-"""Reading back: damage is found, named, and passed over as far as that is allowed."""
+"""Reading back: damage is found, named, and skipped as far as that is allowed."""
 
 import json
 import random
@@ -116,7 +116,7 @@ def test_what_is_allowed_is_passed_over(records, copy, caplog):
     settings = replace(PLAIN, skip_corrupt=2)
     assert images_of(stored_examples(copy, meta, 2)) == kept
     for path, number in named:
-        assert f"passed over: {path}: record {number} (at byte" in caplog.text
+        assert f"skipped: {path}: record {number} (at byte" in caplog.text
     # Every pass over them shows each once, and the stream can be entered anywhere.
     stream = images_of(training_examples(copy, meta, settings, seed=3), count=16)
     assert sorted(stream[:8]) == sorted(stream[8:]) == sorted(kept)

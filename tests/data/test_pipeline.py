@@ -455,7 +455,7 @@ def test_meta_round_trip_and_refusals(tmp_path, meta):
         ("{", "damaged"),
         ("[]", "damaged"),
         ('{"format_version": 9}', "must be 2. Received: 9"),
-        ('{"format_version": 1}', "must be 2. Received: 1. Prepare the records anew"),
+        ('{"format_version": 1}', "must be 2. Received: 1. Prepare the records again"),
         ('{"format_version": 2}', "damaged"),
     ],
 )
