@@ -512,6 +512,7 @@ def _predict(options: argparse.Namespace, config: Config) -> int:
     from personlab_keras.inference.predict import load
     from personlab_keras.inference.predict_files import predict_files
     from personlab_keras.inference.video import is_video, predict_video, video_names
+    from personlab_keras.io.images import describe_unread
 
     for place in (*options.sources, options.model, options.out):
         if is_address(place):
@@ -527,14 +528,19 @@ def _predict(options: argparse.Namespace, config: Config) -> int:
             summary = predict_files(predictor, images, options.out, progress=progress("images"))
         print(f"{options.out}: {summary.done} images, {summary.people} people")
         failed = summary.failed
+        if summary.unread:
+            print(f"personlab predict: skipped {describe_unread(summary.unread)}", file=sys.stderr)
     for video, name in zip(videos, video_names(videos), strict=True):
         with _progress() as progress:
             film = predict_video(predictor, video, options.out / name, progress=progress("frames"))
         rate = f"{film.frames / film.seconds:.1f} frames/s"
         print(f"{options.out}: {video}: {film.frames} frames, {film.people} people, {rate}")
+        failed += tuple(f"{video}: frame {i} is damaged" for i in film.damaged)
+        if film.overlay_error:
+            failed += (film.overlay_error,)
         if film.interrupted:
             raise KeyboardInterrupt
-        if film.frames < film.announced:
+        if film.frames + len(film.damaged) < film.announced:
             failed += (
                 f"{video}: could be read for {film.frames} of the {film.announced} frames that it announces",
             )
