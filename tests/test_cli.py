@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from conftest import TINY
 
+import personlab_keras
 from personlab_keras.cli import main
 from personlab_keras.config import load_config
 from personlab_keras.errors import InputError
@@ -59,6 +60,19 @@ def test_help_names_every_command_and_each_explains_itself(capsys):
             main([command, "--help"])
         assert caught.value.code == 0
         assert "--set SECTION.KEY=VALUE" in capsys.readouterr().out
+
+
+def test_without_a_command_the_commands_are_listed(capsys):
+    assert main([]) == 2
+    listed = [line.split()[0] for line in capsys.readouterr().err.splitlines() if line.strip()]
+    assert set(COMMANDS) <= set(listed)
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"personlab {personlab_keras.__version__}\n"
 
 
 def test_config_prints_what_was_set(capsys):
@@ -120,7 +134,7 @@ def test_the_main_path(scenes, tmp_path, capsys):
     )
     printed = capsys.readouterr().out
     assert f"{records}: 10 views" in printed
-    assert "left out or mended: 0" in printed
+    assert "skipped or repaired: 0" in printed
     assert "validation/keypoint_AP" in printed
     assert "keypoints: AP" in printed
     metrics = json.loads((tmp_path / "eval" / "metrics.json").read_text())
@@ -173,7 +187,7 @@ def test_the_demo_in_small(tmp_path, capsys):
         (["train", "--records", ".", "--workdir", "w"], "no meta.json there"),
         (["train", "--records", ".", "--workdir", "w", "--init", "."], "no personlab.json there"),
         (["export", ".", "--out", "m"], "neither a workdir"),
-        (["import-weights", "--out", "m"], "takes SOURCE and --out DIR, or --list"),
+        (["import-weights", "--out", "m"], "requires SOURCE and --out DIR, or --list"),
         (["import-weights", "bodypix", "--out", "m"], "nor a published network. Nearest: bodypix-"),
         (["import-weights", "none.onnx", "--out", "m"], "no such file or folder"),
         (["predict", "x.jpg", "--model", ".", "--out", "o"], "no personlab.json there"),

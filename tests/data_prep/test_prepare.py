@@ -105,7 +105,7 @@ def test_the_lines_of_the_command(scenes, whole, tmp_path, capsys):
     assert "shards are finished, and as they were written" in capsys.readouterr().out
     for wrong, words in (
         (["--workers", "-1"], "--workers must be at least 0. Received: -1"),
-        (["--beam-options=--runner=x"], "options of a Beam pipeline come with --beam"),
+        (["--beam-options=--runner=x"], "options of a Beam pipeline require --beam"),
         (["--beam", "--beam-options", "'"], "--beam-options: No closing quotation"),
         (
             ["--skeleton", "cat"],

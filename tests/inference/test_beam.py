@@ -362,16 +362,16 @@ def test_what_cannot_begin_is_one_line(images, model, tmp_path, capsys, monkeypa
         (command(*whole, "--shards", 0), "--shards must be at least 1. Received: 0"),
         (
             command(*whole, "--flip", "--set", "decode.masks=false"),
-            "set it there. Received: predict.flip=true decode.masks=false",
+            "exporting it again. Received: predict.flip=true decode.masks=false",
         ),
-        (command("film.mp4", *whole[1:]), "film.mp4: --beam takes images"),
+        (command("film.mp4", *whole[1:]), "film.mp4: --beam accepts images only"),
         (command(*whole, "--beam-options=--direct_num_workers=many"), "invalid int value: 'many'"),
         (
             ["predict", *whole, "--beam-options=--x=y"],
-            "options of a Beam pipeline come with --beam",
+            "options of a Beam pipeline require --beam",
         ),
-        (["predict", *whole, "--shards", 2], "--shards comes with --beam"),
-        (["predict", "gs://x/y.jpg", *whole[1:]], "gs://x/y.jpg: an address takes --beam"),
+        (["predict", *whole, "--shards", 2], "--shards requires --beam"),
+        (["predict", "gs://x/y.jpg", *whole[1:]], "gs://x/y.jpg: addresses require --beam"),
     ):
         assert words in refusal(capsys, *wrong)
     assert not out.exists()

@@ -147,7 +147,7 @@ def test_a_video_that_ends_too_soon_is_said(model_directory, scenes, tmp_path, c
     lines = (tmp_path / "out" / "clip.jsonl").read_text().splitlines()
     assert 10 < len(lines) < 60
     assert f"{len(lines)} frames" in said.out
-    assert f"could be read for {len(lines)} of the 60 frames" in said.err
+    assert f"only {len(lines)} of its 60 frames could be read" in said.err
 
 
 def odd_video(shared: Path, name: str) -> Path:

@@ -420,7 +420,7 @@ def test_poses_without_masks_and_it_says_so(scenes, tmp_path, capsys):
     path = mobilenet_file(random_network(outputs=POSENET)).write(tmp_path / "posenet")
     out = tmp_path / "model"
     assert main(["import-weights", str(path.parent), "--out", str(out)]) == 0
-    assert "poses without masks" in capsys.readouterr().out
+    assert "predicts poses only" in capsys.readouterr().out
     predictor = load(out, ["predict.longer_side=97", "decode.max_people=3"])
     assert not predictor.decode_options.masks
     assert all(person.mask is None for person in predictor(np.zeros((60, 80, 3), np.uint8)))
