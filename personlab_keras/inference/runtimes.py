@@ -187,7 +187,7 @@ def limit_keras(threads: int) -> None:
 
 def sees_gpu() -> bool:
     """Whether Keras would compute on a GPU or TPU. Keras is imported only if there may be one."""
-    if not _may_have_accelerator():
+    if not may_have_accelerator():
         return False
     import_keras_quietly()
     import keras
@@ -210,7 +210,7 @@ def import_keras_quietly() -> None:
         import_module("keras")
 
 
-def _may_have_accelerator(devices: Path = Path("/dev")) -> bool:
+def may_have_accelerator(devices: Path = Path("/dev")) -> bool:
     """Whether this machine may have a GPU or TPU: by its device files on Linux, else True."""
     if not sys.platform.startswith("linux"):
         return True

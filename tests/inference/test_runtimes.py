@@ -198,6 +198,8 @@ def test_one_file_is_enough_for_the_same_people_as_the_model_directory(shared, t
         shared / "weights" / "bodypix-mobilenet-v1-050" / "MobileNetV1-x050-stride16.onnx", model
     )
     export_formats(model, files, ["litert", "onnx"])
+    # import-weights has written the same LiteRT file already.
+    shutil.copytree(model, files / "model")
     photo = sorted((shared / "data" / "photos").glob("*.jpg"))[0]
     settings = ["predict.longer_side=513"]
     expected = load(model, [*settings, "predict.runtime=keras"])(read_image(photo))
@@ -216,6 +218,8 @@ def test_one_file_is_enough_for_the_same_people_as_the_model_directory(shared, t
         # Neither the model directory nor TensorFlow is there.
         code = (
             "import sys; sys.modules.update(tensorflow=None, keras=None, onnx=None); "
+            "import personlab_keras.inference.runtimes as runtimes; "
+            "runtimes.may_have_accelerator = lambda: False; "
             "from personlab_keras.cli import main; sys.exit(main())"
         )
         subprocess.run(
@@ -230,6 +234,20 @@ def test_one_file_is_enough_for_the_same_people_as_the_model_directory(shared, t
             np.testing.assert_allclose(points[:, :2], person.keypoints, atol=0.5)
             np.testing.assert_allclose(points[:, 2], person.keypoint_scores, atol=1e-3)
             assert found["score"] == pytest.approx(person.score, abs=1e-3)
+
+
+def test_device_files_say_whether_there_may_be_an_accelerator(tmp_path):
+    if not sys.platform.startswith("linux"):
+        assert may_have_accelerator(tmp_path)
+        return
+    (tmp_path / "nvidiactl").touch()  # of a driver without a card
+    (tmp_path / "vfio").mkdir()
+    (tmp_path / "vfio" / "vfio").touch()
+    assert not may_have_accelerator(tmp_path)
+    for name in ("nvidia0", "kfd", "dxg", "accel0", "vfio/0"):
+        (tmp_path / name).touch()
+        assert may_have_accelerator(tmp_path), name
+        (tmp_path / name).unlink()
 
 
 # --- which runtime a folder uses
