@@ -53,6 +53,7 @@ setup(
         "personlab_keras": [
             "configs/*.yaml",
             "skeletons/*.yaml",
+            "demo.html",
             "serving/page.html",
             "py.typed",
         ],

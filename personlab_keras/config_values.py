@@ -13,7 +13,6 @@ import textwrap
 import types
 import typing
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
 from personlab_keras.errors import InputError
@@ -47,7 +46,6 @@ def plain_values(base: Any) -> dict[str, Any]:
     return plain(dataclasses.asdict(base))
 
 
-@cache
 def field_descriptions(kind: Any) -> dict[str, str]:
     """The docstrings under the fields of a dataclass, each on one line; fields without one are
     missing.
