@@ -22,7 +22,7 @@ from personlab_keras.export.export import export_model, import_weights
 from personlab_keras.export.file_options import FileOptions
 from personlab_keras.export.formats import export_formats
 from personlab_keras.inference.predict import Predictor, load
-from personlab_keras.inference.runtimes import read_network_file
+from personlab_keras.inference.runtimes import may_have_accelerator, read_network_file
 from personlab_keras.io.images import read_image
 from personlab_keras.method.skeleton import COCO_PERSON
 from personlab_keras.model.network import build_model
@@ -282,6 +282,7 @@ def test_on_a_cpu_a_model_directory_runs_in_the_fastest_file_that_is_there(
 def test_where_there_is_a_gpu_a_model_directory_runs_in_keras(directory, monkeypatch):
     import tensorflow as tf
 
+    monkeypatch.setattr("personlab_keras.inference.runtimes.may_have_accelerator", lambda: True)
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: ["GPU:0"])
     assert type(load(directory).model).__name__ == "Functional"
 
