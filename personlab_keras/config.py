@@ -336,7 +336,11 @@ class ServeConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """The whole configuration.
+    """The whole configuration: one frozen dataclass per section.
+
+    >>> config = Config(train=TrainConfig(steps=100))
+    >>> config.train.steps, config.train.batch_size
+    (100, 8)
 
     Raises:
         InputError: the side of the views is not stride * n + 1.

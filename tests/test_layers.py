@@ -184,3 +184,10 @@ def test_public_names_are_there():
     assert callable(personlab_keras.decode)
     with pytest.raises(AttributeError, match="nonsense"):
         _ = personlab_keras.nonsense
+
+
+def test_public_names_have_examples():
+    import personlab_keras
+
+    for name in personlab_keras.__all__:
+        assert ">>> " in (getattr(personlab_keras, name).__doc__ or ""), name

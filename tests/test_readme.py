@@ -10,8 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from conftest import TINY
 from released_graphs import mobilenet_file, random_network
+from tiny import TINY
 
 import personlab_keras
 
@@ -95,6 +95,7 @@ def run_in(place, command):
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
 
 
+@pytest.mark.slow
 def test_the_readme_runs_from_top_to_bottom(place):
     commands = blocks("bash")
     assert len(commands) >= 4

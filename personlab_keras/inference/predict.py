@@ -80,6 +80,11 @@ class Predictor:
     Raises:
         InputError: a stride, `predict.batch_size`, `predict.longer_side` or one of `predict.scales`
             is not positive, there are no scales, or a scale exceeds the network's only input.
+
+    >>> from personlab_keras.io.images import read_image
+    >>> predictor = load("exported")
+    >>> predictor.maps(read_image("photo.jpg")).heatmaps.shape
+    (13, 13, 17)
     """
 
     model: Network
@@ -280,6 +285,12 @@ def load(source: str | Path, overrides: Iterable[str] = ()) -> Predictor:
         InputError: the source is neither; a setting is unknown or has the wrong type; masks are
             requested from a network without the heads for them; the directory has no file for the
             requested runtime, or the package of the runtime is not installed.
+
+    >>> from personlab_keras.io.images import read_image
+    >>> predictor = load("exported", ["decode.max_people=2"])
+    >>> people = predictor(read_image("photo.jpg"))
+    >>> len(people) <= 2
+    True
     """
     source = Path(source)
     if is_network_file(source) and not source.is_dir():

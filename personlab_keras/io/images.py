@@ -73,6 +73,9 @@ def read_image(
 
     Raises:
         InputError: the file is missing, unreadable, empty, truncated, too large or not an image.
+
+    >>> read_image("photo.jpg").shape
+    (97, 97, 3)
     """
     try:
         data = Path(path).read_bytes()

@@ -28,6 +28,8 @@ from personlab_keras.method.skeleton import COCO_PERSON
 from personlab_keras.model.network import build_model
 from personlab_keras.model_directory import DESCRIPTION_FILE, describe, read_model_directory
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SETTINGS = [
     "model.backbone=small",

@@ -24,6 +24,8 @@ from personlab_keras.inference.video import (
 )
 from personlab_keras.io.images import list_images, read_image
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import TINY
 from released_graphs import (
     POSENET,
     STYLES,
@@ -25,6 +24,7 @@ from released_graphs import (
     resnet_file,
     run_by_tensorflow,
 )
+from tiny import TINY
 
 from personlab_keras.cli import main
 from personlab_keras.config import load_config
@@ -45,6 +45,8 @@ from personlab_keras.model.pretrained.network import locate, read_network
 from personlab_keras.model.pretrained.tfjs import read_tfjs
 from personlab_keras.model_directory import read_model_directory
 from personlab_keras.training.train import train
+
+pytestmark = pytest.mark.slow
 
 PROBABILITY_TOLERANCE = 1e-5
 OFFSET_TOLERANCE = 1e-2  # input pixels
