@@ -20,6 +20,22 @@ settings.register_profile("random", derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
+def pytest_collection_modifyitems(items):
+    """Whatever needs a trained network is slow."""
+    for item in items:
+        if isinstance(item, DoctestItem):
+            trained = "exported" in _names_in(item)
+        else:
+            trained = bool({"workdir", "model_directory"} & set(item.fixturenames))
+        if trained:
+            item.add_marker(pytest.mark.slow)
+
+
+def _names_in(item: DoctestItem) -> set[str]:
+    """The quoted strings of a docstring's examples."""
+    return {word for example in item.dtest.examples for word in example.source.split('"')[1::2]}
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real samples and weights, named by PERSONLAB_SHARED."""
@@ -81,7 +97,7 @@ def _example_files(request, tmp_path_factory, monkeypatch):
         return
     folder = tmp_path_factory.mktemp("example")
     monkeypatch.chdir(folder)
-    named = {word for example in request.node.dtest.examples for word in example.source.split('"')}
+    named = _names_in(request.node)
     if "exported" in named:
         (folder / "exported").symlink_to(request.getfixturevalue("model_directory"))
     if "records" in named:

@@ -80,6 +80,7 @@ def test_config_prints_what_was_set(capsys):
     assert "  steps: 12\n" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_main_path(scenes, tmp_path, capsys):
     annotations, images = scenes / "annotations.json", scenes / "images"
     records, run, model = tmp_path / "records", tmp_path / "run", tmp_path / "model"
@@ -148,6 +149,7 @@ def test_the_main_path(scenes, tmp_path, capsys):
     assert "<h1>" in (tmp_path / "drawings" / "index.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_demo_in_small(tmp_path, capsys):
     settings = [
         *SETTINGS,
@@ -277,6 +279,7 @@ def test_a_reader_that_goes_away_is_no_error():
     assert process.stderr == ""
 
 
+@pytest.mark.slow
 def test_an_interrupted_preparation_leaves_nothing_half_done(scenes, tmp_path):
     arguments = [
         "--annotations",

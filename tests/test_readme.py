@@ -95,6 +95,7 @@ def run_in(place, command):
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
 
 
+@pytest.mark.slow
 def test_the_readme_runs_from_top_to_bottom(place):
     commands = blocks("bash")
     assert len(commands) >= 4

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from personlab_keras.cli.parser import build_parser
 from personlab_keras.config import load_config
 from personlab_keras.errors import InputError, Stopped
-from personlab_keras.inference.runtimes import is_network_file
 from personlab_keras.io.processes import import_tensorflow_quietly
 
-_WITHOUT_TENSORFLOW = ("config", "inspect", "prepare", "serve")
+_WITHOUT_TENSORFLOW = ("config", "evaluate", "inspect", "predict", "prepare", "serve")
+"""Commands that do not import TensorFlow before they know that they need it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,6 +59,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _needs_tensorflow(options: argparse.Namespace) -> bool:
-    if options.command in ("predict", "evaluate"):
-        return not is_network_file(options.model)
     return options.command not in _WITHOUT_TENSORFLOW and not getattr(options, "list", False)

@@ -224,6 +224,7 @@ def run_predict(options: argparse.Namespace, config: Config) -> int:
     from personlab_keras.inference.predict import load
     from personlab_keras.inference.predict_files import predict_files
     from personlab_keras.inference.video import is_video, predict_video, video_names
+    from personlab_keras.io.images import describe_unread
 
     for place in (*options.sources, options.model, options.out):
         if is_address(place):
@@ -239,6 +240,8 @@ def run_predict(options: argparse.Namespace, config: Config) -> int:
             summary = predict_files(predictor, images, options.out, progress=progress("images"))
         print(f"{options.out}: {summary.done} images, {summary.people} people")
         failed = summary.failed
+        if summary.unread:
+            print(f"personlab predict: skipped {describe_unread(summary.unread)}", file=sys.stderr)
     for video, name in zip(videos, video_names(videos), strict=True):
         with progress_bars() as progress:
             video_summary = predict_video(
@@ -250,7 +253,10 @@ def run_predict(options: argparse.Namespace, config: Config) -> int:
         )
         if video_summary.interrupted:
             raise KeyboardInterrupt
-        if video_summary.frames < video_summary.announced:
+        failed += tuple(f"{video}: frame {i} is damaged" for i in video_summary.damaged)
+        if video_summary.overlay_error:
+            failed += (video_summary.overlay_error,)
+        if video_summary.frames + len(video_summary.damaged) < video_summary.announced:
             failed += (
                 f"{video}: only {video_summary.frames} of its {video_summary.announced} frames could be read",
             )

@@ -15,6 +15,9 @@ import keras
 
 from personlab_keras.config import Config, TargetsConfig, apply_overrides
 from personlab_keras.errors import InputError
+from personlab_keras.export.file_options import FileOptions
+from personlab_keras.export.litert import litert_files
+from personlab_keras.inference.runtimes import FILES, LITERT
 from personlab_keras.io.files import write_atomically
 from personlab_keras.method.skeleton import COCO_PERSON, Skeleton
 from personlab_keras.model.network import build_model, copy_weights, inference_model
@@ -42,6 +45,7 @@ def export_model(
     skeleton: Skeleton,
     out: str | Path,
     provenance: Mapping[str, Any],
+    litert: bool = False,
 ) -> Path:
     """Writes a model directory atomically, in place of an older one.
 
@@ -52,6 +56,7 @@ def export_model(
         out: the model directory; the signatures of its SavedModel are those of
             `saved_model.signatures.Served`.
         provenance: origin and licence of the weights, for `personlab.json`.
+        litert: whether to write a LiteRT file, too.
 
     Returns:
         The path of the model directory.
@@ -73,10 +78,15 @@ def export_model(
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         config = with_possible_masks(config)
-        save(inference_model(network), config, skeleton, str(temporary))
+        predicting = inference_model(network)
+        save(predicting, config, skeleton, str(temporary))
         write_extras(temporary, config.predict.longer_side)
         network.save_weights(temporary / WEIGHTS_FILE)
-        write_atomically(temporary / DESCRIPTION_FILE, describe(config, skeleton, provenance))
+        description = describe(config, skeleton, provenance)
+        if litert:
+            contents = litert_files(predicting, FileOptions(), [], description)
+            write_atomically(temporary / FILES[LITERT], next(contents))
+        write_atomically(temporary / DESCRIPTION_FILE, description)
         if target.exists():
             shutil.rmtree(target)
         os.replace(temporary, target)
@@ -156,7 +166,8 @@ def import_weights(
     overrides: Iterable[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> ModelDirectory:
-    """Writes a model directory from one of Google's released networks.
+    """Writes a model directory from one of Google's released networks, with a LiteRT file, by which
+    `predict` is fast and needs no TensorFlow.
 
     Args:
         source: name, URL, file or folder, as for `pretrained.network.read_network`.
@@ -178,9 +189,10 @@ def import_weights(
         "trained_at": "not published; preprocessing.trained_at is the paper's",
     }
     changed = _changed(Source(imported.network, config, COCO_PERSON, provenance), overrides)
-    return read_model_directory(
-        export_model(changed.network, changed.config, COCO_PERSON, out, provenance)
+    folder = export_model(
+        changed.network, changed.config, COCO_PERSON, out, provenance, litert=True
     )
+    return read_model_directory(folder)
 
 
 def _changed(source: Source, overrides: Iterable[str]) -> Source:

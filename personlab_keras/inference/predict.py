@@ -28,6 +28,7 @@ from personlab_keras.inference.runtimes import (
     RUNTIMES,
     Network,
     NetworkFile,
+    import_keras_quietly,
     is_network_file,
     limit_keras,
     network_files,
@@ -313,6 +314,7 @@ def load(source: str | Path, overrides: Iterable[str] = ()) -> Predictor:
     chosen = _file_of(directory, latest_version(source), config.predict.runtime)
     if chosen is not None:
         return _predictor(chosen.open(config.predict.threads), directory, config, chosen.input_size)
+    import_keras_quietly()
     if config.predict.threads:
         limit_keras(config.predict.threads)
     return _predictor(directory.model, directory, config)

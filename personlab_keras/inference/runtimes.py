@@ -7,6 +7,7 @@ metadata, in LiteRT in the zip archive that LiteRT's metadata convention appends
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import zipfile
 from collections.abc import Callable, Mapping
@@ -20,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from personlab_keras.errors import InputError
-from personlab_keras.io.processes import silent_standard_error
+from personlab_keras.io.processes import import_tensorflow_quietly, silent_standard_error
 from personlab_keras.model_directory import DESCRIPTION_FILE, Description, parse_description
 
 KERAS, ONNX, LITERT, AUTO = "keras", "onnx", "litert", "auto"
@@ -185,7 +186,10 @@ def limit_keras(threads: int) -> None:
 
 
 def sees_gpu() -> bool:
-    """Whether Keras would compute on a GPU."""
+    """Whether Keras would compute on a GPU or TPU. Keras is imported only if there may be one."""
+    if not may_have_accelerator():
+        return False
+    import_keras_quietly()
     import keras
 
     if keras.backend.backend() == "jax":
@@ -195,6 +199,26 @@ def sees_gpu() -> bool:
     import tensorflow as tf
 
     return bool(tf.config.list_physical_devices("GPU"))
+
+
+def import_keras_quietly() -> None:
+    """Imports Keras and its backend without their messages."""
+    backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
+    if backend == "tensorflow" and "tensorflow" not in sys.modules:
+        import_tensorflow_quietly()
+    with silent_standard_error():
+        import_module("keras")
+
+
+def may_have_accelerator(devices: Path = Path("/dev")) -> bool:
+    """Whether this machine may have a GPU or TPU: by its device files on Linux, else True."""
+    if not sys.platform.startswith("linux"):
+        return True
+    return any(next(devices.glob(name), None) for name in _ACCELERATOR_DEVICES)
+
+
+_ACCELERATOR_DEVICES = ("nvidia[0-9]*", "kfd", "dxg", "accel*", "vfio/[0-9]*")
+"""Device files of NVIDIA's, AMD's and WSL's GPUs, and of TPUs."""
 
 
 def _parts(inputs: np.ndarray, batch_size: int | None) -> list[np.ndarray]:

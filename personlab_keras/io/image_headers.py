@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Iterator, Sequence
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 JPEG_MAGIC = b"\xff\xd8\xff"
+GIF_MAGIC = b"GIF8"
+_JP2_MAGIC = b"\0\0\0\x0cjP  \r\n\x87\n"
 
 
 def image_size(data: bytes) -> tuple[int, int] | None:
     """Reads (width, height) in pixels from the header of an image, before EXIF orientation.
 
     Args:
-        data: a JPEG, PNG, WebP, BMP, TIFF or GIF file, or its beginning up to the size.
+        data: a JPEG, PNG, WebP, AVIF, JPEG 2000, BMP, TIFF or GIF file, or its beginning up to the
+            size.
 
     Returns:
         The size; None for other formats, a corrupt header, or an empty image.
@@ -28,9 +32,12 @@ def image_size(data: bytes) -> tuple[int, int] | None:
         b"BM": _bmp_size,
         b"II": _tiff_size,
         b"MM": _tiff_size,
-        b"GIF8": _gif_size,
+        GIF_MAGIC: _gif_size,
+        _JP2_MAGIC: _jp2_size,
     }
     read = next((reader for start, reader in readers.items() if data.startswith(start)), None)
+    if is_avif(data):
+        read = _avif_size
     try:
         size = None if read is None else read(data)
     except struct.error:  # the data ends before the size
@@ -43,10 +50,17 @@ def is_webp(data: bytes) -> bool:
     return data[:4] == b"RIFF" and data[8:12] == b"WEBP"
 
 
+def is_avif(data: bytes) -> bool:
+    """Whether the data is an AVIF file: an image, or a sequence of which the first is read."""
+    return data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"avis")
+
+
 def is_whole(data: bytes) -> bool:
-    """Whether a JPEG, PNG or WebP file is complete. True for other formats, which only their
-    decoder can check.
+    """Whether a JPEG, PNG, WebP, AVIF or JPEG 2000 file is complete. True for other formats, which
+    only their decoder can check.
     """
+    if is_avif(data) or data.startswith(_JP2_MAGIC):
+        return all(end <= len(data) for _, _, end in _boxes(data, 0, len(data)))
     if data.startswith(JPEG_MAGIC):
         return _jpeg_ends(data)
     if data.startswith(PNG_MAGIC):
@@ -123,6 +137,54 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
         width, height = struct.unpack_from("<HH", data, 26)
         return width & 0x3FFF, height & 0x3FFF
     return None
+
+
+def _boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """Yields (type, start of content, end) of the boxes of an ISO media or JPEG 2000 file."""
+    at = start
+    while at + 8 <= end:
+        size, kind = struct.unpack_from(">I4s", data, at)
+        content = at + 8
+        if size == 1:  # the size follows in 64 bits
+            (size,) = struct.unpack_from(">Q", data, content)
+            content += 8
+        box_end = end if size == 0 else at + max(size, content - at)
+        yield kind, content, box_end
+        at = box_end
+
+
+def _box(data: bytes, path: Sequence[bytes], start: int, end: int) -> tuple[int, int]:
+    """(start, end) of the content of a box within boxes.
+
+    Raises:
+        struct.error: there is no such box.
+    """
+    for name in path:
+        found = [box for box in _boxes(data, start, min(end, len(data))) if box[0] == name]
+        if not found:
+            raise struct.error
+        _, start, end = found[0]
+        if name == b"meta":
+            start += 4  # version and flags
+    return start, end
+
+
+def _jp2_size(data: bytes) -> tuple[int, int]:
+    start, _ = _box(data, (b"jp2h", b"ihdr"), 0, len(data))
+    height, width = struct.unpack_from(">II", data, start)
+    return width, height
+
+
+def _avif_size(data: bytes) -> tuple[int, int]:
+    """The largest of the spatial extents: alpha and the tiles of a grid have extents, too."""
+    start, end = _box(data, (b"meta", b"iprp", b"ipco"), 0, len(data))
+    extents = [
+        struct.unpack_from(">II", data, content + 4)
+        for kind, content, _ in _boxes(data, start, min(end, len(data)))
+        if kind == b"ispe"
+    ]
+    width, height = max(extents, key=lambda extent: extent[0] * extent[1], default=(0, 0))
+    return width, height
 
 
 def _bmp_size(data: bytes) -> tuple[int, int] | None:

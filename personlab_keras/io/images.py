@@ -7,17 +7,40 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from personlab_keras.errors import InputError
-from personlab_keras.io.image_headers import PNG_MAGIC, image_size, is_webp, is_whole
+from personlab_keras.io.image_headers import (
+    GIF_MAGIC,
+    PNG_MAGIC,
+    image_size,
+    is_avif,
+    is_webp,
+    is_whole,
+)
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+EXTENSIONS = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".jp2", ".gif", ".bmp", ".dib"}
+    | {".tif", ".tiff"}
+)
 """Extensions of images in folders and patterns; a file named explicitly may have any extension."""
+
+VIDEO_EXTENSIONS = frozenset(
+    {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".3gp", ".3g2", ".wmv"}
+    | {".flv", ".ts", ".mts", ".m2ts", ".ogv"}
+)
+"""Extensions of videos."""
+
+_UNREAD_EXTENSIONS = frozenset(
+    {".heic", ".heif", ".jxl", ".jxr", ".j2k", ".svg", ".ico", ".tga", ".psd", ".exr", ".hdr"}
+    | {".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"}
+)
+"""Extensions of images that are not read."""
 
 BACKGROUND = (127, 127, 127)
 """Default RGB behind transparent pixels and in the padding of network inputs. Grey is close to zero
@@ -40,11 +63,11 @@ def read_image(
 
     Args:
         path: a JPEG, PNG, WebP, BMP or TIFF file, including greyscale, palette, CMYK, 16-bit and
-            transparent images.
+            transparent images; also AVIF, JPEG 2000 and GIF if OpenCV was built with them.
         apply_orientation: whether to rotate the image by its EXIF tag, as viewers do. False keeps
             the stored pixels, the frame of COCO's annotations. (OpenCV rotates TIFF files in both
             cases.)
-        background: RGB behind transparent pixels of PNG and WebP files.
+        background: RGB behind transparent pixels.
         max_pixels: largest width x height to decode, checked in the header before memory is
             allocated.
 
@@ -112,9 +135,10 @@ def decode_bgr(
     image = _decode(data, colour) if size else None
     if image is None:
         raise InputError(
-            f"{name}: must be a JPEG, PNG, WebP, BMP or TIFF image. Received: {len(data)} bytes that do not decode"
+            f"{name}: must be a JPEG, PNG, WebP, AVIF, JPEG 2000, GIF, BMP or TIFF image. "
+            f"Received: {len(data)} bytes that do not decode"
         )
-    if data.startswith(PNG_MAGIC) or is_webp(data):
+    if data.startswith((PNG_MAGIC, GIF_MAGIC)) or is_webp(data) or is_avif(data):
         stored = _decode(data, cv2.IMREAD_UNCHANGED)
         if stored is not None and stored.ndim == 3 and stored.shape[2] == 4:
             alpha = stored[..., 3].astype(np.float32) / np.iinfo(stored.dtype).max
@@ -138,22 +162,19 @@ def list_images(sources: str | Path | Iterable[str | Path]) -> list[Path]:
     for source in given:
         # A name with brackets is a pattern only if there is no file of that name.
         path = Path(source)
-        if path.is_dir():
-            images = _images_among(path.iterdir())
-            if not images:
-                raise InputError(
-                    f"{source}: the folder must hold images ({', '.join(sorted(EXTENSIONS))}). Received: none"
-                )
-        elif path.exists():
+        if path.is_file():
             images = [path]
-        elif glob.has_magic(str(source)):
-            images = _images_among(Path(match) for match in glob.glob(str(source), recursive=True))
-            if not images:
-                raise InputError(
-                    f"{source}: the pattern must match images ({', '.join(sorted(EXTENSIONS))}). Received: no match"
-                )
         else:
-            raise InputError(f"{source}: no such file or folder")
+            files = _files_of(source)
+            images = _with_extension(files, EXTENSIONS)
+            if not images:
+                holder = "the folder must hold" if path.is_dir() else "the pattern must match"
+                received = describe_unread(unread_media([source])) or (
+                    "none" if path.is_dir() else "no match"
+                )
+                raise InputError(
+                    f"{source}: {holder} images ({', '.join(sorted(EXTENSIONS))}). Received: {received}"
+                )
         for image in images:
             found.setdefault(os.path.abspath(image), image)
     if not found:
@@ -161,21 +182,75 @@ def list_images(sources: str | Path | Iterable[str | Path]) -> list[Path]:
     return list(found.values())
 
 
-def _images_among(paths: Iterable[Path]) -> list[Path]:
-    return sorted(path for path in paths if path.suffix.lower() in EXTENSIONS and path.is_file())
+def unread_media(sources: str | Path | Iterable[str | Path]) -> list[Path]:
+    """Lists the files in folders and patterns that `list_images` skips although their extensions
+    are those of images or videos.
+
+    Args:
+        sources: as for `list_images`.
+
+    Raises:
+        InputError: a source does not exist.
+    """
+    given = [sources] if isinstance(sources, (str, Path)) else list(sources)
+    folders = [source for source in given if not Path(source).is_file()]
+    found = [
+        path
+        for source in folders
+        for path in _with_extension(_files_of(source), VIDEO_EXTENSIONS | _UNREAD_EXTENSIONS)
+    ]
+    return list(dict.fromkeys(found))
+
+
+def describe_unread(paths: Sequence[Path]) -> str:
+    """Counts and names files that are not read; empty if there are none.
+
+    >>> describe_unread([Path("photos/a.HEIC"), Path("photos/b.mp4")])
+    '2 other files that look like images or videos: a.HEIC, b.mp4'
+    """
+    if not paths:
+        return ""
+    names = ", ".join(path.name for path in paths[:_NAMED])
+    rest = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
+    looks = (
+        "file that looks like an image or video"
+        if len(paths) == 1
+        else ("files that look like images or videos")
+    )
+    return f"{len(paths)} other {looks}: {names}{rest}"
+
+
+_NAMED = 10
+"""Number of unread files that are named."""
+
+
+def _files_of(source: str | Path) -> list[Path]:
+    """The files directly in a folder, or those that a pattern matches."""
+    path = Path(source)
+    if path.is_dir():
+        found: Iterable[Path] = path.iterdir()
+    elif glob.has_magic(str(source)):
+        found = (Path(match) for match in glob.glob(str(source), recursive=True))
+    else:
+        raise InputError(f"{source}: no such file or folder")
+    return sorted(path for path in found if path.is_file())
+
+
+def _with_extension(paths: Iterable[Path], extensions: AbstractSet[str]) -> list[Path]:
+    return [path for path in paths if path.suffix.lower() in extensions]
 
 
 def _decode(data: bytes, flags: int) -> np.ndarray | None:
     try:
-        with _silent_opencv():
+        with silent_opencv():
             return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         return None
 
 
 @contextlib.contextmanager
-def _silent_opencv() -> Iterator[None]:
-    """Silences OpenCV's log about a corrupt file, which is reported in one line of our own."""
+def silent_opencv() -> Iterator[None]:
+    """Silences OpenCV's log of errors that are reported in one line of our own."""
     level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
         yield

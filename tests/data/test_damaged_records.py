@@ -193,6 +193,7 @@ def test_examples_with_other_features_are_no_records(records):
         read_example(crowded, replace(meta, max_persons=persons - 1))
 
 
+@pytest.mark.slow
 def test_training_and_inspection_stop_with_one_line_or_go_on(copy, tmp_path, capsys, tiny_config):
     path, number = spoil(copy, 4)
     with pytest.raises(

@@ -429,6 +429,7 @@ def test_the_stream_can_be_entered_anywhere(records, first):
         np.testing.assert_array_equal(targets["mid_offsets"], targets_again["mid_offsets"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [2, 4])
 def test_processes_together_see_the_stream_of_one(records, parts):
     def batches(**named):

@@ -43,6 +43,7 @@ def beetles(tmp_path_factory):
     return folder, metrics
 
 
+@pytest.mark.slow
 def test_beetles_take_the_whole_path(beetles):
     folder, metrics = beetles
     beetle = load_skeleton(folder / "beetle.yaml")

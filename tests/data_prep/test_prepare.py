@@ -63,6 +63,7 @@ def stopping_after(count, error):
     return run
 
 
+@pytest.mark.slow
 def test_any_engine_gives_the_same_bytes(scenes, whole, tmp_path):
     build(scenes, tmp_path / "two", engine=processes(2))
     assert contents(tmp_path / "two") == whole
@@ -255,6 +256,7 @@ def running(process):
         return False
 
 
+@pytest.mark.slow
 def test_ctrl_c_of_a_terminal_is_one_line(scenes, tmp_path):
     out = tmp_path / "records"
     arguments = [

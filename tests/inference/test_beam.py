@@ -35,6 +35,8 @@ from personlab_keras.inference.beam.handler import (
 )
 from personlab_keras.inference.beam.job import predict_with_beam, shard_of
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SCHEME = "elsewhere://"
 

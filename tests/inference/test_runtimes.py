@@ -22,11 +22,13 @@ from personlab_keras.export.export import export_model, import_weights
 from personlab_keras.export.file_options import FileOptions
 from personlab_keras.export.formats import export_formats
 from personlab_keras.inference.predict import Predictor, load
-from personlab_keras.inference.runtimes import read_network_file
+from personlab_keras.inference.runtimes import may_have_accelerator, read_network_file
 from personlab_keras.io.images import read_image
 from personlab_keras.method.skeleton import COCO_PERSON
 from personlab_keras.model.network import build_model
 from personlab_keras.model_directory import DESCRIPTION_FILE, describe, read_model_directory
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = [
@@ -198,6 +200,8 @@ def test_one_file_is_enough_for_the_same_people_as_the_model_directory(shared, t
         shared / "weights" / "bodypix-mobilenet-v1-050" / "MobileNetV1-x050-stride16.onnx", model
     )
     export_formats(model, files, ["litert", "onnx"])
+    # import-weights has written the same LiteRT file already.
+    shutil.copytree(model, files / "model")
     photo = sorted((shared / "data" / "photos").glob("*.jpg"))[0]
     settings = ["predict.longer_side=513"]
     expected = load(model, [*settings, "predict.runtime=keras"])(read_image(photo))
@@ -216,6 +220,8 @@ def test_one_file_is_enough_for_the_same_people_as_the_model_directory(shared, t
         # Neither the model directory nor TensorFlow is there.
         code = (
             "import sys; sys.modules.update(tensorflow=None, keras=None, onnx=None); "
+            "import personlab_keras.inference.runtimes as runtimes; "
+            "runtimes.may_have_accelerator = lambda: False; "
             "from personlab_keras.cli import main; sys.exit(main())"
         )
         subprocess.run(
@@ -230,6 +236,20 @@ def test_one_file_is_enough_for_the_same_people_as_the_model_directory(shared, t
             np.testing.assert_allclose(points[:, :2], person.keypoints, atol=0.5)
             np.testing.assert_allclose(points[:, 2], person.keypoint_scores, atol=1e-3)
             assert found["score"] == pytest.approx(person.score, abs=1e-3)
+
+
+def test_device_files_say_whether_there_may_be_an_accelerator(tmp_path):
+    if not sys.platform.startswith("linux"):
+        assert may_have_accelerator(tmp_path)
+        return
+    (tmp_path / "nvidiactl").touch()  # of a driver without a card
+    (tmp_path / "vfio").mkdir()
+    (tmp_path / "vfio" / "vfio").touch()
+    assert not may_have_accelerator(tmp_path)
+    for name in ("nvidia0", "kfd", "dxg", "accel0", "vfio/0"):
+        (tmp_path / name).touch()
+        assert may_have_accelerator(tmp_path), name
+        (tmp_path / name).unlink()
 
 
 # --- which runtime a folder uses
@@ -264,6 +284,7 @@ def test_on_a_cpu_a_model_directory_runs_in_the_fastest_file_that_is_there(
 def test_where_there_is_a_gpu_a_model_directory_runs_in_keras(directory, monkeypatch):
     import tensorflow as tf
 
+    monkeypatch.setattr("personlab_keras.inference.runtimes.may_have_accelerator", lambda: True)
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: ["GPU:0"])
     assert type(load(directory).model).__name__ == "Functional"
 

@@ -46,6 +46,8 @@ from personlab_keras.model.pretrained.tfjs import read_tfjs
 from personlab_keras.model_directory import read_model_directory
 from personlab_keras.training.train import train
 
+pytestmark = pytest.mark.slow
+
 PROBABILITY_TOLERANCE = 1e-5
 OFFSET_TOLERANCE = 1e-2  # input pixels
 

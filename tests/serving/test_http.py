@@ -20,6 +20,8 @@ from serving_client import (
 
 from personlab_keras.io.images import decode_image
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("ray", reason="needs the extra `serve`")
 
 

@@ -20,6 +20,8 @@ from personlab_keras.drawing import draw, person_colour
 from personlab_keras.io.images import decode_image
 from personlab_keras.method.person import Person, encode_mask
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("ray", reason="needs the extra `serve`")
 
 

@@ -7,6 +7,8 @@ import pytest
 
 from personlab_keras.config import PredictConfig
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("ray", reason="needs the extra `serve`")
 
 

@@ -13,6 +13,8 @@ from serving_client import MAX_QUEUED, Upload, running_server, scene, wait_until
 
 from personlab_keras.cli import main
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("ray", reason="needs the extra `serve`")
 
 

@@ -19,6 +19,8 @@ from personlab_keras.training.checkpoints import latest_checkpoint
 from personlab_keras.training.devices import Devices, connect
 from personlab_keras.training.run_log import read_log
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SETTINGS = [
     *TINY,

@@ -34,6 +34,8 @@ from personlab_keras.training.training_model import TrainingModel
 from personlab_keras.training.validation import Validation, other_size
 from personlab_keras.training.workdir import load_workdir
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -22,6 +22,8 @@ from personlab_keras.training.training_model import (
 )
 from personlab_keras.training.workdir import training_state
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 
