@@ -291,6 +291,7 @@ def test_save_and_load(refined, tmp_path):
         np.testing.assert_array_equal(output, expected[name])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="checks TensorFlow's own format"
 )
@@ -343,6 +344,7 @@ def test_frozen_batch_norm_neither_trains_nor_moves():
         np.testing.assert_array_equal(outputs[name], output)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="uses a gradient tape")
 def test_the_network_learns_one_image():
     keras.utils.set_random_seed(0)
