@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import yaml
@@ -322,7 +322,7 @@ def data_yaml_text(data: YoloPose) -> str:
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
-def _is_integers(values: Any) -> bool:
+def _is_integers(values: Any) -> TypeGuard[list[int]]:
     return isinstance(values, list) and all(type(value) is int for value in values)
 
 
