@@ -66,7 +66,7 @@ def look(model: str, truth: dict, images: Path, longer_side: int) -> dict[int, l
     """What the network sees of every image, by its id."""
     predictor = load(model, [f"predict.longer_side={longer_side}"])
     return {
-        entry["id"]: predictor.views(
+        entry["id"]: predictor.framed_maps(
             read_image(images / entry["file_name"], apply_orientation=False)
         )
         for entry in truth["images"]

@@ -73,10 +73,10 @@ def beside_google(
         for entry in read_json(options.annotations)["images"][: options.limit]:
             image = read_image(options.images / entry["file_name"], apply_orientation=False)
             fit, maps = predictor.fit(image), predictor.maps(image)
-            views = [FramedMaps(maps, fit.frame)]
-            ours = median(partial(decode, views, options=DecodeConfig(masks=False)))
+            framed = [FramedMaps(maps, fit.frame)]
+            ours = median(partial(decode, framed, options=DecodeConfig(masks=False)))
             seconds["poses", OURS].append(ours)
-            seconds["masks", OURS].append(max(median(partial(decode, views)) - ours, 0.0))
+            seconds["masks", OURS].append(max(median(partial(decode, framed)) - ours, 0.0))
             answer = ask({**request(maps, fit, folder), "repeats": REPEATS + 1})
             (poses,) = (
                 np.median(each["milliseconds"][1:])

@@ -28,10 +28,11 @@ from typing import Any
 import numpy as np
 
 from data_prep.baking import gather_people, view_targets
-from data_prep.coco import AnnotatedImage, read_coco
 from data_prep.geometry import whole_image
 from data_prep.inspection import dense_maps
-from data_prep.reasons import Tally
+from personlab_keras.annotations.coco import read_coco
+from personlab_keras.annotations.dataset import AnnotatedImage
+from personlab_keras.annotations.reasons import Tally
 from personlab_keras.config import DecodeConfig, TargetsConfig
 from personlab_keras.data.records import Meta
 from personlab_keras.decoder import Frame, decode

@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 
 from data_prep.build import prepare
-from data_prep.coco import read_coco
+from personlab_keras.annotations.coco import read_coco
 from personlab_keras.config import load_config
 from personlab_keras.evaluation import evaluate
 from personlab_keras.export.export import export_source

@@ -23,8 +23,9 @@ import cv2
 import numpy as np
 
 from data_prep.build import prepare
-from data_prep.coco import CocoFile, read_coco
 from data_prep.engines import processes
+from personlab_keras.annotations.coco import read_coco
+from personlab_keras.annotations.dataset import Dataset
 from personlab_keras.config import Config, load_config
 from personlab_keras.method.skeleton import COCO_PERSON
 
@@ -107,7 +108,7 @@ def timed(work: Callable[[], object]) -> tuple[float, float]:
     return time.process_time() - cpu, time.perf_counter() - clock
 
 
-def plainly(coco: CocoFile, folder: Path, config: Config) -> None:
+def plainly(coco: Dataset, folder: Path, config: Config) -> None:
     """The floor: decode, resize, encode, write."""
     with tempfile.TemporaryFile() as file:
         for image in coco.images:

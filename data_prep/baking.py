@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import cv2
 import numpy as np
 
-from data_prep.coco import AnnotatedImage, Annotation, decode_segmentation, decompress_segmentation
 from data_prep.geometry import (
     View,
     mask_sampler,
@@ -21,18 +19,15 @@ from data_prep.geometry import (
     warp_keypoints,
     whole_image,
 )
-from data_prep.reasons import Reason, Tally
+from personlab_keras.annotations.dataset import AnnotatedImage, Annotation
+from personlab_keras.annotations.image_files import read_pixels
+from personlab_keras.annotations.masks import decode_segmentation, decompress_segmentation
+from personlab_keras.annotations.reasons import Reason, Tally
 from personlab_keras.config import Config, TargetsConfig
 from personlab_keras.data.records import Record
-from personlab_keras.errors import InputError
-from personlab_keras.io.image_headers import image_size
-from personlab_keras.io.images import MAX_PIXELS, decode_bgr
 from personlab_keras.method.coordinates import box_from_coco, map_side
 from personlab_keras.method.skeleton import Skeleton
 from personlab_keras.method.targets import MAX_PERSONS, CompactTargets, encode
-
-_LARGEST_FILE = 1 << 29
-"""Bytes of an image file: more than `MAX_PIXELS` take in any form but the wasteful."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +55,7 @@ def image_records(
     """The records of one image, one per view; adds to the counts, and to the tally what was left
     out or mended.
     """
-    pixels = _read(image, folder, config.data.follow_links, tally)
+    pixels = read_pixels(image, folder, config.data.follow_links, tally)
     if pixels is None:
         return
     people = gather_people(image, skeleton, tally)
@@ -72,76 +67,6 @@ def image_records(
     for number in range(config.data.views_per_image):
         counts["views"] += 1
         yield _bake(image, pixels, people, number, config, skeleton)
-
-
-def _read(
-    image: AnnotatedImage, folder: Path, follow_links: bool, tally: Tally
-) -> np.ndarray | None:
-    """(H, W, 3) uint8 BGR as stored: COCO annotates the pixels whatever their orientation tag
-    says.
-    """
-    place = f"image {image.id} {image.file_name!r}"
-    path = image_path(folder, image.file_name, follow_links)
-    if path is None:
-        tally.add(Reason.IMAGE_OUTSIDE, place)
-        return None
-    try:
-        if not path.is_file():
-            tally.add(Reason.IMAGE_MISSING, place)
-            return None
-        if path.stat().st_size > _LARGEST_FILE:
-            tally.add(Reason.IMAGE_TOO_LARGE, f"{place}: {path.stat().st_size} bytes")
-            return None
-        data = path.read_bytes()
-    except OSError as error:
-        tally.add(Reason.IMAGE_UNREADABLE, f"{place}: {error.strerror}")
-        return None
-    if not data:
-        tally.add(Reason.IMAGE_EMPTY, place)
-        return None
-    size = image_size(data)
-    if size is not None and size[0] * size[1] > MAX_PIXELS:
-        tally.add(Reason.IMAGE_TOO_LARGE, f"{place}: {size[0]} x {size[1]} pixels")
-        return None
-    if size is None or size == (
-        image.width,
-        image.height,
-    ):  # whose size is wrong need not be decoded
-        try:
-            pixels = decode_bgr(data, place, apply_orientation=False)
-        except InputError as error:
-            tally.add(Reason.IMAGE_UNREADABLE, str(error))
-            return None
-        size = (pixels.shape[1], pixels.shape[0])
-    if size != (image.width, image.height):
-        tally.add(
-            Reason.IMAGE_SIZE,
-            f"{place}: {size[0]} x {size[1]}, annotated as {image.width} x {image.height}",
-        )
-        return None
-    return pixels
-
-
-def image_path(folder: Path, file_name: str, follow_links: bool = False) -> Path | None:
-    """Where an image lies; None where its name leads out of the folder: absolute, by "..", or
-    through a symbolic link.
-
-    Args:
-        folder: resolved.
-    """
-    name = PurePosixPath(file_name)
-    if name.is_absolute() or ".." in name.parts:
-        return None
-    path = folder / name
-    links = (folder.joinpath(*name.parts[: depth + 1]) for depth in range(len(name.parts)))
-    if follow_links or not any(
-        os.path.islink(link) for link in links
-    ):  # to resolve every name would take longer than to read it
-        return path
-    try:
-        return path if path.resolve().is_relative_to(folder) else None
-    except (OSError, RuntimeError):  # links in a circle lead nowhere
-        return path
 
 
 def gather_people(image: AnnotatedImage, skeleton: Skeleton, tally: Tally) -> People:

@@ -16,10 +16,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from data_prep.coco import AnnotatedImage, read_coco
 from data_prep.engines import Engine, processes
-from data_prep.reasons import Reason, Tally
 from data_prep.shards import STATE, Task, Written, deal, finished, is_intact, to_json, write_shard
+from personlab_keras.annotations.coco import read_coco
+from personlab_keras.annotations.dataset import AnnotatedImage
+from personlab_keras.annotations.reasons import Reason, Tally
 from personlab_keras.config import Config, config_to_dict
 from personlab_keras.data.records import META_FILE, Meta, parse_meta, write_meta
 from personlab_keras.errors import InputError

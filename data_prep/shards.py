@@ -19,8 +19,8 @@ from typing import Any
 import cv2
 
 from data_prep.baking import image_records
-from data_prep.coco import AnnotatedImage
-from data_prep.reasons import Tally
+from personlab_keras.annotations.dataset import AnnotatedImage
+from personlab_keras.annotations.reasons import Tally
 from personlab_keras.config import Config, DataConfig
 from personlab_keras.data.records import Shard, write_example
 from personlab_keras.data.tfrecords import frame

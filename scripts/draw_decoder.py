@@ -15,10 +15,11 @@ import cv2
 import numpy as np
 
 from data_prep.baking import gather_people, view_targets
-from data_prep.coco import AnnotatedImage, Annotation, compress_segmentation
 from data_prep.geometry import whole_image
 from data_prep.inspection import dense_maps
-from data_prep.reasons import Tally
+from personlab_keras.annotations.dataset import AnnotatedImage, Annotation
+from personlab_keras.annotations.masks import compress_segmentation
+from personlab_keras.annotations.reasons import Tally
 from personlab_keras.config import DecodeConfig, TargetsConfig
 from personlab_keras.data.records import Meta
 from personlab_keras.decoder import decode
@@ -319,14 +320,7 @@ def draw_bridge(image: np.ndarray, keypoints: np.ndarray, maps: Maps) -> np.ndar
     walked[0, maps.heatmaps[rows, columns, np.arange(len(rows))] < OPTIONS.keypoint_threshold] = (
         np.nan
     )
-    bridged = bridge_gaps(
-        walked,
-        maps,
-        OPTIONS.mid_refinements,
-        OPTIONS.keypoint_threshold,
-        OPTIONS.nms_radius,
-        OPTIONS.bridge_support,
-    )[0]
+    bridged = bridge_gaps(walked, maps, OPTIONS)[0]
     found, filled = np.isfinite(walked[0, :, 0]), np.isfinite(bridged[:, 0])
     assert maps.long_offsets is not None
     for k in np.flatnonzero(found):

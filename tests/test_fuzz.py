@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from released_graphs import mobilenet_file, random_network
 
 from data_prep.build import prepare
-from data_prep.coco import decode_segmentation
 from data_prep.engines import processes
-from data_prep.json_lists import read_lists
+from personlab_keras.annotations.json_lists import read_lists
+from personlab_keras.annotations.masks import decode_segmentation
 from personlab_keras.config import Config, config_to_dict, config_to_yaml, load_config
 from personlab_keras.data.records import (
     META_FILE,

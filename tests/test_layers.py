@@ -17,6 +17,7 @@ ROWS = (
     ("io",),
     ("method",),
     ("config",),
+    ("annotations",),
     (
         "data",
         "model",
@@ -126,7 +127,16 @@ def test_the_data_side_and_the_model_side_do_not_know_each_other():
 
 
 def test_data_prep_builds_on_the_data_side_only():
-    allowed = {"errors", "io", "method", "config", "data", "drawing", "beam_options"}
+    allowed = {
+        "errors",
+        "io",
+        "method",
+        "config",
+        "annotations",
+        "data",
+        "drawing",
+        "beam_options",
+    }
     for path in (ROOT / "data_prep").glob("*.py"):
         assert rooms(imports(path)) <= allowed, path.name
 

@@ -1,5 +1,5 @@
-"""From maps to people: PersonLab's bottom-up decoding (Papandreou et al. 2018, arXiv 1803.08225),
-in NumPy alone.
+"""From maps to people: PersonLab's bottom-up decoding (Papandreou et al. 2018, arXiv 1803.08225)
+in NumPy. This is the reference; `decoder_graph` repeats it in TensorFlow, step by step.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from personlab_keras.config import DecodeConfig
-from personlab_keras.decoder.fusion import FramedMaps, finest_first, fuse, mirror, pool_votes
+from personlab_keras.decoder.fusion import FramedMaps, finest_first, fuse, pool_votes
 from personlab_keras.decoder.grouping import group, keypoint_probabilities
 from personlab_keras.decoder.instances import (
     expected_oks,
@@ -30,13 +30,13 @@ from personlab_keras.method.maps import Maps
 from personlab_keras.method.person import Person
 from personlab_keras.method.skeleton import COCO_PERSON, Skeleton
 
-__all__ = ["Frame", "FramedMaps", "decode", "mirror"]
+__all__ = ["Frame", "FramedMaps", "decode"]
 
 _LOGGER = logging.getLogger(__name__)
 _DEFAULTS = DecodeConfig()
 CANDIDATES_PER_PERSON = 2
-"""People grouped for each that may be returned: soft-NMS reorders them, so the last to be grouped
-may be among the best.
+"""People grouped for each one that may be returned: soft-NMS reorders them, so the last to be
+grouped may be among the best.
 """
 
 
@@ -47,17 +47,18 @@ def decode(
     frame: Frame | None = None,
     radius: float = 32.0,
 ) -> list[Person]:
-    """The people that the maps show, best first.
+    """The people in the maps of an image, best first.
 
     Args:
-        maps: of one image, of any float type; not modified. A cell whose probability or offset is
-            not finite says nothing (how many is logged); probabilities are cut to [0, 1]. Or
-            several views of the image, whose votes are pooled and whose fields are averaged; pixels
-            in `options` and `radius` are then those of the input of the one with the finest cells.
+        maps: of one image, of any float type; not modified. Probabilities are clipped to [0, 1]; a
+            probability that is not finite counts as 0, and an offset that is not finite leads
+            nowhere (how many there were is logged). Or the maps of several passes over the image,
+            whose votes are pooled and whose fields are averaged; `radius` and the pixels in
+            `options` are then those of the input with the finest cells.
         skeleton: the tree that the mid-range offsets follow.
         options: thresholds and limits.
-        frame: the image that keypoints and masks shall be in; by default the network's input. Views
-            have their own.
+        frame: the image whose pixels keypoints and masks are given in; the network's input by
+            default. Passes have frames of their own.
         radius: R in input pixels, with which the network was trained (`targets.radius`).
 
     Returns:
@@ -66,47 +67,41 @@ def decode(
         None where `options.masks` is off or the network has no such heads.
 
     Raises:
-        ValueError: the maps have other keypoints than the skeleton, the radius is not positive, or
-            there is no view.
+        ValueError: the maps and the skeleton differ in the number of keypoints, the radius is not
+            positive, or the sequence is empty.
+
+    Without heat there are no people:
+
+    >>> nobody = Maps(np.zeros((5, 5, 17)), np.zeros((5, 5, 17, 2)), np.zeros((5, 5, 32, 2)),
+    ...               None, None, stride=16)
+    >>> decode(nobody)
+    []
     """
     if not radius > 0:
         raise ValueError(f"`radius` must be a positive number of pixels. Received: {radius}")
-    views = _checked_views(maps, skeleton, frame)
-    maps, frame = fuse(views, skeleton), views[0].frame
+    passes = _checked_passes(maps, skeleton, frame)
+    maps, frame = fuse(passes, skeleton), passes[0].frame
 
-    votes = pool_votes(views)
+    votes = pool_votes(passes)
     hough = (
         hough_scores(votes, maps.heatmaps.shape, maps.stride, radius)
         if options.hough
         else maps.heatmaps
     )
     seeds = find_peaks(hough, maps.stride, options.peak_threshold)
-    keypoints = group(
-        seeds,
-        maps,
-        skeleton,
-        nms_radius=options.nms_radius,
-        refinements=options.mid_refinements,
-        keypoint_threshold=options.keypoint_threshold,
-        radius=radius,
-        bridge=options.bridge,
-        bridge_support=options.bridge_support,
-        limit=CANDIDATES_PER_PERSON * options.max_people,
-    )
-    landings = bin_votes(votes, maps.heatmaps.shape, maps.stride, radius)
-    keypoints = mean_shift(keypoints, landings, options.vote_refinements, reach=options.nms_radius)
+    limit = CANDIDATES_PER_PERSON * options.max_people
+    keypoints = group(seeds, maps, skeleton, options, radius, limit)
+    binned = bin_votes(votes, maps.heatmaps.shape, maps.stride, radius)
+    keypoints = mean_shift(keypoints, binned, options.vote_refinements, options.nms_radius)
 
     heat = keypoint_probabilities(keypoints, maps)
     scales = person_scales(keypoints, smallest_side=options.nms_radius)
     keypoint_scores = heat
     if options.expected_oks:
-        keypoint_scores = heat * expected_oks(keypoints, scales, landings, skeleton.kappas, radius)
+        keypoint_scores = heat * expected_oks(keypoints, scales, binned, skeleton.kappas, radius)
     order = order_by_mean(keypoint_scores)
     keypoints, heat, scales, keypoint_scores = (
-        keypoints[order],
-        heat[order],
-        scales[order],
-        keypoint_scores[order],
+        each[order] for each in (keypoints, heat, scales, keypoint_scores)
     )
     added = (
         soft_nms(keypoints, keypoint_scores, options.nms_radius)
@@ -119,42 +114,32 @@ def decode(
 
     masks: list[dict[str, Any]] | list[None] = [None] * len(best)
     if options.masks and maps.long_offsets is not None and maps.segmentation is not None:
-        masks = find_masks(
-            keypoints[best],
-            heat[best],
-            scales[best],
-            maps,
-            frame,
-            refinements=options.long_refinements,
-            segmentation_threshold=options.segmentation_threshold,
-            embedding_threshold=options.embedding_threshold,
-            exclusive=options.exclusive_masks,
-        )
+        masks = find_masks(keypoints[best], heat[best], scales[best], maps, frame, options)
     return [
         Person(frame.to_image(keypoints[j]), keypoint_scores[j], float(scores[j]), mask)
         for j, mask in zip(best, masks, strict=True)
     ]
 
 
-def _checked_views(
+def _checked_passes(
     maps: Maps | Sequence[FramedMaps], skeleton: Skeleton, frame: Frame | None
 ) -> list[FramedMaps]:
-    """One view or several, the one with the finest cells first, their maps cleaned."""
+    """One pass or several, the one with the finest cells first, their maps cleaned."""
     if isinstance(maps, Maps):
-        views = [FramedMaps(maps, frame or Frame(*maps.image_shape))]
+        passes = [FramedMaps(maps, frame or Frame(*maps.image_shape))]
     elif frame is not None:
-        raise ValueError("`frame` must be left out where `maps` are views, which have their own")
+        raise ValueError("`frame` must be None where `maps` is a sequence: each pass has its own")
     elif not maps:
-        raise ValueError("`maps` must be maps or at least one view. Received: none")
+        raise ValueError("`maps` must hold the maps of at least one pass. Received: none")
     else:
-        views = finest_first(maps)
-    for view in views:
-        if view.maps.heatmaps.shape[2] != skeleton.keypoint_count:
+        passes = finest_first(maps)
+    for each in passes:
+        if each.maps.heatmaps.shape[2] != skeleton.keypoint_count:
             raise ValueError(
                 f"`maps` must have the {skeleton.keypoint_count} keypoints of {skeleton.name}. "
-                f"Received: {view.maps.heatmaps.shape[2]}"
+                f"Received: {each.maps.heatmaps.shape[2]}"
             )
-    return [replace(view, maps=_cleaned(view.maps)) for view in views]
+    return [replace(each, maps=_cleaned(each.maps)) for each in passes]
 
 
 def _cleaned(maps: Maps) -> Maps:
@@ -187,5 +172,5 @@ def _cleaned(maps: Maps) -> Maps:
         stride=maps.stride,
     )
     if unknown:
-        _LOGGER.warning("%d values of the maps are not finite; they say nothing", unknown)
+        _LOGGER.warning("%d values of the maps are not finite and were ignored", unknown)
     return cleaned

@@ -1,46 +1,40 @@
-"""Beyond the tree: the long-range field bridges keypoints that the walk cannot reach.
+"""Beyond the tree: the long-range field bridges gaps that the walk cannot cross.
 
-The walk passes through every keypoint between the seed and the one it looks for. Where one of them
-is not there (half of COCO's are not labelled), what lies behind is lost, and later seeds make a
-second person of it. But the long-range field at any keypoint of a person points at all of them.
-"""
+The walk passes through every keypoint between the seed and the keypoint it looks for. Where one of
+them is missing (half of COCO's keypoints are not labelled), everything behind it is lost, and later
+seeds make a second person of it. But the long-range field at any keypoint of a person points at all
+of that person's keypoints."""
 
 from __future__ import annotations
 
 import numpy as np
 from numba import njit
 
+from personlab_keras.config import DecodeConfig
 from personlab_keras.decoder.sampling import step_along, value_at
 from personlab_keras.method.maps import Maps
 
 
-def bridge_gaps(
-    people: np.ndarray,
-    maps: Maps,
-    refinements: int,
-    threshold: float,
-    agreement: float,
-    least_support: float,
-) -> np.ndarray:
-    """The same people with keypoints that the tree did not reach, where the long-range field at
+def bridge_gaps(people: np.ndarray, maps: Maps, options: DecodeConfig) -> np.ndarray:
+    """The same people, with keypoints that the tree did not reach where the long-range field at the
     found ones points at them.
 
-    Every found keypoint k proposes y_l = y_k + L_l(y_k), refined by the short-range field of l. Of
-    the proposals that land on probability, the one with the most others near it is taken, each
-    weighted by the probability of the keypoint that made it; of equal ones that of the first
-    keypoint. A single proposal is easily led astray, to the keypoint of somebody else: the others
-    have to agree.
+    Every found keypoint k proposes y_l = y_k + L_l(y_k), refined `options.mid_refinements` times by
+    the short-range field of l. A proposal lands if the heatmap there has at least
+    `options.keypoint_threshold`. Proposals within `options.nms_radius` of each other support each
+    other, each weighted by the probability of the keypoint that made it. The one with the most
+    support is taken (of equal ones that of the first keypoint), if its support is at least
+    `options.bridge_support` of the weight of all found keypoints: a single proposal is easily led
+    astray to somebody else's keypoint.
 
     Args:
         people: (P, K, 2) (x, y) in input pixels, NaN where not found.
-        maps: float32, contiguous; long offsets NaN where unknown, without any there are no bridges.
-        refinements: steps of short-range refinement.
-        threshold: least heatmap probability at a proposal.
-        agreement: proposals within this many pixels of each other support each other.
-        least_support: share of the weight of all found keypoints that must stand behind a proposal.
+        maps: float32, contiguous; long offsets NaN where unknown. Without long offsets there are
+            no bridges.
+        options: the settings named above.
 
     Returns:
-        (P, K, 2) float64; what was found before is unchanged.
+        (P, K, 2) float64; keypoints found before are unchanged.
     """
     bridged = np.array(people, np.float64)
     if maps.long_offsets is not None:
@@ -51,10 +45,10 @@ def bridge_gaps(
                 maps.short_offsets,
                 maps.long_offsets,
                 maps.stride,
-                refinements,
-                threshold,
-                agreement,
-                least_support,
+                options.mid_refinements,
+                options.keypoint_threshold,
+                options.nms_radius,
+                options.bridge_support,
             )
     return bridged
 
@@ -71,7 +65,7 @@ def bridge_person(
     agreement: float,
     least_support: float,
 ) -> None:
-    """Finds what is missing of one person (K, 2), in place; as `bridge_gaps`."""
+    """Finds the missing keypoints of one person (K, 2), in place; as `bridge_gaps`."""
     count = len(person)
     sources = np.flatnonzero(np.isfinite(person[:, 0]))
     targets = np.flatnonzero(~np.isfinite(person[:, 0]))

@@ -1,9 +1,8 @@
-"""One image seen several times, at several scales and mirrored or not: all votes in one Hough map,
-all fields on one grid.
+"""Several passes of the network over one image, at several scales, mirrored or not: all votes in
+one Hough map, all fields on one grid.
 
-Finished poses are harder to merge than evidence: a keypoint that one view sees well and another
-badly gets many good votes and a few bad ones, and the people are decoded once.
-"""
+Evidence is easier to merge than finished poses. Where one pass sees a keypoint well and another
+badly, many good votes outweigh a few bad ones, and people are decoded once."""
 
 from __future__ import annotations
 
@@ -16,19 +15,20 @@ from personlab_keras.decoder.sampling import clamp, upsample
 from personlab_keras.decoder.voting import Votes, cast_votes
 from personlab_keras.method.coordinates import grid
 from personlab_keras.method.frame import Frame
-from personlab_keras.method.maps import PARTS, Maps
-from personlab_keras.method.skeleton import COCO_PERSON, Skeleton
+from personlab_keras.method.maps import Maps
+from personlab_keras.method.skeleton import Skeleton
 
 LEAST_WEIGHT = np.float32(1e-6)
-"""Weight of an offset where nobody is likely: where no view knows better, all count alike."""
+"""Smallest weight of an offset: where every pass gives a probability of zero, all count alike."""
 
 
 @dataclass(frozen=True)
 class FramedMaps:
-    """What the network said about an image in one pass.
+    """The maps of one pass of the network over an image, and where the image lies in its input.
 
     Attributes:
-        maps: in the frame of the network's input; where that was mirrored, after `mirror`.
+        maps: in the frame of the network's input; of a mirrored input already mirrored back
+            (`Maps.mirrored`).
         frame: how the image lies in that input.
     """
 
@@ -36,68 +36,40 @@ class FramedMaps:
     frame: Frame
 
     def moved(self, points: np.ndarray, other: FramedMaps) -> np.ndarray:
-        """Points (..., 2) of this view's input in the input of another view of the same image."""
+        """Points (..., 2) of this pass's input in the input of another pass over the image."""
         return self.frame.to_image(points) * other.frame.scale + other.frame.offset
 
 
-def mirror(maps: Maps, skeleton: Skeleton = COCO_PERSON) -> Maps:
-    """The maps of the mirrored input: left and right keypoints and parts swapped, dx negated. Its
-    own inverse.
-
-    Input sides are stride * n + 1, so the mirrored cells are cells again and nothing is
-    interpolated. What is mirrored is the whole input with its padding.
+def finest_first(passes: Sequence[FramedMaps]) -> list[FramedMaps]:
+    """The passes with the one of the smallest cells in front, whose grid is used for all. The
+    others keep their order; of equal ones the first leads.
     """
 
-    def offsets(values: np.ndarray, order: np.ndarray) -> np.ndarray:
-        return values[:, ::-1, order] * np.array([-1, 1], values.dtype)
+    def cell_area(each_pass: FramedMaps) -> float:
+        return each_pass.maps.stride**2 / (each_pass.frame.scale[0] * each_pass.frame.scale[1])
 
-    swapped = {"left": "right", "right": "left"}
-    sides = [part.partition("_") for part in PARTS]
-    parts = np.array(
-        [PARTS.index(f"{swapped.get(side, side)}{dash}{rest}") for side, dash, rest in sides]
-    )
-    return Maps(
-        heatmaps=maps.heatmaps[:, ::-1, skeleton.flip_order],
-        short_offsets=offsets(maps.short_offsets, skeleton.flip_order),
-        mid_offsets=offsets(maps.mid_offsets, skeleton.edge_flip_order),
-        long_offsets=None
-        if maps.long_offsets is None
-        else offsets(maps.long_offsets, skeleton.flip_order),
-        segmentation=None if maps.segmentation is None else maps.segmentation[:, ::-1],
-        stride=maps.stride,
-        part_heatmaps=None if maps.part_heatmaps is None else maps.part_heatmaps[:, ::-1, parts],
-    )
+    finest = min(range(len(passes)), key=lambda i: cell_area(passes[i]))
+    return [passes[finest], *passes[:finest], *passes[finest + 1 :]]
 
 
-def finest_first(views: Sequence[FramedMaps]) -> list[FramedMaps]:
-    """The view with the smallest cells in front: its grid is the one for all. The others stay in
-    order; so do equals.
-    """
+def pool_votes(passes: Sequence[FramedMaps]) -> Votes:
+    """The votes of all passes, in pixels of the first one's input.
 
-    def cell_area(view: FramedMaps) -> float:
-        return view.maps.stride**2 / (view.frame.scale[0] * view.frame.scale[1])
-
-    finest = min(range(len(views)), key=lambda i: cell_area(views[i]))
-    return [views[finest], *views[:finest], *views[finest + 1 :]]
-
-
-def pool_votes(views: Sequence[FramedMaps]) -> Votes:
-    """The votes of all views, in pixels of the first one's input.
-
-    A disc has R pixels in the input of every view, and so at one stride the same number of votes at
-    every scale. Each vote weighs one n-th, of n views: a keypoint on which all discs of all views
-    agree scores 1, as in a single one."""
-    first, *others = views
+    A disc has a radius of R pixels in the input of every pass, and so at one stride as many votes
+    at every scale. Of n passes each vote weighs one n-th: a keypoint on which all discs of all
+    passes agree scores 1, as with a single pass."""
+    first, *others = passes
     if not others:
         return cast_votes(first.maps)
-    votes = [cast_votes(view.maps) for view in views]
+    votes = [cast_votes(each_pass.maps) for each_pass in passes]
     points = [
-        view.moved(each.points, first).astype(np.float32)
-        for view, each in zip(views, votes, strict=True)
+        each_pass.moved(each.points, first).astype(np.float32)
+        for each_pass, each in zip(passes, votes, strict=True)
     ]
     # A coarser grid casts fewer votes for a disc.
     shares = [
-        np.float32((view.maps.stride / first.maps.stride) ** 2 / len(views)) for view in views
+        np.float32((each_pass.maps.stride / first.maps.stride) ** 2 / len(passes))
+        for each_pass in passes
     ]
     return Votes(
         np.concatenate(points),
@@ -106,16 +78,16 @@ def pool_votes(views: Sequence[FramedMaps]) -> Votes:
     )
 
 
-def fuse(views: Sequence[FramedMaps], skeleton: Skeleton) -> Maps:
-    """The fields of all views on the cells of the first, offsets in pixels of its input.
+def fuse(passes: Sequence[FramedMaps], skeleton: Skeleton) -> Maps:
+    """The maps of all passes on the cells of the first, offsets in pixels of its input.
 
-    Probabilities are averaged. So are offsets, each weighted by the probability that it means
-    something: that of the keypoint where it was read or, for the long-range field, of a person.
-    Those that are NaN do not count."""
-    first, *others = views
+    Probabilities are averaged. Offsets are averaged too, each weighted by the probability that it
+    means anything: that of the source keypoint where it was read or, for the long-range field, that
+    of a person. NaN offsets do not count."""
+    first, *others = passes
     if not others:
         return first.maps
-    maps = [first.maps, *(_on_grid_of(first, view) for view in others)]
+    maps = [first.maps, *(on_grid_of(first, each_pass) for each_pass in others)]
     heat = [each.heatmaps for each in maps]
     sources = skeleton.edge_indices[:, 0]
     segmentation = [each.segmentation for each in maps if each.segmentation is not None]
@@ -135,19 +107,23 @@ def fuse(views: Sequence[FramedMaps], skeleton: Skeleton) -> Maps:
     )
 
 
-def _on_grid_of(first: FramedMaps, view: FramedMaps) -> Maps:
-    """The maps of a view on the cells of the first, offsets in pixels of its input."""
-    maps = view.maps
-    if (view.frame, maps.shape, maps.stride) == (first.frame, first.maps.shape, first.maps.stride):
+def on_grid_of(first: FramedMaps, each_pass: FramedMaps) -> Maps:
+    """The maps of a pass on the cells of the first, offsets in pixels of its input."""
+    maps = each_pass.maps
+    if (each_pass.frame, maps.shape, maps.stride) == (
+        first.frame,
+        first.maps.shape,
+        first.maps.stride,
+    ):
         return maps
     cells = grid(*first.maps.shape, first.maps.stride)
     read = clamp(
-        first.moved(cells, view), maps.shape, maps.stride
+        first.moved(cells, each_pass), maps.shape, maps.stride
     )  # columns and rows of a grid stay columns and rows
     rows, columns = read[:, 0, 1] / maps.stride, read[0, :, 0] / maps.stride
-    # An offset counts from where it was read; beyond the border of a view that is elsewhere.
-    moved = view.moved(read, first) - cells
-    scale = np.asarray(first.frame.scale) / np.asarray(view.frame.scale)
+    # An offset counts from where it was read, which beyond the border is not the cell itself.
+    moved = each_pass.moved(read, first) - cells
+    scale = np.asarray(first.frame.scale) / np.asarray(each_pass.frame.scale)
 
     def offsets(values: np.ndarray) -> np.ndarray:
         return (upsample(values, rows, columns) * scale + moved[:, :, None]).astype(np.float32)

@@ -1,5 +1,5 @@
-"""Greedy grouping: from the best seed along the tree to a whole person, then the next seed that
-nobody explains yet.
+"""Greedy grouping: follow the tree from the best seed to a whole person, then from the next seed
+that no person explains.
 
 Papandreou et al. 2018, section 3.1, fast greedy decoding: one queue over the seeds of all
 keypoints."""
@@ -11,6 +11,7 @@ from functools import lru_cache
 import numpy as np
 from numba import njit
 
+from personlab_keras.config import DecodeConfig
 from personlab_keras.decoder.bridging import bridge_person
 from personlab_keras.decoder.peaks import Seeds
 from personlab_keras.decoder.sampling import sample, step_along, value_at
@@ -21,52 +22,42 @@ _NO_FIELD = np.zeros((0, 0, 0, 2), np.float32)
 
 
 def group(
-    seeds: Seeds,
-    maps: Maps,
-    skeleton: Skeleton,
-    *,
-    nms_radius: float,
-    refinements: int,
-    keypoint_threshold: float,
-    radius: float,
-    bridge: bool,
-    bridge_support: float,
-    limit: int,
+    seeds: Seeds, maps: Maps, skeleton: Skeleton, options: DecodeConfig, radius: float, limit: int
 ) -> np.ndarray:
     """People in the order of their seeds.
 
-    A seed within `nms_radius` of the same keypoint of an earlier person is that person's and starts
-    nobody. Keypoints of other types never stand in the way.
+    A seed within `options.nms_radius` of the same keypoint of an earlier person belongs to that
+    person and starts nobody. Keypoints of other types never stand in the way.
 
     Args:
         seeds: best first.
         maps: float32, contiguous; offsets in input pixels, NaN where unknown.
         skeleton: the tree to follow.
-        nms_radius: in input pixels.
-        refinements: how often each mid-range step is refined by the short-range field.
-        keypoint_threshold: least heatmap probability at a keypoint that counts as found.
+        options: `nms_radius`, `mid_refinements`, `keypoint_threshold`, `bridge`, `bridge_support`.
         radius: R in input pixels; a keypoint farther than this from the frame is not found.
-        bridge: whether keypoints that the tree does not reach are looked for by the long offsets of
-            those that it does.
-        bridge_support: as `bridge_gaps` has it.
         limit: most people.
 
     Returns:
         (P, K, 2) float64 (x, y) in input pixels; NaN where a keypoint was not found. Each person
-        has one at least.
+        has at least one keypoint.
     """
-    long_offsets = maps.long_offsets if bridge and maps.long_offsets is not None else _NO_FIELD
+    bridges = options.bridge and maps.long_offsets is not None
     return _group(
         seeds.points,
         seeds.keypoints,
-        (maps.heatmaps, maps.short_offsets, maps.mid_offsets, long_offsets),
+        (
+            maps.heatmaps,
+            maps.short_offsets,
+            maps.mid_offsets,
+            maps.long_offsets if bridges else _NO_FIELD,
+        ),
         maps.stride,
         _routes(skeleton),
-        float(nms_radius),
-        refinements,
-        float(keypoint_threshold),
+        float(options.nms_radius),
+        options.mid_refinements,
+        float(options.keypoint_threshold),
         float(radius),
-        float(bridge_support),
+        float(options.bridge_support),
         limit,
     )
 
@@ -150,10 +141,10 @@ def _walk(
 def _drop_unfound(
     person: np.ndarray, heatmaps: np.ndarray, stride: int, threshold: float, radius: float
 ) -> int:
-    """Puts NaN for keypoints (K, 2) that are not there: improbable, or farther than R from the
-    frame. How many are left.
+    """Sets keypoints (K, 2) to NaN that are improbable or farther than R from the frame, and
+    returns how many are left.
 
-    The walk went on through them, so that a wrist is found behind a hidden elbow.
+    The walk passes through them all the same, so a wrist is found behind a hidden elbow.
     """
     right, bottom = (
         (heatmaps.shape[1] - 1.0) * stride + radius,
@@ -189,7 +180,7 @@ def follow_tree(
         refinements: steps of short-range refinement.
 
     Returns:
-        (N, K, 2) float64 in input pixels; NaN where the fields know no way.
+        (N, K, 2) float64 in input pixels; NaN where an offset on the way is NaN.
     """
     people = np.empty((len(points), skeleton.keypoint_count, 2))
     for person, point, keypoint in zip(people, points, keypoints, strict=True):

@@ -2,7 +2,7 @@
 suppression.
 
 Papandreou et al. 2018, section 3.1, keypoint- and instance-level scoring. Beyond the paper:
-keypoints first mean_shift among the votes."""
+keypoints first move by mean shift to where the votes around them agree."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def person_scales(people: np.ndarray, smallest_side: float) -> np.ndarray:
 
 
 def expected_oks(
-    people: np.ndarray, scales: np.ndarray, landings: BinnedVotes, kappas: np.ndarray, radius: float
+    people: np.ndarray, scales: np.ndarray, votes: BinnedVotes, kappas: np.ndarray, radius: float
 ) -> np.ndarray:
     """How well the votes around a keypoint agree on it, measured as COCO measures: E[exp(-d^2 / (2
     lambda^2 kappa^2))].
@@ -44,7 +44,7 @@ def expected_oks(
     Args:
         people: (P, K, 2) (x, y) in input pixels, NaN where not found.
         scales: (P,) lambda_j in input pixels.
-        landings: the votes of all cells.
+        votes: of all cells, in bins.
         kappas: (K,) the constants of object keypoint similarity.
         radius: R in input pixels.
 
@@ -52,30 +52,31 @@ def expected_oks(
         (P, K) float64 in [0, 1]; 0 where the keypoint was not found or no vote lands near.
     """
     spreads = 2.0 * (scales[:, None] * kappas) ** 2
-    mass, agreement, _, _ = _around(people, spreads, landings, radius)
+    mass, agreement, _, _ = _around(people, spreads, votes, radius)
     return np.divide(agreement, mass, out=np.zeros_like(mass), where=mass > 0)
 
 
-def mean_shift(people: np.ndarray, landings: BinnedVotes, steps: int, reach: float) -> np.ndarray:
+def mean_shift(people: np.ndarray, votes: BinnedVotes, steps: int, reach: float) -> np.ndarray:
     """The same people (P, K, 2), each keypoint moved to where the votes around it agree (mean
     shift).
 
-    The walk ends where the field at one place points to. Many cells know better together: a step
-    moves a keypoint to the mean of the votes within `reach`, each weighted by its probability and a
-    Gaussian of half the reach. Where no vote lands, it stays."""
-    settled = people.copy()
+    The walk ends where the field at one point leads; the votes of many cells are more precise. A
+    step moves a keypoint to the mean of the votes within `reach` input pixels, each weighted by its
+    probability and a Gaussian with a standard deviation of half the reach. Where no vote lands, the
+    keypoint stays."""
+    shifted = people.copy()
     spreads = np.full(people.shape[:2], reach**2 / 2.0)
     for _ in range(steps):
-        _, weight, *pull = _around(settled, spreads, landings, reach)
-        settled += np.stack(
+        _, weight, *pull = _around(shifted, spreads, votes, reach)
+        shifted += np.stack(
             [np.divide(each, weight, out=np.zeros_like(weight), where=weight > 0) for each in pull],
             axis=-1,
         )
-    return settled
+    return shifted
 
 
 def _around(
-    people: np.ndarray, spreads: np.ndarray, landings: BinnedVotes, radius: float
+    people: np.ndarray, spreads: np.ndarray, votes: BinnedVotes, radius: float
 ) -> np.ndarray:
     """(4, P, K): of the votes within a radius of every keypoint (P, K, 2) the mass; the mass
     weighted by exp(-d^2 / spread), d the distance; and, weighted so, the sums of their distances in
@@ -83,11 +84,11 @@ def _around(
     return _sums(
         people,
         spreads,
-        landings.points,
-        landings.mass,
-        landings.starts,
-        landings.origin,
-        landings.side,
+        votes.points,
+        votes.mass,
+        votes.starts,
+        votes.origin,
+        votes.side,
         radius,
     )
 
@@ -149,15 +150,15 @@ def order_by_mean(keypoint_scores: np.ndarray) -> np.ndarray:
 
 
 def soft_nms(people: np.ndarray, keypoint_scores: np.ndarray, radius: float) -> np.ndarray:
-    """(P, K): the keypoint scores, 0 where a better person shows the same keypoint: s_jk [|y_jk -
-    y_j'k| > r for every better j'].
+    """(P, K): the keypoint scores, 0 where a better person has the same keypoint there:
+    s_jk [|y_jk - y_j'k| > r for every better j'].
 
     Args:
         people: (P, K, 2) in input pixels, best first, NaN where not found.
         keypoint_scores: (P, K), 0 where not found.
         radius: r in input pixels.
     """
-    return np.where(_suppressed_by_better(people, radius), 0.0, keypoint_scores)
+    return np.where(suppressed_by_better(people, radius), 0.0, keypoint_scores)
 
 
 def person_scores(keypoint_scores: np.ndarray, power: float) -> np.ndarray:
@@ -172,9 +173,9 @@ def person_scores(keypoint_scores: np.ndarray, power: float) -> np.ndarray:
 
 
 @njit(cache=True)
-def _suppressed_by_better(people: np.ndarray, radius: float) -> np.ndarray:
-    """(P, K) bool: which keypoints a better person shows."""
-    shown = np.zeros(people.shape[:2], np.bool_)
+def suppressed_by_better(people: np.ndarray, radius: float) -> np.ndarray:
+    """(P, K) bool: keypoints (P, K, 2), best first, within the radius of a better person's."""
+    suppressed = np.zeros(people.shape[:2], np.bool_)
     for j in range(people.shape[0]):
         for k in range(people.shape[1]):
             for better in range(j):
@@ -183,6 +184,6 @@ def _suppressed_by_better(people: np.ndarray, radius: float) -> np.ndarray:
                     people[better, k, 1] - people[j, k, 1],
                 )
                 if x**2 + y**2 <= radius**2:
-                    shown[j, k] = True
+                    suppressed[j, k] = True
                     break
-    return shown
+    return suppressed

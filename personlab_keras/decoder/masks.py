@@ -1,5 +1,5 @@
-"""Instance masks: every pixel of a person points at all keypoints of that person, and is given to
-those whom it points at.
+"""Instance masks: every pixel of a person points at all of that person's keypoints, and goes to the
+people whose keypoints it points at.
 
 Papandreou et al. 2018, section 3.2.
 """
@@ -13,7 +13,8 @@ import numpy as np
 from numba import njit
 from scipy import ndimage
 
-from personlab_keras.decoder.sampling import step_along
+from personlab_keras.config import DecodeConfig
+from personlab_keras.decoder.sampling import between, step_along
 from personlab_keras.method.frame import Frame
 from personlab_keras.method.maps import Maps
 from personlab_keras.method.person import encode_runs
@@ -22,19 +23,19 @@ _OUT, _MIXED, _IN = 0, 1, 2
 
 
 def embed(maps: Maps, cells: np.ndarray, refinements: int) -> np.ndarray:
-    """Where each of the cells believes its person's keypoints are: two guesses at each.
+    """The embedding of cells: for each keypoint two guesses where the person at the cell has it.
 
-    The first is G_k(x) = x + L_k(x). The second is refined so many times by the long-range field
-    and then by the short one: sharper, but where the keypoint is hidden these fields speak of
-    whoever hides it.
+    The first is G_k(x) = x + L_k(x). The second is refined by the long-range field and then by the
+    short-range field: more precise, but where the keypoint is hidden, these fields describe the
+    person in front.
 
     Args:
         maps: with long offsets.
         cells: (A, 2) int (row, column).
-        refinements: steps of each kind.
+        refinements: steps by the long-range field, and again as many by the short-range field.
 
     Returns:
-        (A, K, 2, 2) float32: (x, y) of either guess in input pixels; NaN for none.
+        (A, K, 2, 2) float32: (x, y) of both guesses in input pixels; NaN where unknown.
     """
     assert maps.long_offsets is not None
     long_offsets, short_offsets = (
@@ -83,12 +84,11 @@ def embedding_distances(
         keypoints: (K, 2) in input pixels, NaN where not found.
         weights: (K,) p_k(y_jk).
         scale: lambda_j in input pixels.
-        largest: distances are cut at this; cells that are surely farther are told at a fraction of
-            the cost.
+        largest: distances are cut at this, and the sum of a cell stops early once it is reached.
 
     Returns:
-        (A,) float32, at most `largest`, which also stands where both guesses are unknown or all
-        weights are zero.
+        (A,) float32, at most `largest`; `largest` where both guesses are unknown or all weights are
+        zero.
     """
     found = np.flatnonzero(np.isfinite(keypoints).all(axis=-1) & (weights > 0))
     if not len(found):
@@ -135,20 +135,16 @@ def find_masks(
     scales: np.ndarray,
     maps: Maps,
     frame: Frame,
-    *,
-    refinements: int,
-    segmentation_threshold: float,
-    embedding_threshold: float,
-    exclusive: bool = False,
+    options: DecodeConfig,
 ) -> list[dict[str, Any]]:
     """A mask for every person: the pixels that show somebody and point at this person's keypoints.
 
-    Distances and the logits of probabilities are known at the cells and brought to the image's
-    resolution bilinearly before they are compared with their thresholds; between four cells that
-    agree nothing has to be interpolated. Logits, not probabilities: a network upsampled by itself
-    would interpolate these, and a probability, which hardly changes far from one half, draws the
-    border to the less certain side. Unless exclusive, a pixel may be owned by several people; it
-    may always be owned by none.
+    Distances and the logits of probabilities are known at the cells and interpolated bilinearly to
+    the image before they are compared with their thresholds; between four cells that agree nothing
+    needs interpolating. Logits rather than probabilities: that is what an upsampled network would
+    interpolate, and a probability, which is flat far from one half, draws the border towards the
+    less certain cell. Unless `options.exclusive_masks` is on, a pixel may belong to several people;
+    it may always belong to nobody.
 
     Args:
         people: (P, K, 2) in input pixels, NaN where not found.
@@ -156,12 +152,10 @@ def find_masks(
         scales: (P,) lambda_j in input pixels.
         maps: with long offsets and segmentation.
         frame: the image to find masks in.
-        refinements: steps of refinement of the embedding by long offsets, then as many by short
-            offsets.
-        segmentation_threshold: least p_S of a pixel.
-        embedding_threshold: t, largest D_ij of a pixel.
-        exclusive: whether a pixel goes to the nearest person alone, of equal ones to the first.
-            This takes six bytes per pixel of the image; else no memory is needed for pixels.
+        options: `long_refinements`, `segmentation_threshold`, `embedding_threshold`, and
+            `exclusive_masks`, by which a pixel goes to the nearest person alone, of equal ones to
+            the first. This takes six bytes per pixel of the image; without it no memory is needed
+            for pixels.
 
     Returns:
         P masks of the frame in COCO's compressed run-length form.
@@ -171,13 +165,15 @@ def find_masks(
         return []
     segmentation = np.ascontiguousarray(maps.segmentation, np.float32)
     # A pixel above the threshold has a cell above it among the four that it is interpolated from.
-    active = ndimage.binary_dilation(segmentation >= segmentation_threshold, np.ones((3, 3), bool))
-    embedding = embed(maps, np.argwhere(active), refinements)
+    active = ndimage.binary_dilation(
+        segmentation >= options.segmentation_threshold, np.ones((3, 3), bool)
+    )
+    embedding = embed(maps, np.argwhere(active), options.long_refinements)
     logits = _logits(segmentation)
     # Beyond the threshold only the side matters. Uncut, a distance of many times t in a
     # neighbouring cell would pull the border towards the cell inside; cut at twice t, it lies
     # half-way.
-    largest = 2 * embedding_threshold
+    largest = 2 * options.embedding_threshold
     rows, columns = frame.cells(maps.shape, maps.stride)
 
     def claims() -> Iterator[tuple[np.ndarray, tuple[int, int, int, int]]]:
@@ -187,11 +183,14 @@ def find_masks(
         for keypoints, weight, scale in zip(people, weights, scales, strict=True):
             near = np.full(maps.shape, largest, np.float32)
             near[active] = embedding_distances(embedding, keypoints, weight, scale, largest)
-            yield near, _pixels_around(near <= embedding_threshold, rows, columns)
+            yield near, _pixels_around(near <= options.embedding_threshold, rows, columns)
 
-    thresholds = np.float32(embedding_threshold), _logits(np.float32(segmentation_threshold))
+    thresholds = (
+        np.float32(options.embedding_threshold),
+        _logits(np.float32(options.segmentation_threshold)),
+    )
     owners, distances = np.zeros((0, 0), np.int16), np.zeros((0, 0), np.float32)
-    if exclusive:
+    if options.exclusive_masks:
         owners = np.full((frame.height, frame.width), -1, np.int16)
         distances = np.full(owners.shape, np.inf, np.float32)
         for j, (near, box) in enumerate(claims()):
@@ -224,8 +223,8 @@ def _edges(
     person: int,
     owners: np.ndarray,
 ) -> np.ndarray:
-    """Where the mask of a person begins and ends, pixels counted down the columns; as `encode_runs`
-    takes it.
+    """The pixels at which the runs of a person's mask begin and end, counted down the columns, as
+    `encode_runs` takes them.
 
     Args:
         near: (h, w) distances to the person.
@@ -234,8 +233,8 @@ def _edges(
         box: (top, bottom, left, right) pixels outside of which the mask is empty.
         embedding_threshold: as of `find_masks`.
         logit_threshold: least logit of a pixel.
-        person: which one it is.
-        owners: (H, W) who has each pixel alone; empty where pixels are shared.
+        person: index of the person.
+        owners: (H, W) index of the only owner of each pixel; empty where pixels may be shared.
     """
     top, bottom, left, right = box
     if top == bottom or left == right:
@@ -259,8 +258,8 @@ def _edges(
             if known == _MIXED:
                 down = rows[row] - first_row
                 own = (
-                    _between(near, first_row, first_column, down, across) <= embedding_threshold
-                    and _between(logits, first_row, first_column, down, across) >= logit_threshold
+                    between(near, first_row, first_column, down, across) <= embedding_threshold
+                    and between(logits, first_row, first_column, down, across) >= logit_threshold
                 )
             if own and len(owners):
                 own = owners[row, column] == person
@@ -274,8 +273,8 @@ def _edges(
 
 @njit(cache=True)
 def _add_edge(edges: list[int], position: int) -> None:
-    """Appends an edge. A mask that ends where it begins again, at the foot of one column and the
-    head of the next, goes on.
+    """Appends an edge. A run that ends at the foot of one column and continues at the head of the
+    next is one run.
     """
     if len(edges) and edges[-1] == position:
         edges.pop()
@@ -291,8 +290,8 @@ def _verdicts(
     embedding_threshold: float,
     logit_threshold: float,
 ) -> np.ndarray:
-    """(h, w) uint8: whether all pixels from a cell to the next ones down and right are in the mask,
-    or none, or who knows.
+    """(h, w) uint8: whether all pixels between a cell and the next ones down and right are in the
+    mask (_IN), none are (_OUT), or each has to be looked at (_MIXED).
 
     Only the cells (top, bottom, left, right) are looked at.
     """
@@ -317,17 +316,6 @@ def _verdicts(
 
 
 @njit(cache=True)
-def _between(values: np.ndarray, row: int, column: int, down: float, across: float) -> float:
-    """A map (h, w) bilinearly between a cell and the next ones; those that carry no weight are not
-    read.
-    """
-    below, beside = row + (down > 0), column + (across > 0)
-    upper = values[row, column] * (1 - across) + values[row, beside] * across
-    lower = values[below, column] * (1 - across) + values[below, beside] * across
-    return upper * (1 - down) + lower * down
-
-
-@njit(cache=True)
 def _claim(
     near: np.ndarray,
     rows: np.ndarray,
@@ -338,8 +326,8 @@ def _claim(
     owners: np.ndarray,
     distances: np.ndarray,
 ) -> None:
-    """Gives a person the pixels (H, W) of `owners` that are nearer to it than to those before, and
-    says so in `distances`.
+    """Gives a person those pixels (H, W) of `owners` that are nearer to it than to all before, and
+    records how near in `distances`.
     """
     top, bottom, left, right = box
     for row in range(top, bottom):
@@ -347,7 +335,7 @@ def _claim(
         for column in range(left, right):
             first_column = int(columns[column])
             distance = np.float32(
-                _between(
+                between(
                     near,
                     first_row,
                     first_column,

@@ -1,7 +1,7 @@
-"""Reading maps at points between their cells.
+"""Reading maps bilinearly between their cells.
 
-The functions for one point are compiled; those for many are what the rest of the project calls.
-"""
+`value_at` and `step_along` read one point and are compiled, for the loops of the decoder; `sample`,
+`follow` and `upsample` read many."""
 
 from __future__ import annotations
 
@@ -12,17 +12,25 @@ from numba import njit
 @njit(cache=True)
 def place(
     x: float, y: float, height: int, width: int, stride: int
-) -> tuple[int, int, int, int, float, float]:
-    """(top, bottom, left, right, share of the lower, share of the right) of the cells around a
-    point, moved into the frame.
-
-    A point on a cell has that cell alone: none is read that carries no weight, and none out of
-    range."""
+) -> tuple[int, int, float, float]:
+    """(row, column, down, across) of a point in a map (h, w): the cell above and left of it and the
+    fractions, from 0 to below 1, of the way to the next. Points outside are moved into the frame.
+    """
     column = min(max(x / stride, 0.0), width - 1.0)
     row = min(max(y / stride, 0.0), height - 1.0)
     left, top = int(column), int(row)
-    right_share, lower_share = column - left, row - top
-    return top, top + (lower_share > 0), left, left + (right_share > 0), lower_share, right_share
+    return top, left, row - top, column - left
+
+
+@njit(cache=True)
+def between(values: np.ndarray, row: int, column: int, down: float, across: float) -> float:
+    """A map (h, w), bilinearly between a cell and the next ones down and right.
+
+    A point on a cell reads that cell alone: none that carries no weight, and none out of range."""
+    below, beside = row + (down > 0), column + (across > 0)
+    upper = values[row, column] * (1 - across) + values[row, beside] * across
+    lower = values[below, column] * (1 - across) + values[below, beside] * across
+    return upper * (1 - down) + lower * down
 
 
 @njit(cache=True)
@@ -30,10 +38,8 @@ def value_at(field: np.ndarray, channel: int, x: float, y: float, stride: int) -
     """One channel of a map (h, w, C), bilinearly at a point; as `sample`."""
     if np.isnan(x) or np.isnan(y):
         return np.nan
-    top, bottom, left, right, down, across = place(x, y, field.shape[0], field.shape[1], stride)
-    upper = field[top, left, channel] * (1 - across) + field[top, right, channel] * across
-    lower = field[bottom, left, channel] * (1 - across) + field[bottom, right, channel] * across
-    return upper * (1 - down) + lower * down
+    row, column, down, across = place(x, y, field.shape[0], field.shape[1], stride)
+    return between(field[:, :, channel], row, column, down, across)
 
 
 @njit(cache=True)
@@ -43,26 +49,18 @@ def step_along(
     """Where one channel of an offset field (h, w, C, 2) sends a point; as `follow`."""
     if np.isnan(x) or np.isnan(y):
         return np.nan, np.nan
-    top, bottom, left, right, down, across = place(x, y, field.shape[0], field.shape[1], stride)
-    shares = (1 - down) * (1 - across), (1 - down) * across, down * (1 - across), down * across
-    a, b, c, d = (
-        field[top, left, channel],
-        field[top, right, channel],
-        field[bottom, left, channel],
-        field[bottom, right, channel],
-    )
-    return (
-        (left + across) * stride
-        + shares[0] * a[0]
-        + shares[1] * b[0]
-        + shares[2] * c[0]
-        + shares[3] * d[0],
-        (top + down) * stride
-        + shares[0] * a[1]
-        + shares[1] * b[1]
-        + shares[2] * c[1]
-        + shares[3] * d[1],
-    )
+    row, column, down, across = place(x, y, field.shape[0], field.shape[1], stride)
+    below, beside = row + (down > 0), column + (across > 0)
+    x, y = (column + across) * stride, (row + down) * stride
+    for i, j, share in (
+        (row, column, (1 - down) * (1 - across)),
+        (row, beside, (1 - down) * across),
+        (below, column, down * (1 - across)),
+        (below, beside, down * across),
+    ):
+        x += share * field[i, j, channel, 0]
+        y += share * field[i, j, channel, 1]
+    return x, y
 
 
 def sample(field: np.ndarray, channels: np.ndarray, points: np.ndarray, stride: int) -> np.ndarray:
@@ -81,14 +79,13 @@ def sample(field: np.ndarray, channels: np.ndarray, points: np.ndarray, stride: 
 
 
 def follow(field: np.ndarray, channels: np.ndarray, points: np.ndarray, stride: int) -> np.ndarray:
-    """Where an offset field (h, w, C, 2) sends points: the point that was read plus the offset read
-    there.
+    """Where an offset field (h, w, C, 2) sends points: the point plus the offset read there.
 
-    A point outside the frame is moved into it first, because the offset is one from where it was
+    A point outside the frame is first moved into it, because the offset counts from where it was
     read.
 
     Returns:
-        (N, 2) float64 (x, y) in input pixels; NaN where the field says nothing.
+        (N, 2) float64 (x, y) in input pixels; NaN where the point or a cell that it reads is NaN.
     """
     return _follow(np.ascontiguousarray(field, np.float32), *_queries(channels, points), stride)
 
@@ -124,8 +121,8 @@ def clamp(points: np.ndarray, shape: tuple[int, ...], stride: int) -> np.ndarray
 
 
 def upsample(values: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """(len(rows), len(columns), ...) float32: a map (h, w, ...) read bilinearly at every pair of a
-    fractional row and column in it.
+    """(len(rows), len(columns), ...) float32: a map (h, w, ...) bilinearly at every pair of a
+    fractional row and column, in one pass along each axis.
     """
 
     def along(values: np.ndarray, places: np.ndarray) -> np.ndarray:

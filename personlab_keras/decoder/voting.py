@@ -1,4 +1,4 @@
-"""Hough voting: every cell of a disc says where the keypoint is; where many agree, there is one.
+"""Hough voting: every cell of a disc votes for a point; where many agree, there is a keypoint.
 
 Papandreou et al. 2018, section 3.1: h_k(x) = 1 / (pi R^2) * sum_i p_k(x_i) B(x_i + S_k(x_i) - x), B
 the bilinear kernel."""
@@ -13,8 +13,8 @@ from numba import njit
 from personlab_keras.method.maps import Maps
 
 BINS_PER_RADIUS = 1
-"""How fine votes are arranged: it changes the speed of finding those near a point, not which are
-found.
+"""How fine the bins of votes are: this changes the speed of finding the votes near a point, not the
+result.
 """
 
 
@@ -25,7 +25,7 @@ class Votes:
     Attributes:
         points: (N, 2) float32 (x, y) in input pixels where a vote lands, in the frame or not.
         mass: (N,) float32, the probability p_k of the cell that votes; positive.
-        keypoints: (N,) int64, what the vote is for.
+        keypoints: (N,) int64, the keypoint voted for.
     """
 
     points: np.ndarray
@@ -35,16 +35,15 @@ class Votes:
 
 @dataclass(frozen=True)
 class BinnedVotes:
-    """Votes in the order of where they land, so that those near a point are found without looking
-    at the others.
+    """Votes sorted into square bins by where they land, so that the votes near a point are found
+    without looking at the others.
 
     Attributes:
-        points, mass: as of `Votes`; those of one keypoint together, of it those of one row of bins,
-            of it those of one bin.
-        starts: (K, rows, columns + 1) int32, the first vote of every bin, and the end of the last
-            one of a row.
+        points, mass: as in `Votes`, sorted by keypoint, then by row of bins, then by bin.
+        starts: (K, rows, columns + 1) int32: the index of the first vote of every bin, and the end
+            of the last bin of the row.
         origin: x and y in input pixels of the corner of the first bin.
-        side: of a bin in input pixels.
+        side: side of a bin in input pixels.
     """
 
     points: np.ndarray
@@ -55,7 +54,7 @@ class BinnedVotes:
 
 
 def cast_votes(maps: Maps) -> Votes:
-    """The votes of all cells with a positive probability and an offset that is no NaN."""
+    """The votes of all cells whose probability is positive and whose offset is finite."""
     heatmaps, offsets = (
         np.ascontiguousarray(values, np.float32) for values in (maps.heatmaps, maps.short_offsets)
     )
@@ -135,15 +134,15 @@ def _splat(
 
 
 def bin_votes(votes: Votes, shape: tuple[int, int, int], stride: int, radius: float) -> BinnedVotes:
-    """The votes by where they land.
+    """The votes in bins by where they land.
 
     Args:
         votes: as `cast_votes` gives them.
         shape: (h, w, K) of the heatmaps.
         stride: input pixels per cell.
         radius: R in input pixels. Votes farther than 3 R from the frame are left out: no keypoint
-            is looked for farther than R from it, and none moves by more than R or asks for votes
-            farther away than that.
+            is found farther than R from it, and none moves by more than R or asks for votes farther
+            away than that.
     """
     height, width, count = shape
     origin, side = -3.0 * radius, radius / BINS_PER_RADIUS
@@ -164,7 +163,7 @@ def _sort(
     origin: float,
     side: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Points and mass of the votes sorted by bins, whose `starts` are filled in."""
+    """Points and mass of the votes in the order of their bins; fills in `starts`."""
     count, rows, columns = starts.shape[0], starts.shape[1], starts.shape[2] - 1
     bins = np.full(len(points), -1, np.int32)
     counts = np.zeros(count * rows * columns, np.int32)

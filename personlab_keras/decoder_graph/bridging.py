@@ -1,4 +1,4 @@
-"""Keypoints that the tree cannot reach; `decoder.bridging` in TensorFlow."""
+"""Beyond the tree: the long-range field bridges gaps; `decoder.bridging` in TensorFlow."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from personlab_keras.decoder_graph.sampling import step_along, value_at
 
 
 def bridge_gaps(people: tf.Tensor, fields: Fields, options: DecodeConfig) -> tf.Tensor:
-    """People (N, K, 2) with what the tree did not reach, where the long offsets at found keypoints
-    agree on it; as `decoder.bridging.bridge_gaps`. The axes are person, target, source."""
+    """People (N, K, 2) with keypoints that the tree did not reach; as
+    `decoder.bridging.bridge_gaps`. The axes below are person, target, source."""
     number, count = people.shape[:2]
     found = tf.math.is_finite(people[..., 0])
     channels = tf.broadcast_to(tf.range(count), [number, count])

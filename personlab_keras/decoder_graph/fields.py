@@ -10,8 +10,8 @@ import tensorflow as tf
 
 @dataclass(frozen=True)
 class Fields:
-    """The maps of one image as the decoder reads them: float32; probabilities in [0, 1], offsets
-    NaN where they are not finite.
+    """The maps of one image as the decoder reads them, `method.maps.Maps` as tensors: float32,
+    probabilities in [0, 1], offsets NaN where they are not finite.
 
     Attributes:
         heatmaps: (h, w, K).

@@ -21,21 +21,21 @@ def group(
     skeleton: Skeleton,
     options: DecodeConfig,
     radius: float,
-    candidates: int,
+    limit: int,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """People (P, K, 2) in the order of their seeds, NaN where nothing was found, and how many; as
     `decoder.grouping.group`.
 
-    Always the next `SEEDS_AT_ONCE` seeds that nobody explains are followed together. Then one after
-    the other either starts a person or is explained by one that a seed of the same round started.
+    The next `SEEDS_AT_ONCE` seeds that no person explains are followed together. Then, in order,
+    each either starts a person or is explained by one that an earlier seed of the round started.
     """
     count = skeleton.keypoint_count
     routes = tf.constant(tree_levels(skeleton))
     rank = tf.range(SEEDS, 0, -1)
 
     def explained(points: tf.Tensor, keypoints: tf.Tensor, people: tf.Tensor) -> tf.Tensor:
-        """(N, P) bool: which of the seeds' points (N, 2) lie near the same keypoint of which of the
-        people (P, K, 2).
+        """(N, P) bool: whether a seed at one of the points (N, 2) lies near the same keypoint of
+        one of the people (P, K, 2).
         """
         across, down = (
             tf.gather(tf.transpose(people[..., axis]), keypoints) - points[:, axis, None]
@@ -63,12 +63,12 @@ def group(
         def next_guess(keep: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             return starts & ~tf.reduce_any(blocks & keep[None, :], axis=1), keep
 
-        # After n rounds the first n verdicts are final, and one that repeats itself is the only one
-        # that is consistent.
+        # After n rounds the first n verdicts are final, so verdicts that repeat are the only
+        # consistent ones.
         keep, _ = tf.while_loop(settled, next_guess, next_guess(starts, starts))
         keep, _ = next_guess(keep, keep)
-        place = tf.where(keep, accepted + tf.cumsum(tf.cast(keep, tf.int32)) - 1, candidates)
-        place = tf.minimum(place, candidates)  # beyond the last place lies one that nobody reads
+        place = tf.where(keep, accepted + tf.cumsum(tf.cast(keep, tf.int32)) - 1, limit)
+        place = tf.minimum(place, limit)  # the place after the last is never read
         people = tf.tensor_scatter_nd_update(people, place[:, None], found)
         kept = tf.where(keep[:, None, None], found, float("nan"))
         gone = tf.reduce_any(explained(seeds.points, seeds.keypoints, kept), axis=1)
@@ -76,22 +76,22 @@ def group(
         return (
             pending,
             people,
-            tf.minimum(accepted + tf.reduce_sum(tf.cast(keep, tf.int32)), candidates),
+            tf.minimum(accepted + tf.reduce_sum(tf.cast(keep, tf.int32)), limit),
         )
 
-    people = tf.fill([candidates + 1, count, 2], float("nan"))
+    people = tf.fill([limit + 1, count, 2], float("nan"))
     _, people, accepted = tf.while_loop(
-        lambda pending, _, accepted: tf.reduce_any(pending) & (accepted < candidates),
+        lambda pending, _, accepted: tf.reduce_any(pending) & (accepted < limit),
         following,
         (seeds.taken, people, tf.constant(0)),
     )
-    return people[:candidates], accepted
+    return people[:limit], accepted
 
 
 def tree_levels(skeleton: Skeleton) -> np.ndarray:
     """(K, levels, width, 3) int32: for each keypoint as the seed the directed edges (edge, source,
-    target) to follow, those that start equally far from it together. Places that are free lead from
-    the seed to K, a keypoint that nobody has."""
+    target) to follow; those that start equally far from the seed form a level. Free places lead
+    from the seed to keypoint K, which does not exist."""
     ends = skeleton.edge_indices.tolist()
     routes: list[list[list[tuple[int, int, int]]]] = []
     for root in range(skeleton.keypoint_count):

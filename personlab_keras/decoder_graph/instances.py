@@ -13,8 +13,8 @@ from personlab_keras.decoder_graph.voting import StrongestVotes
 def mean_shift(
     people: tf.Tensor, count: tf.Tensor, votes: StrongestVotes, reach: float
 ) -> tf.Tensor:
-    """People (P, K, 2), of whom `count` are there, each keypoint moved to the mean of the votes
-    around it: a step of `decoder.instances.mean_shift`."""
+    """The first `count` people (P, K, 2) with each keypoint moved to the mean of the votes around
+    it: one step of `decoder.instances.mean_shift`."""
 
     def moved(j: tf.Tensor) -> tuple[tf.Tensor]:
         across, down, squared = votes.from_person(people[j])
@@ -53,7 +53,7 @@ def expected_oks(
 
 
 def _weighted(weights: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
-    """(K,): the sums of weights * values (K, V), where a value that is not known weighs nothing."""
+    """(K,): the sums of weights * values (K, V), in which a NaN of weight 0 counts as 0."""
     return tf.reduce_sum(tf.where(weights > 0, weights * values, 0.0), axis=1)
 
 
@@ -66,8 +66,8 @@ def person_scales(people: tf.Tensor, smallest_side: float) -> tf.Tensor:
 
 
 def suppressed_by_better(people: tf.Tensor, count: tf.Tensor, radius: float) -> tf.Tensor:
-    """(P, K) bool: which keypoints of people (P, K, 2), best first, a better person shows; as
-    `decoder.instances.soft_nms`.
+    """(P, K) bool: keypoints of people (P, K, 2), best first, within the radius of a better
+    person's; as `decoder.instances.suppressed_by_better`.
     """
 
     def by_better(j: tf.Tensor) -> tuple[tf.Tensor]:

@@ -1,5 +1,5 @@
-"""Doing something for everybody, one after the other: there are places for many, and mostly few are
-taken.
+"""Loops over people: of the places for people mostly few are taken, and the free ones should cost
+nothing.
 """
 
 from __future__ import annotations
@@ -15,8 +15,13 @@ def for_each(
     function: Callable[[tf.Tensor], Sequence[tf.Tensor]],
     empty: Sequence[tf.Tensor],
 ) -> list[tf.Tensor]:
-    """Each result of function(j), (places, ...), for j below `count`; the like of `empty` in the
-    other places.
+    """The results of function(j) for j below `count`, each stacked to (places, ...).
+
+    Args:
+        count: () int32, how many places are taken.
+        places: number of all places.
+        function: gives the results of one place.
+        empty: the results of a free place.
     """
     results = [
         tf.TensorArray(each.dtype, size=places, element_shape=each.shape).unstack(

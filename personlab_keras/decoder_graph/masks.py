@@ -1,5 +1,5 @@
-"""From poses to instance masks; `decoder.masks` in TensorFlow, and COCO's compressed run lengths,
-which any client can read.
+"""Instance masks; `decoder.masks` in TensorFlow, with COCO's compressed run lengths, which any
+client can read.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from personlab_keras.config import DecodeConfig
 from personlab_keras.decoder_graph.fields import Fields
 from personlab_keras.decoder_graph.loops import for_each
 from personlab_keras.decoder_graph.poses import Poses
-from personlab_keras.decoder_graph.sampling import cell_points, step_along
+from personlab_keras.decoder_graph.sampling import cell_points, step_along, upsample
 
 _CHARACTERS = [chr(48 + code) for code in range(64)]
 _GROUPS = 7  # of five bits: as many as a count of 32 bits can need
@@ -22,8 +22,8 @@ _GROUPS = 7  # of five bits: as many as a count of 32 bits can need
 
 @dataclass(frozen=True)
 class Frame:
-    """An image that the network saw: network point = image point * scale + offset; as
-    `decoder.masks.Frame`.
+    """Where an image lies in the network's input: network point = image point * scale + offset; as
+    `method.frame.Frame`.
 
     Attributes:
         size: (2,) int32, height and width in pixels.
@@ -41,7 +41,7 @@ class Frame:
 
     def cells(self, shape: tf.Tensor, stride: int) -> tuple[tf.Tensor, tf.Tensor]:
         """Row and column (float32) in a map of shape (h, w) of every row and column of the image;
-        those beyond stand at its border.
+        pixels beyond the map's frame are moved to its border.
         """
 
         def along(axis: int) -> tf.Tensor:
@@ -56,7 +56,7 @@ class Frame:
 
 
 def distances(poses: Poses, fields: Fields, options: DecodeConfig) -> tf.Tensor:
-    """(N, h, w) float32: D_ij of every cell to everybody, cut at twice the threshold; as
+    """(N, h, w) float32: D_ij of every cell to every person, cut at twice the threshold; as
     `decoder.masks.embedding_distances`.
     """
     assert fields.long_offsets is not None
@@ -75,7 +75,7 @@ def distances(poses: Poses, fields: Fields, options: DecodeConfig) -> tf.Tensor:
         keypoints, weights = poses.keypoints[j], poses.heat[j]
         used = tf.math.is_finite(keypoints[:, 0]) & (weights > 0)
         weights = tf.where(used, weights, 0.0)
-        # The few channels with a keypoint would do, but their number is not known.
+        # Only the channels of found keypoints matter, but their number is unknown in the graph.
         shares = weights / (tf.maximum(tf.reduce_sum(weights), 1e-12) * poses.scales[j])
         squares = (
             tf.math.squared_difference(x, keypoints[:, 0])
@@ -94,7 +94,7 @@ def distances(poses: Poses, fields: Fields, options: DecodeConfig) -> tf.Tensor:
 
 
 def cell_masks(near: tf.Tensor, fields: Fields, options: DecodeConfig) -> tf.Tensor:
-    """(N, h, w) bool: the cells of everybody, by the distances of all cells; not exclusive."""
+    """(N, h, w) bool: every person's mask at the cells, from their distances; not exclusive."""
     assert fields.segmentation is not None
     return (near <= options.embedding_threshold) & (
         fields.segmentation >= options.segmentation_threshold
@@ -104,12 +104,12 @@ def cell_masks(near: tf.Tensor, fields: Fields, options: DecodeConfig) -> tf.Ten
 def image_masks(
     near: tf.Tensor, poses: Poses, fields: Fields, frame: Frame, options: DecodeConfig
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """The masks of everybody in the pixels of an image; as `decoder.masks.find_masks`.
+    """The mask of every person in the pixels of an image; as `decoder.masks.find_masks`.
 
     Returns:
-        (N,) string: COCO's compressed run lengths, what stands under "counts" beside its "size";
-            empty in places that are free.
-        (N, 4) float32: [x, y, width, height] around the pixels of each, as `Person.box`; zeros
+        (N,) string: COCO's compressed run lengths, the "counts" of the run-length form; empty in
+            free places.
+        (N, 4) float32: [x, y, width, height] around the pixels of each mask, as `Person.box`; zeros
             where there are none.
     """
     logits = _logits(fields.segmentation)
@@ -135,11 +135,11 @@ def image_masks(
         return sides[0], sides[1], sides[2], sides[3]
 
     def person_pixels(j: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tuple[tf.Tensor, ...]]:
-        """Whose distance is within the threshold (h', w'), the distances, and the box of these
-        pixels.
+        """Of the pixels in a box around a person: whether the distance is within the threshold
+        (h', w'), the distance, and the box.
         """
         top, bottom, left, right = box(j)
-        distance = _between(near[j], rows[top:bottom], columns[left:right])
+        distance = upsample(near[j], rows[top:bottom], columns[left:right])
         return distance <= options.embedding_threshold, distance, (top, bottom, left, right)
 
     owners = tf.fill([0, 0], -1)
@@ -148,7 +148,7 @@ def image_masks(
 
     def of_person(j: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         mask, _, (top, bottom, left, right) = person_pixels(j)
-        mask &= _between(logits, rows[top:bottom], columns[left:right]) >= least
+        mask &= upsample(logits, rows[top:bottom], columns[left:right]) >= least
         if options.exclusive_masks:
             mask &= owners[top:bottom, left:right] == j
         counts = _compressed(
@@ -165,7 +165,7 @@ def image_masks(
 def _owners(
     person_pixels: Callable[[tf.Tensor], tuple], count: tf.Tensor, size: tf.Tensor
 ) -> tf.Tensor:
-    """(H, W) int32: who is nearest to every pixel, of equal ones the first; -1 for nobody."""
+    """(H, W) int32: the person nearest to every pixel, of equal ones the first; -1 for none."""
 
     def claim(
         j: tf.Tensor, owners: tf.Tensor, nearest: tf.Tensor
@@ -202,7 +202,7 @@ def _box(mask: tf.Tensor, top: tf.Tensor, left: tf.Tensor) -> tf.Tensor:
 
 
 def _logits(probabilities: tf.Tensor) -> tf.Tensor:
-    """log(p / (1 - p)), cut where float32 no longer tells p from 1; as the decoder has it."""
+    """log(p / (1 - p)), cut where float32 no longer tells p from 1; as `decoder.masks`."""
     return tf.clip_by_value(tf.math.log(probabilities) - tf.math.log1p(-probabilities), -16.0, 16.0)
 
 
@@ -213,22 +213,9 @@ def _numpy_logits(probability: float) -> np.floating:
         )
 
 
-def _between(values: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
-    """A map (h, w) bilinearly at every pair of a fractional row and column in it."""
-    for axis, places in ((1, columns), (0, rows)):
-        low = tf.floor(places)
-        share = places - low
-        near = tf.cast(low, tf.int32)
-        first = tf.gather(values, near, axis=axis)
-        second = tf.gather(values, near + tf.cast(share > 0, tf.int32), axis=axis)
-        share = share if axis else share[:, None]
-        values = first * (1 - share) + second * share
-    return values
-
-
 def _edges(mask: tf.Tensor, top: tf.Tensor, left: tf.Tensor, height: tf.Tensor) -> tf.Tensor:
-    """(E,) int64: where a mask (h', w') that lies at (top, left) begins and ends, pixels counted
-    down the columns of an image.
+    """(E,) int64: the pixels at which the runs of a mask (h', w') at (top, left) begin and end,
+    counted down the columns of an image.
     """
     down = tf.cast(tf.transpose(tf.pad(mask, [[1, 1], [0, 0]])), tf.int32)
     changes = tf.where(down[:, 1:] != down[:, :-1])
@@ -237,8 +224,7 @@ def _edges(mask: tf.Tensor, top: tf.Tensor, left: tf.Tensor, height: tf.Tensor) 
         + changes[:, 1]
         + tf.cast(top, tf.int64)
     )
-    # At the foot of one column and the head of the next a mask ends where it begins again: it goes
-    # on.
+    # A run that ends at the foot of one column and continues at the head of the next is one run.
     same = positions[1:] == positions[:-1]
     doubled = tf.concat([same, [False]], axis=0) | tf.concat([[False], same], axis=0)
     return tf.boolean_mask(positions, ~doubled[: tf.size(positions)])
@@ -246,7 +232,7 @@ def _edges(mask: tf.Tensor, top: tf.Tensor, left: tf.Tensor, height: tf.Tensor) 
 
 def _compressed(edges: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     """() string of run lengths, as pycocotools writes them: from the third on the difference to the
-    one before the last, in groups of five bits, the lowest first; the sixth bit says that more
+    one before the last, in groups of five bits, the lowest first; the sixth bit is set where more
     follow."""
     ends = tf.concat([edges, tf.boolean_mask([size], [tf.reduce_all(edges[-1:] != size)])], axis=0)
     counts = ends - tf.concat([[tf.constant(0, tf.int64)], ends[:-1]], axis=0)

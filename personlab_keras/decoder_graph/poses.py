@@ -1,9 +1,8 @@
-"""From maps to poses; `decoder.voting`, `peaks`, `grouping`, `bridging` and `instances` in
-TensorFlow.
+"""From maps to poses: the steps of `decoder.decode` up to the masks, in TensorFlow.
 
-What differs: at most `SEEDS` seeds and `VOTES` votes per keypoint, the strongest, are looked at.
-Seeds are followed several at a time, since an operation costs more than what it does for one.
-"""
+Two things differ. Of seeds the best `SEEDS` count, of votes the strongest `VOTES` per keypoint. And
+several seeds are followed at a time, because calling an operation costs more than its work for one
+seed."""
 
 from __future__ import annotations
 
@@ -28,7 +27,7 @@ from personlab_keras.method.skeleton import Skeleton
 
 @dataclass(frozen=True)
 class Poses:
-    """N places for people, best first, `count` of them taken.
+    """People in N places, best first, of which the first `count` are taken.
 
     Attributes:
         keypoints: (N, K, 2) float32 (x, y) in input pixels; NaN where not found and in places that
@@ -49,7 +48,7 @@ class Poses:
 
 
 def find_poses(
-    fields: Fields, skeleton: Skeleton, options: DecodeConfig, radius: float, candidates: int
+    fields: Fields, skeleton: Skeleton, options: DecodeConfig, radius: float, limit: int
 ) -> Poses:
     """The best `options.max_people` poses of one image, as `decode` finds them.
 
@@ -58,12 +57,12 @@ def find_poses(
         skeleton: the tree that the mid-range offsets follow.
         options: thresholds and limits.
         radius: R in input pixels.
-        candidates: most people that are grouped.
+        limit: most people that are grouped.
     """
     points, mass = cast_votes(fields)
     hough = hough_scores(points, mass, fields, radius) if options.hough else fields.heatmaps
     seeds = find_peaks(hough, fields.stride, options.peak_threshold)
-    keypoints, count = group(seeds, fields, skeleton, options, radius, candidates)
+    keypoints, count = group(seeds, fields, skeleton, options, radius, limit)
 
     strongest = strongest_votes(points, mass)
     for _ in range(options.vote_refinements):

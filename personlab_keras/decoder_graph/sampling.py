@@ -1,6 +1,7 @@
-"""Reading maps at points between their cells; `decoder.sampling` in TensorFlow.
+"""Reading maps bilinearly between their cells; `decoder.sampling` in TensorFlow.
 
-The functions are called a hundred times in the decoder: traced, each is one operation of its graph.
+The graph reads maps in a hundred places. As functions of their own, `value_at` and `step_along` are
+in it once.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ def value_at(field: tf.Tensor, channels: tf.Tensor, points: tf.Tensor, stride: i
 
 @tf.function(autograph=False)
 def step_along(field: tf.Tensor, channels: tf.Tensor, points: tf.Tensor, stride: int) -> tf.Tensor:
-    """Where an offset field (h, w, C, 2) sends points (..., 2): the point of the frame that was
-    read plus the offset read there.
+    """Where an offset field (h, w, C, 2) sends points (..., 2): the point plus the offset read
+    there; a point outside the frame is first moved into it.
     """
     values, shares, inside = _read(field, channels, points, stride)
     return (
@@ -38,6 +39,21 @@ def cell_points(height: tf.Tensor, width: tf.Tensor, stride: int) -> tf.Tensor:
     return tf.cast(tf.stack([x, y], axis=-1) * stride, tf.float32)
 
 
+def upsample(values: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
+    """A map (h, w) bilinearly at every pair of a fractional row and column; as
+    `decoder.sampling.upsample`.
+    """
+    for axis, places in ((1, columns), (0, rows)):
+        low = tf.floor(places)
+        share = places - low
+        near = tf.cast(low, tf.int32)
+        first = tf.gather(values, near, axis=axis)
+        second = tf.gather(values, near + tf.cast(share > 0, tf.int32), axis=axis)
+        share = share if axis else share[:, None]
+        values = first * (1 - share) + second * share
+    return values
+
+
 def _nan_where_unknown(points: tf.Tensor) -> tf.Tensor:
     known = tf.reduce_all(tf.math.is_finite(points), axis=-1)
     return tf.where(known, 0.0, float("nan"))
@@ -46,11 +62,11 @@ def _nan_where_unknown(points: tf.Tensor) -> tf.Tensor:
 def _read(
     field: tf.Tensor, channels: tf.Tensor, points: tf.Tensor, stride: int
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """What a map (h, w, C, D) holds around points (..., 2): values (..., 4, D) of the four cells,
-    their shares (..., 4), and the nearest points of the frame (..., 2), which were read.
+    """A map (h, w, C, D) around points (..., 2): the values (..., 4, D) of the four cells, their
+    shares (..., 4), and the points moved into the frame (..., 2).
 
-    A point on a cell has that cell alone, four times: none is read that carries no weight, and none
-    out of range."""
+    A point on a cell reads that cell alone, four times: none that carries no weight, and none out
+    of range."""
     shape = tf.shape(field)
     last = tf.cast(tf.stack([shape[1], shape[0]]) - 1, tf.float32)
     # Casting NaN to an integer gives anything.

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from personlab_keras.config import Config, DecodeConfig, PredictConfig, apply_overrides
-from personlab_keras.decoder import FramedMaps, decode, mirror
+from personlab_keras.decoder import FramedMaps, decode
 from personlab_keras.errors import InputError
 from personlab_keras.inference.input_fit import InputFit, fit_for
 from personlab_keras.inference.runtimes import (
@@ -49,14 +49,14 @@ class _Pass:
 
     def apply(self, image: np.ndarray) -> np.ndarray:
         """The input (H, W, 3) uint8. Where it is mirrored it is so as a whole, so that cells lie on
-        cells (see `mirror`).
+        cells (see `Maps.mirrored`).
         """
         fitted = self.fit.apply(image)
         return fitted[:, ::-1] if self.mirrored else fitted
 
-    def view(self, maps: Maps, skeleton: Skeleton) -> FramedMaps:
+    def framed(self, maps: Maps, skeleton: Skeleton) -> FramedMaps:
         """The maps of this input as `decode` takes them."""
-        return FramedMaps(mirror(maps, skeleton) if self.mirrored else maps, self.fit.frame)
+        return FramedMaps(maps.mirrored(skeleton) if self.mirrored else maps, self.fit.frame)
 
 
 @dataclass(frozen=True)
@@ -141,18 +141,19 @@ class Predictor:
 
     def maps(self, image: np.ndarray) -> Maps:
         """The network's maps of an image (H, W, 3) uint8 RGB, in the frame of its input (see
-        `fit`): one view, not mirrored.
+        `fit`): one pass, at scale 1, not mirrored.
         """
         return self._run(self.fit(image).apply(image)[None])[0]
 
-    def views(self, image: np.ndarray) -> list[FramedMaps]:
-        """What the network sees of an image (H, W, 3) uint8 RGB at each of `predict.scales`,
-        mirrored as well where `predict.flip` is on. `decode` takes them together.
+    def framed_maps(self, image: np.ndarray) -> list[FramedMaps]:
+        """The maps of every pass over an image (H, W, 3) uint8 RGB: one at each of
+        `predict.scales`, and a mirrored one beside it where `predict.flip` is on. `decode` takes
+        them together.
         """
         passes = self._passes(image)
         maps = self._run_all([each_pass.apply(image) for each_pass in passes])
         return [
-            each_pass.view(each, self.skeleton)
+            each_pass.framed(each, self.skeleton)
             for each_pass, each in zip(passes, maps, strict=True)
         ]
 
@@ -251,11 +252,11 @@ class Predictor:
         return maps
 
     def _decode(self, maps: Sequence[Maps], passes: Sequence[_Pass]) -> list[Person]:
-        views = [
-            each_pass.view(each, self.skeleton)
+        framed = [
+            each_pass.framed(each, self.skeleton)
             for each_pass, each in zip(passes, maps, strict=True)
         ]
-        return decode(views, self.skeleton, self.decode_options, radius=self.radius)
+        return decode(framed, self.skeleton, self.decode_options, radius=self.radius)
 
 
 def load(source: str | Path, overrides: Iterable[str] = ()) -> Predictor:

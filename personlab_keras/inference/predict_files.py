@@ -17,7 +17,7 @@ from personlab_keras.errors import InputError
 from personlab_keras.inference.predict import Predictor
 from personlab_keras.io.files import write_atomically
 from personlab_keras.io.images import list_images, read_image
-from personlab_keras.method.person import Person
+from personlab_keras.method.person import Person, people_to_dict
 from personlab_keras.method.skeleton import Skeleton
 
 
@@ -133,12 +133,7 @@ def _write_prediction(
     overlay: bool,
 ) -> None:
     height, width = image.shape[:2]
-    values = {
-        "image": path.name,
-        "width": width,
-        "height": height,
-        "people": [person.to_dict() for person in people],
-    }
+    values = {"image": path.name, **people_to_dict(width, height, people)}
     write_atomically(
         stem.with_name(f"{stem.name}.json"), json.dumps(values, allow_nan=False).encode()
     )

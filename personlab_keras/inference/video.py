@@ -111,16 +111,16 @@ def predict_video(
     began = time.perf_counter()
     seen = ahead(
         (
-            (frame, moment, predictor.views(frame))
+            (frame, moment, predictor.framed_maps(frame))
             for frame, moment in ahead(_frames(capture), _AHEAD)
         ),
         _AHEAD,
     )
     try:
         with open(lines, "w", encoding="utf-8") as file:
-            for frame, moment, views in seen:
+            for frame, moment, passes in seen:
                 people = decode(
-                    views, predictor.skeleton, predictor.decode_options, radius=predictor.radius
+                    passes, predictor.skeleton, predictor.decode_options, radius=predictor.radius
                 )
                 record = {
                     "frame": frames,

@@ -41,6 +41,11 @@ not trained.
 
 ALL_OUTPUTS = OUTPUTS | EXTRA_OUTPUTS
 
+MIDDLE_PREFIX = "middle_"
+"""Prefix of the outputs of a middle layer, which training alone uses; their targets are those of
+the output named behind it.
+"""
+
 REQUIRED_OUTPUTS = ("heatmaps", "short_offsets", "mid_offsets")
 """Without these there are no people."""
 
@@ -128,6 +133,48 @@ class Maps:
         """(height, width) of the network input in pixels."""
         height, width = self.shape
         return (height - 1) * self.stride + 1, (width - 1) * self.stride + 1
+
+    def mirrored(self, skeleton: Skeleton = COCO_PERSON) -> Maps:
+        """The maps of the mirrored input: columns reversed, left and right keypoints and parts
+        swapped, dx negated. Its own inverse.
+
+        Input sides are stride * n + 1, so mirrored cells fall on cells and nothing is interpolated.
+        The whole input is mirrored, padding included.
+
+        >>> maps = Maps(np.arange(34.0).reshape(1, 2, 17), np.ones((1, 2, 17, 2)),
+        ...             np.ones((1, 2, 32, 2)), None, None, stride=8)
+        >>> left, right = COCO_PERSON.index("left_wrist"), COCO_PERSON.index("right_wrist")
+        >>> bool(maps.mirrored().heatmaps[0, 0, left] == maps.heatmaps[0, 1, right])
+        True
+        >>> maps.mirrored().short_offsets[0, 0, 0].tolist()
+        [-1.0, 1.0]
+        """
+
+        def offsets(values: np.ndarray, order: np.ndarray) -> np.ndarray:
+            return values[:, ::-1, order] * np.array([-1, 1], values.dtype)
+
+        return Maps(
+            heatmaps=self.heatmaps[:, ::-1, skeleton.flip_order],
+            short_offsets=offsets(self.short_offsets, skeleton.flip_order),
+            mid_offsets=offsets(self.mid_offsets, skeleton.edge_flip_order),
+            long_offsets=None
+            if self.long_offsets is None
+            else offsets(self.long_offsets, skeleton.flip_order),
+            segmentation=None if self.segmentation is None else self.segmentation[:, ::-1],
+            stride=self.stride,
+            part_heatmaps=None
+            if self.part_heatmaps is None
+            else self.part_heatmaps[:, ::-1, _mirrored_parts()],
+        )
+
+
+def _mirrored_parts() -> np.ndarray:
+    """(len(PARTS),) int: `mirrored[i] = original[order[i]]`."""
+    other_side = {"left": "right", "right": "left"}
+    sides = [part.partition("_") for part in PARTS]
+    return np.array(
+        [PARTS.index(f"{other_side.get(side, side)}{dash}{rest}") for side, dash, rest in sides]
+    )
 
 
 def pack(maps: Maps) -> dict[str, np.ndarray]:

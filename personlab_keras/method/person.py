@@ -1,7 +1,8 @@
-"""One detected person: what the decoder returns and everybody else reads."""
+"""A detected person: what the decoder returns, and how it is written to JSON and COCO results."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -99,9 +100,9 @@ class Person:
         """Entries of COCO's result format: one with keypoints and, where there is a mask, one with
         its segmentation.
 
-        A keypoint that was not found is written at the middle of those that were, with score 0: the
-        format has no other way to say so, and COCO's evaluator takes the size of a person from all
-        of its points, so that (0, 0) would make it huge."""
+        A keypoint that was not found is written at the middle of the box around the others, with
+        score 0. The format cannot mark it as missing, and COCO's evaluator takes the size of a
+        person from all points, so (0, 0) would make the person huge."""
         found = self.keypoints[self.found]
         middle = (found.min(axis=0) + found.max(axis=0)) / 2 if len(found) else np.zeros(2)
         points = np.where(self.found[:, None], self.keypoints, middle)
@@ -117,15 +118,34 @@ class Person:
         return entries
 
 
+def people_to_dict(width: int, height: int, people: Sequence[Person]) -> dict[str, Any]:
+    """Plain values for JSON of the people in an image of width x height pixels, best first.
+
+    >>> people_to_dict(640, 480, [])
+    {'width': 640, 'height': 480, 'people': []}
+    """
+    return {
+        "width": width,
+        "height": height,
+        "people": [person.to_dict() for person in people],
+    }
+
+
 def encode_mask(mask: np.ndarray) -> dict[str, Any]:
     """COCO's compressed run-length form of a (H, W) bool mask, with its counts as text for JSON.
     Inverse: `decode_mask`.
+
+    >>> encode_mask(np.array([[False, True], [False, True]]))
+    {'size': [2, 2], 'counts': '22'}
     """
     return _as_json(rle.encode(np.asfortranarray(mask, dtype=np.uint8)))
 
 
 def encode_runs(edges: np.ndarray, height: int, width: int) -> dict[str, Any]:
-    """As `encode_mask`, of a mask that is given by where it begins and ends.
+    """As `encode_mask`, for a mask given by the pixels at which its runs begin and end.
+
+    >>> encode_runs(np.array([2, 4]), 2, 2) == encode_mask(np.array([[False, True], [False, True]]))
+    True
 
     Args:
         edges: (2 * N,) int, ascending: the mask holds the pixels edges[0] to edges[1] - 1, edges[2]

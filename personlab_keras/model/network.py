@@ -19,6 +19,7 @@ from personlab_keras.errors import InputError
 from personlab_keras.method.maps import (
     ALL_OUTPUTS,
     EXTRA_OUTPUTS,
+    MIDDLE_PREFIX,
     OUTPUTS,
     PROBABILITIES,
     REQUIRED_OUTPUTS,
@@ -26,7 +27,6 @@ from personlab_keras.method.maps import (
 from personlab_keras.method.skeleton import COCO_PERSON, Skeleton
 from personlab_keras.model.backbones import build_backbone
 from personlab_keras.model.layers import AlignedUpsampling
-from personlab_keras.model.losses import MIDDLE_PREFIX
 from personlab_keras.model.refinement import LongRefinement, MidRefinement
 
 OFFSET_UNIT = 32.0

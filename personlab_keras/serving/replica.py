@@ -20,6 +20,7 @@ from personlab_keras.config import ServeConfig
 from personlab_keras.errors import InputError
 from personlab_keras.io.images import decode_image
 from personlab_keras.io.processes import import_tensorflow_quietly
+from personlab_keras.method.person import people_to_dict
 from personlab_keras.serving.messages import Answer, RequestOptions, failure, refusal
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def _answer_alike(
 
 def _answer(image: np.ndarray, people: Sequence[Person]) -> Answer:
     height, width = image.shape[:2]
-    values = {"width": width, "height": height, "people": [person.to_dict() for person in people]}
+    values = people_to_dict(width, height, people)
     return Answer(200, json.dumps(values, allow_nan=False).encode(), len(people))
 
 

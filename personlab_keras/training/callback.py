@@ -5,71 +5,59 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from personlab_keras.config import Config
 from personlab_keras.data.pipeline import WAIT, training_examples
-from personlab_keras.data.records import Meta
 from personlab_keras.errors import InputError
 from personlab_keras.model.network import assign, copies
 from personlab_keras.training.checkpoints import Position, latest_checkpoint, save, save_best
-from personlab_keras.training.devices import Devices, memory
+from personlab_keras.training.devices import memory
+from personlab_keras.training.loss_guard import BadStep, LossGuard
 from personlab_keras.training.run_log import Log, RunLog, read_log
 from personlab_keras.training.training_model import WORST, averaged_weights, build_training_model
 from personlab_keras.training.validation import Validation, validate
-from personlab_keras.training.workdir import training_state
+from personlab_keras.training.workdir import Run, training_state
 
 _BEST_BY = "validation/keypoint_AP"
 
 
 class RunCallback(keras.callbacks.Callback):
-    """After each log interval: the log line, and where due the validation and the checkpoint. Stops
-    where it is told or has to.
+    """Writes the log, validates and saves checkpoints after each log interval, as often as the
+    settings say, and ends the run when it was told to stop or its loss went wrong.
+
+    Args:
+        run: the run that this belongs to.
+        start: position at which this call of `train` starts.
+        log: the log of the run; None in processes that do not write.
+        stop: is set when the run has been told to stop.
 
     Attributes:
-        step: that the run has reached.
-        stopping: whether the run was told to end before its last step.
+        step: the number of steps taken so far.
+        stopping: whether the run was told to stop before its last step.
     """
 
     def __init__(
-        self,
-        config: Config,
-        folder: Path,
-        start: Position,
-        log: RunLog | None,
-        devices: Devices,
-        stop: threading.Event,
-        records: str | Path,
-        meta: Meta,
-        val_records: str | Path | None,
+        self, run: Run, start: Position, log: RunLog | None, stop: threading.Event
     ) -> None:
         super().__init__()
-        self._config, self._settings = config, config.train
-        self._folder, self._log, self._devices, self._stop = folder, log, devices, stop
-        self._records, self._meta, self._val_records = records, meta, val_records
-        self._start = start
+        self._run, self._settings, self._devices = run, run.config.train, run.devices
+        self._start, self._log, self._stop = start, log, stop
         self.step = self._begin = start.step
         self.stopping = False
         self._began = 0.0
-        # Read in all processes, so that all come to the same end.
-        self._least = min(
-            (
-                line["loss"]
-                for line in read_log(folder)
-                if "loss" in line and line["step"] <= start.step
-            ),
-            default=np.inf,
-        )
+        # Every process reads the log, so that all of them end the run at the same step.
+        before = (line for line in read_log(run.folder) if line["step"] <= start.step)
+        least = min((line["loss"] for line in before if "loss" in line), default=np.inf)
+        self._guard = LossGuard(self._settings.loss_limit, least)
         self._current: list[np.ndarray] = []
         self._copy: keras.Model | None = None
 
     @property
     def position(self) -> Position:
-        """That the run has reached."""
+        """Position that the run has reached."""
         return self._after(self.step)
 
     def _after(self, step: int) -> Position:
@@ -94,7 +82,9 @@ class RunCallback(keras.callbacks.Callback):
             if name.startswith(WORST)
         }
         wait = values.pop(WAIT)
-        self._check_losses(values, worst)
+        bad = self._guard.check(values, worst)
+        if bad is not None:
+            raise InputError(self._describe(bad))
         # All processes stop at the same step.
         self.stopping = bool(self._devices.gather(self._stop.is_set()).any())
         self.model.stop_training = self.stopping
@@ -104,13 +94,14 @@ class RunCallback(keras.callbacks.Callback):
             self._current = copies(self.model.trainable_variables)
         if self._log is not None and whole:
             self._log.write(self._line(values, wait))
-        validating = self._val_records is not None and whole and not self.stopping
+        validating = self._run.val_records is not None and whole and not self.stopping
         if validating and (last or self.step % settings.validate_every == 0):
             self._validate()
         if self._log is not None and (
             last or self.stopping or self.step % settings.checkpoint_every == 0
         ):
-            save(training_state(self.model), self._folder, self.position, settings.keep_checkpoints)
+            state = training_state(self.model)
+            save(state, self._run.folder, self.position, settings.keep_checkpoints)
 
     def _line(self, losses: Log, wait: float) -> Log:
         steps, seconds = self.step - self._begin, time.perf_counter() - self._began
@@ -124,8 +115,8 @@ class RunCallback(keras.callbacks.Callback):
         }
 
     def _validate(self) -> None:
-        """Line and pictures of a validation: of the averaged weights, and where
-        `train.validate_raw` of those of this step too.
+        """Logs figures and pictures of the averaged weights, and with `train.validate_raw` the
+        figures of the current weights too; keeps the checkpoint if it is the best so far.
         """
         found = self._judge(averaged=True, shown=self._settings.shown_views)
         raw = self._judge(averaged=False) if self._settings.validate_raw else None
@@ -138,70 +129,44 @@ class RunCallback(keras.callbacks.Callback):
         self._log.write({"step": self.step, **figures})
         self._log.show("validation", self.step, found.overlays)
         if self._log.best(_BEST_BY) > best:
-            save_best(training_state(self.model), self._folder, self.position)
+            save_best(training_state(self.model), self._run.folder, self.position)
 
     def _judge(self, averaged: bool, shown: int = 0) -> Validation | None:
-        """By the network that trains, or where that cannot be by a copy of it. All processes hand
-        over weights, one of them judges.
+        """Validates the network that trains, or a copy of it where several devices or processes
+        share that one: all processes then hand over their weights and one of them validates.
         """
+        run = self._run
         with averaged_weights(self.model) if averaged else contextlib.nullcontext():
             if self._devices.keep_network_whole:
-                return validate(self.model.network, str(self._val_records), self._config, shown)
+                return validate(self.model.network, str(run.val_records), run.config, shown)
             weights = copies(self.model.network.variables)
         if self._log is None:
             return None
         with self._devices.alone():
             if self._copy is None:
-                self._copy = build_training_model(
-                    self._config, self._meta.skeleton, pretrained=False
-                ).network
+                skeleton = run.meta.skeleton
+                self._copy = build_training_model(run.config, skeleton, pretrained=False).network
             assign(self._copy.variables, weights)
-            return validate(self._copy, str(self._val_records), self._config, shown)
-
-    def _check_losses(self, means: Log, worst: dict[str, int]) -> None:
-        """Raises:
-        InputError: a loss was not finite, or the mean loss of this interval is out of all
-        proportion to those before."""
-        bad = [name for name in worst if not np.isfinite(means[name])]
-        limit = self._settings.loss_limit
-        if bad:
-            first = min(worst[name] for name in bad)
-            parts = [name for name in bad if name != "loss" and worst[name] == first]
-            raise InputError(self._describe_bad_step(first, f"is not finite ({', '.join(parts)})"))
-        if limit is not None and means["loss"] > limit * self._least:
-            raise InputError(
-                self._describe_bad_step(
-                    worst["loss"],
-                    f"is the largest of an interval whose mean is {means['loss']:.4g}, more than {limit:g} times (train.loss_limit) "
-                    f"the least before, {self._least:.4g}",
-                )
-            )
-        self._least = min(self._least, means["loss"])
+            return validate(self._copy, str(run.val_records), run.config, shown)
 
     def take_back_averaging(self) -> None:
-        """Undoes that `fit` ended in the midst of the run, where the optimizer put the averages in
-        place of the weights.
+        """Puts the current weights back. Whenever `fit` ends, also in the middle of a run, the
+        optimizer replaces them by their averages.
         """
         if self.model.optimizer.use_ema:
             assign(self.model.trainable_variables, self._current)
 
-    def _describe_bad_step(self, within: int, what: str) -> str:
-        """What is to be said of the loss of a step, counted from 1 within the interval."""
-        step = self._begin + within
+    def _describe(self, bad: BadStep) -> str:
+        """The step, its batch, and the checkpoint from which the run can be resumed."""
+        run, step = self._run, self._begin + bad.number
         first = self._after(step - 1).example
         examples = training_examples(
-            self._records, self._meta, self._config.data, self._settings.seed, first
+            run.records, run.meta, run.config.data, self._settings.seed, first
         )
-        batch = [
+        batch = ", ".join(
             f"image {int(example['image_id'])} view {int(example['view'])}"
             for example in examples.take(self._settings.batch_size).as_numpy_iterator()
-        ]
-        kept = latest_checkpoint(self._folder)
-        return (
-            f"{self._folder}: the loss of step {step} {what}. Its batch: {', '.join(batch)}. "
-            + (
-                f"The checkpoint before is kept: {kept.name}"
-                if kept is not None
-                else "There is no checkpoint before it"
-            )
         )
+        kept = latest_checkpoint(run.folder)
+        last = f"The last checkpoint is {kept.name}" if kept else "There is no checkpoint yet"
+        return f"{run.folder}: the loss of step {step} {bad.reason}. Its batch: {batch}. {last}"

@@ -30,7 +30,7 @@ from personlab_keras.training.checkpoints import (
 from personlab_keras.training.devices import connect
 from personlab_keras.training.run_log import Log, RunLog
 from personlab_keras.training.training_model import build_training_model
-from personlab_keras.training.workdir import _workdir, training_state
+from personlab_keras.training.workdir import Run, open_workdir, training_state
 
 
 def train(
@@ -43,11 +43,11 @@ def train(
     skeleton: Skeleton | None = None,
     report: Callable[[Log], None] = lambda log: None,
 ) -> keras.Model:
-    """Trains to `train.steps`, from the last checkpoint in the workdir if there is one.
+    """Trains up to step `train.steps`; resumes from the last checkpoint in the workdir, if any.
 
     The workdir gets `config.yaml` (resolved), `skeleton.yaml`, `checkpoints/`, `log.jsonl` and
-    `tensorboard/`. SIGTERM ends the run after the current step with a checkpoint; the same call
-    goes on from there.
+    `tensorboard/`. SIGTERM ends the run after the current step with a checkpoint, from which
+    the same call resumes.
 
     Args:
         init: a network whose weights to start from instead of `model.weights`; ignored when a
@@ -83,7 +83,7 @@ def train(
     every_record = (records,) if val_records is None else (records, val_records)
     with (
         connect(settings.strategy) as devices,
-        _workdir(folder, config, skeleton, devices),
+        open_workdir(folder, config, skeleton, devices),
         _sigterm() as stop,
         damage_named(*every_record),
     ):
@@ -103,13 +103,13 @@ def train(
             )
         if len(set(devices.gather(start.step))) > 1:
             raise InputError(
-                f"{folder}: the processes of a run need one workdir; here some see other checkpoints than others"
+                f"{folder}: all processes of a run need the same workdir; "
+                "these see different checkpoints"
             )
         log = RunLog(folder, start.step, report) if devices.writes else None
-        callback = RunCallback(
-            config, folder, start, log, devices, stop, records, meta, val_records
-        )
-        # A run that was stopped between two lines of the log goes to the next one first.
+        run = Run(folder, config, records, meta, val_records, devices)
+        callback = RunCallback(run, start, log, stop)
+        # A run that was stopped within a log interval first completes that interval.
         for steps in (-start.step % settings.log_every, settings.log_every):
             if not steps or callback.step == settings.steps:
                 continue
@@ -135,11 +135,12 @@ def train(
             )
             if callback.stopping and callback.step < settings.steps:
                 raise Stopped(
-                    f"{folder}: stopped at step {callback.step} of {settings.steps}; the same command goes on from there"
+                    f"{folder}: stopped at step {callback.step} of {settings.steps}; "
+                    "the same command resumes from there"
                 )
             if callback.step < settings.steps:
                 callback.take_back_averaging()
-        # `fit` ends by averaging; where there was none it is done here.
+        # `fit` ends by putting the averages in place; without a step left to take it is done here.
         if callback.step == start.step and training_model.optimizer.use_ema:
             training_model.optimizer.finalize_variable_values(training_model.trainable_variables)
         return training_model.network

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import keras
@@ -17,7 +18,7 @@ from personlab_keras.data.pipeline import WAIT
 from personlab_keras.errors import InputError
 from personlab_keras.method.maps import EXTRA_OUTPUTS
 from personlab_keras.method.skeleton import COCO_PERSON, Skeleton
-from personlab_keras.model.losses import personlab_losses, total_loss
+from personlab_keras.model.losses import masked_mean, personlab_losses, total_loss
 from personlab_keras.model.network import (
     assign,
     build_model,
@@ -106,12 +107,12 @@ class TrainingModel(keras.Model):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
-        losses = personlab_losses(y, y_pred, self._radius, mean_over_replicas)
+        mean = partial(masked_mean, mean_count=mean_over_replicas)
+        losses = personlab_losses(y, y_pred, self._radius, mean)
         for name, loss in losses.items():
             self._means[name].update_state(loss)
-            self._worst[name].update_state(
-                mean_over_replicas(loss)
-            )  # what one device sees stops all
+            # A bad loss on one device stops all of them.
+            self._worst[name].update_state(mean_over_replicas(loss))
         total = total_loss(losses, self._settings)
         self._worst_in_all.update_state(mean_over_replicas(total))
         if WAIT in y:

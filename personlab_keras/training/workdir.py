@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
 
 from personlab_keras.config import Config, config_to_yaml, load_config
+from personlab_keras.data.records import Meta
 from personlab_keras.errors import InputError
 from personlab_keras.io.files import sole_writer, write_atomically
 from personlab_keras.method.skeleton import COCO_PERSON, Skeleton, load_skeleton, skeleton_to_yaml
@@ -23,29 +25,57 @@ from personlab_keras.training.devices import Devices
 from personlab_keras.training.training_model import TrainingModel, build_training_model
 
 CONFIG_FILE = "config.yaml"
-
-
 SKELETON_FILE = "skeleton.yaml"
 
 
+@dataclass(frozen=True)
+class Run:
+    """A run: its folder, its settings, its data and the devices that share it.
+
+    Attributes:
+        folder: the workdir.
+        config: resolved (`train.resolve`).
+        records: folder of the training records.
+        meta: of the training records.
+        val_records: folder of the validation records; None to train without validation.
+        devices: that share every batch.
+    """
+
+    folder: Path
+    config: Config
+    records: str | Path
+    meta: Meta
+    val_records: str | Path | None
+    devices: Devices
+
+
 @contextlib.contextmanager
-def _workdir(folder: Path, config: Config, skeleton: Skeleton, devices: Devices) -> Iterator[None]:
-    """Within, the workdir is this run's. Of several processes one keeps it."""
+def open_workdir(
+    folder: Path, config: Config, skeleton: Skeleton, devices: Devices
+) -> Iterator[None]:
+    """Reserves the workdir for this run and writes its configuration and skeleton there. Only one
+    of several processes does so.
+
+    Raises:
+        InputError: another process trains there, or it holds a run of another network.
+    """
     if not devices.writes:
         yield
         return
     with sole_writer(folder):
-        _claim_workdir(folder, config, skeleton)
+        _check_same_network(folder, config, skeleton)
+        write_atomically(folder / SKELETON_FILE, skeleton_to_yaml(skeleton).encode())
+        write_atomically(folder / CONFIG_FILE, config_to_yaml(config).encode())
         yield
 
 
 def training_state(training_model: TrainingModel) -> dict[str, Any]:
-    """Everything that a step changes, by name, in a stable order."""
+    """Every variable that a step changes, by name, in a stable order."""
     groups = {
         "network": training_model.network.variables,
         "optimizer": training_model.optimizer.variables,
     }
-    # By position: names that Keras makes up count on with every network of a process.
+    # By position: Keras numbers the names it makes up through all networks of a process.
     return {
         f"{group}/{i:05d}": variable
         for group, variables in groups.items()
@@ -54,7 +84,7 @@ def training_state(training_model: TrainingModel) -> dict[str, Any]:
 
 
 def workdir_skeleton(workdir: str | Path) -> Skeleton:
-    """The keypoints that a run finds; COCO's where it began before runs kept theirs.
+    """The skeleton of a run; COCO's if the run is older than `skeleton.yaml`.
 
     Raises:
         InputError: the file is damaged.
@@ -64,7 +94,7 @@ def workdir_skeleton(workdir: str | Path) -> Skeleton:
 
 
 def load_workdir(workdir: str | Path, best: bool = False) -> tuple[keras.Model, Config, int]:
-    """The network of a run (averaged weights where it keeps them), its configuration and step.
+    """The network of a run (averaged weights if it keeps them), its configuration and its step.
 
     Args:
         best: the checkpoint with the best validation AP instead of the latest.
@@ -77,7 +107,8 @@ def load_workdir(workdir: str | Path, best: bool = False) -> tuple[keras.Model, 
     if not (folder / CONFIG_FILE).is_file() or path is None:
         wanted = "checkpoint of a validation (--val-records)" if best else f"{CHECKPOINTS}/"
         raise InputError(
-            f"{folder}: no {CONFIG_FILE} with a {wanted} there; a workdir is what `personlab train --workdir` wrote"
+            f"{folder}: no {CONFIG_FILE} with a {wanted} there; a workdir is a folder that "
+            "`personlab train --workdir` wrote"
         )
     config = load_config(folder / CONFIG_FILE)
     training_model = build_training_model(config, workdir_skeleton(folder), pretrained=False)
@@ -87,21 +118,18 @@ def load_workdir(workdir: str | Path, best: bool = False) -> tuple[keras.Model, 
     return training_model.network, config, step
 
 
-def _claim_workdir(folder: Path, config: Config, skeleton: Skeleton) -> None:
-    """Writes the resolved configuration and the skeleton, unless the workdir belongs to a run with
-    another network.
-    """
+def _check_same_network(folder: Path, config: Config, skeleton: Skeleton) -> None:
     path = folder / CONFIG_FILE
-    if path.is_file() and latest_checkpoint(folder) is not None:
-        before = load_config(path)
-        for section in ("model", "targets"):
-            if getattr(before, section) != getattr(config, section):
-                raise InputError(
-                    f"{folder}: holds a run with other settings of '{section}'. Choose another --workdir"
-                )
-        if workdir_skeleton(folder) != skeleton:
+    if not path.is_file() or latest_checkpoint(folder) is None:
+        return
+    before = load_config(path)
+    for section in ("model", "targets"):
+        if getattr(before, section) != getattr(config, section):
             raise InputError(
-                f"{folder}: holds a run of another skeleton than '{skeleton.name}'. Choose another --workdir"
+                f"{folder}: holds a run with other settings of '{section}'. Choose another --workdir"
             )
-    write_atomically(folder / SKELETON_FILE, skeleton_to_yaml(skeleton).encode())
-    write_atomically(path, config_to_yaml(config).encode())
+    if workdir_skeleton(folder) != skeleton:
+        raise InputError(
+            f"{folder}: holds a run of another skeleton than '{skeleton.name}'. "
+            "Choose another --workdir"
+        )

@@ -15,10 +15,11 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from data_prep.build import prepare
-from data_prep.coco import decode_segmentation, read_coco
 from data_prep.engines import processes
-from data_prep.json_lists import read_lists
-from data_prep.reasons import EXAMPLES, Reason
+from personlab_keras.annotations.coco import read_coco
+from personlab_keras.annotations.json_lists import read_lists
+from personlab_keras.annotations.masks import decode_segmentation
+from personlab_keras.annotations.reasons import EXAMPLES, Reason
 from personlab_keras.config import load_config
 from personlab_keras.data.records import read_folder, read_meta
 from personlab_keras.errors import InputError
@@ -459,7 +460,7 @@ def test_lists_are_read_whole_wherever_the_window_ends(tmp_path, monkeypatch):
             "\ufeff" + json.dumps(content, ensure_ascii=indent is None, indent=indent) + " \n"
         )
         for chunk in (1, 2, 3, 5, 7, 11, 64, 1 << 20):
-            monkeypatch.setattr("data_prep.json_lists._CHUNK", chunk)
+            monkeypatch.setattr("personlab_keras.annotations.json_lists._CHUNK", chunk)
             found = {name: [] for name in ("numbers", "texts", "nested", "empty")}
             handlers = {
                 name: (lambda number, element, into=into: into.insert(number, element))

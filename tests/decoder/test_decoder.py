@@ -67,7 +67,7 @@ def hough(maps: Maps, radius: float = RADIUS) -> np.ndarray:
     return hough_scores(cast_votes(maps), maps.heatmaps.shape, maps.stride, radius)
 
 
-def landings(maps: Maps, radius: float = RADIUS) -> BinnedVotes:
+def binned(maps: Maps, radius: float = RADIUS) -> BinnedVotes:
     return bin_votes(cast_votes(maps), maps.heatmaps.shape, maps.stride, radius)
 
 
@@ -343,14 +343,16 @@ def test_bridges_equal_the_slow_ones(least_support):
     people = rng.uniform(0, 48, (5, 17, 2))
     people[rng.random((5, 17)) < 0.6] = np.nan
     people[4] = np.nan
-    options = {
-        "refinements": 1,
-        "threshold": 0.3,
-        "agreement": 12.0,
-        "least_support": least_support,
-    }
-    bridged = bridge_gaps(people, maps, **options)
-    np.testing.assert_allclose(bridged, bridge_loop(people, maps, **options))
+    options = DecodeConfig(
+        mid_refinements=1, keypoint_threshold=0.3, nms_radius=12.0, bridge_support=least_support
+    )
+    bridged = bridge_gaps(people, maps, options)
+    np.testing.assert_allclose(
+        bridged,
+        bridge_loop(
+            people, maps, refinements=1, threshold=0.3, agreement=12.0, least_support=least_support
+        ),
+    )
     found = np.isfinite(bridged[:4]).sum() - np.isfinite(people[:4]).sum()
     assert found > 20 if least_support == 0 else found < 60
 
@@ -431,7 +433,7 @@ def test_expected_oks_equals_the_sum_over_votes():
     people = rng.uniform(-30, 120, (9, 2, 2))
     people[4, 1] = np.nan
     scales = rng.uniform(20, 200, 9)
-    scores = expected_oks(people, scales, landings(maps), PAIR.kappas, RADIUS)
+    scores = expected_oks(people, scales, binned(maps), PAIR.kappas, RADIUS)
     for j, k in np.ndindex(9, 2):
         expected = 0.0
         if np.isfinite(people[j, k]).all():
@@ -439,22 +441,22 @@ def test_expected_oks_equals_the_sum_over_votes():
         assert scores[j, k] == pytest.approx(expected, abs=1e-5)
 
 
-def test_votes_are_arranged_by_where_they_land():
+def test_votes_are_binned_by_where_they_land():
     rng = np.random.default_rng(4)
     maps = random_maps(rng, 12, 14)
     maps.short_offsets[0, 0, 0] = (-500, 0)  # nobody asks for votes there
-    votes, arranged = cast_votes(maps), landings(maps)
-    assert len(arranged.points) == len(votes.points) - 1
+    votes, in_bins = cast_votes(maps), binned(maps)
+    assert len(in_bins.points) == len(votes.points) - 1
     for k in range(2):
         cast = np.column_stack([votes.points, votes.mass])[votes.keypoints == k]
-        first, last = arranged.starts[k, 0, 0], arranged.starts[k, -1, -1]
-        there = np.column_stack([arranged.points, arranged.mass])[first:last]
+        first, last = in_bins.starts[k, 0, 0], in_bins.starts[k, -1, -1]
+        there = np.column_stack([in_bins.points, in_bins.mass])[first:last]
         assert set(map(tuple, there)) == set(map(tuple, cast[cast[:, 0] > -400]))
-        for row, column in np.ndindex(arranged.starts.shape[1], arranged.starts.shape[2] - 1):
-            inside = arranged.points[
-                arranged.starts[k, row, column] : arranged.starts[k, row, column + 1]
+        for row, column in np.ndindex(in_bins.starts.shape[1], in_bins.starts.shape[2] - 1):
+            inside = in_bins.points[
+                in_bins.starts[k, row, column] : in_bins.starts[k, row, column + 1]
             ]
-            assert (np.floor((inside - arranged.origin) / arranged.side) == (column, row)).all()
+            assert (np.floor((inside - in_bins.origin) / in_bins.side) == (column, row)).all()
 
 
 def test_keypoint_score_worked_by_hand():
@@ -465,7 +467,7 @@ def test_keypoint_score_worked_by_hand():
     scale, kappa = 50.0, PAIR.kappas[0]
     maps.short_offsets[4, 5, 0] = (-8 + scale * kappa, 0)
     people = np.array([[(32.0, 32.0), (np.nan, np.nan)]])
-    scores = expected_oks(people, np.array([scale]), landings(maps), PAIR.kappas, RADIUS)
+    scores = expected_oks(people, np.array([scale]), binned(maps), PAIR.kappas, RADIUS)
     np.testing.assert_allclose(scores, [[(1 + math.exp(-0.5)) / 2, 0]], atol=1e-6)
 
 
@@ -513,12 +515,12 @@ def test_keypoints_settle_among_the_votes_around_them():
     maps.heatmaps[3, 3, 1] = 0.9
     maps.short_offsets[3, 3, 1] = (6, 6)
     people = np.array([[(32.0, 32.0), (np.nan, np.nan)], [(32.0, 32.0), (60.0, 60.0)]])
-    settled = mean_shift(people, landings(maps), steps=1, reach=10.0)
+    settled = mean_shift(people, binned(maps), steps=1, reach=10.0)
     near, far = 0.3 * math.exp(-4 / 50), 0.9 * math.exp(-36 / 50)
     expected = np.array([32 + 2 * near / (near + far), 32 + 6 * far / (near + far)])
     np.testing.assert_allclose(settled[0], [expected, (np.nan, np.nan)], atol=1e-5)
     np.testing.assert_allclose(settled[1], [expected, (60, 60)], atol=1e-5)
-    np.testing.assert_array_equal(mean_shift(people, landings(maps), steps=0, reach=10.0), people)
+    np.testing.assert_array_equal(mean_shift(people, binned(maps), steps=0, reach=10.0), people)
 
 
 def test_many_votes_know_better_than_the_place_where_the_walk_ends():
@@ -595,16 +597,16 @@ def test_pixels_of_a_person_with_hidden_keypoints_stay_with_it():
     places, behind = np.stack([x, y], axis=-1)[:, :, None], (x < 40)[..., None, None]
     maps.long_offsets[...] = np.where(behind, hidden, other) - places
     maps.segmentation[...] = 1
-    options = {"segmentation_threshold": 0.5, "embedding_threshold": 0.25}
     people, weights, scales = (
         np.stack([[hidden] * 2, [other] * 2]),
         np.ones((2, 2)),
         np.array([40.0, 40.0]),
     )
     for refinements in (0, 2):
-        masks = find_masks(
-            people, weights, scales, maps, Frame(73, 73), refinements=refinements, **options
+        options = DecodeConfig(
+            long_refinements=refinements, segmentation_threshold=0.5, embedding_threshold=0.25
         )
+        masks = find_masks(people, weights, scales, maps, Frame(73, 73), options)
         first, second = (decode_mask(mask) for mask in masks)
         assert first[:, :33].all()
         assert second[:, 40:].all()
@@ -642,8 +644,8 @@ def test_masks_equal_both_quantities_brought_to_every_pixel_and_compared():
         rng.random((3, 2)),
     )
     frame = Frame(height=75, width=61, scale=(1.1, 0.7), offset=(-0.3, 0.4))
-    options = {"refinements": 1, "segmentation_threshold": 0.5, "embedding_threshold": 0.5}
-    masks = find_masks(people, weights, scales, maps, frame, **options)
+    options = DecodeConfig(long_refinements=1, segmentation_threshold=0.5, embedding_threshold=0.5)
+    masks = find_masks(people, weights, scales, maps, frame, options)
     x, y = np.meshgrid(np.arange(61) * 1.1 - 0.3, np.arange(75) * 0.7 + 0.4)
     points, zeros = np.stack([x, y], axis=-1).reshape(-1, 2), np.zeros(61 * 75, int)
     logits = np.log(maps.segmentation / (1 - maps.segmentation))
@@ -673,14 +675,16 @@ def test_exclusive_masks_give_every_pixel_to_the_nearest():
         weights[0],
     )  # of equals the first takes all
     frame = Frame(height=75, width=61, scale=(1.1, 0.7), offset=(-0.3, 0.4))
-    options = {"refinements": 1, "segmentation_threshold": 0.5, "embedding_threshold": 0.5}
+    options = DecodeConfig(long_refinements=1, segmentation_threshold=0.5, embedding_threshold=0.5)
     shared = np.array(
-        [decode_mask(mask) for mask in find_masks(people, weights, scales, maps, frame, **options)]
+        [decode_mask(mask) for mask in find_masks(people, weights, scales, maps, frame, options)]
     )
     alone = np.array(
         [
             decode_mask(mask)
-            for mask in find_masks(people, weights, scales, maps, frame, **options, exclusive=True)
+            for mask in find_masks(
+                people, weights, scales, maps, frame, replace(options, exclusive_masks=True)
+            )
         ]
     )
     x, y = np.meshgrid(np.arange(61) * 1.1 - 0.3, np.arange(75) * 0.7 + 0.4)
@@ -708,12 +712,12 @@ def test_border_of_a_mask_by_hand():
     # it at 8 + 4.92.
     maps = blank_maps(1, 4, skeleton=PAIR)
     maps.segmentation[...] = [[0.9, 0.9, 0.25, 0.25]]
-    options = {"refinements": 0, "segmentation_threshold": 0.5, "embedding_threshold": 0.5}
+    options = DecodeConfig(long_refinements=0, segmentation_threshold=0.5, embedding_threshold=0.5)
     people = np.tile(np.array([[[12.0, 0.0]]]), (1, 2, 1))
     maps.long_offsets[...] = (
         people[0] - np.stack([np.arange(4) * 8.0, np.zeros(4)], axis=-1)[None, :, None]
     )
-    (mask,) = find_masks(people, np.ones((1, 2)), np.array([50.0]), maps, Frame(1, 25), **options)
+    (mask,) = find_masks(people, np.ones((1, 2)), np.array([50.0]), maps, Frame(1, 25), options)
     np.testing.assert_array_equal(decode_mask(mask)[0], np.arange(25) <= 13)
 
 
@@ -995,7 +999,7 @@ def test_any_maps_decode(seed, height, width, stride, dtype, bad, magnitude, hea
             person.keypoints[person.found].min(axis=0),
             person.keypoints[person.found].max(axis=0),
         )
-        reach = RADIUS + DecodeConfig().nms_radius  # a keypoint may mean_shift so much farther out
+        reach = RADIUS + DecodeConfig().nms_radius  # a keypoint may move so much farther out
         assert (low >= -reach).all()
         assert (high <= np.array(maps.image_shape[::-1]) - 1 + reach).all()
         assert (person.mask is None) == (not heads)

@@ -1,4 +1,4 @@
-"""Several views of one image: what is pooled, on which grid, and that the people stay where they
+"""Several passes of one image: what is pooled, on which grid, and that the people stay where they
 are.
 """
 
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from personlab_keras.config import DecodeConfig
-from personlab_keras.decoder import Frame, FramedMaps, decode, mirror
+from personlab_keras.decoder import Frame, FramedMaps, decode
 from personlab_keras.decoder.fusion import finest_first, fuse, pool_votes
 from personlab_keras.decoder.voting import cast_votes, hough_scores
 from personlab_keras.method.coordinates import flip_points, grid
@@ -50,11 +50,11 @@ def seen(
     return FramedMaps(paint(moved, height, width, stride), frame)
 
 
-def blank(view: FramedMaps) -> FramedMaps:
-    """The view on which nobody is seen, with offsets that lead astray."""
-    maps = view.maps
+def blank(framed: FramedMaps) -> FramedMaps:
+    """The pass in which nobody is seen, with offsets that lead astray."""
+    maps = framed.maps
     return replace(
-        view,
+        framed,
         maps=replace(
             maps,
             heatmaps=np.zeros_like(maps.heatmaps),
@@ -66,23 +66,23 @@ def blank(view: FramedMaps) -> FramedMaps:
     )
 
 
-def noisy_views(count: int, seed: int = 0) -> list[FramedMaps]:
+def noisy_passes(count: int, seed: int = 0) -> list[FramedMaps]:
     rng = np.random.default_rng(seed)
-    views = []
+    passes = []
     for scale in (1.0, 0.6, 1.4, 0.8)[:count]:
-        view = seen([waving(120, 150), waving(290, 160, 0.8)], scale)
-        noise = rng.normal(0, 3, view.maps.short_offsets.shape).astype(np.float32)
+        framed = seen([waving(120, 150), waving(290, 160, 0.8)], scale)
+        noise = rng.normal(0, 3, framed.maps.short_offsets.shape).astype(np.float32)
         maps = replace(
-            view.maps,
-            heatmaps=view.maps.heatmaps * rng.random(view.maps.heatmaps.shape, np.float32),
-            short_offsets=view.maps.short_offsets + noise,
+            framed.maps,
+            heatmaps=framed.maps.heatmaps * rng.random(framed.maps.heatmaps.shape, np.float32),
+            short_offsets=framed.maps.short_offsets + noise,
         )
-        views.append(replace(view, maps=maps))
-    return views
+        passes.append(replace(framed, maps=maps))
+    return passes
 
 
-def assert_finds(views: list[FramedMaps], people: list[np.ndarray], pixels: float = 0.05) -> None:
-    found = decode(views)
+def assert_finds(passes: list[FramedMaps], people: list[np.ndarray], pixels: float = 0.05) -> None:
+    found = decode(passes)
     assert len(found) == len(people)
     for person in people:
         nearest = min(found, key=lambda other: np.abs(other.keypoints - person).max())
@@ -97,7 +97,7 @@ def assert_finds(views: list[FramedMaps], people: list[np.ndarray], pixels: floa
 def test_mirrored_maps_are_those_of_the_mirrored_people():
     people = [waving(110.5, 150), waving(290, 160, 0.8)]
     turned = [flip_points(person, WIDTH)[COCO_PERSON.flip_order] for person in people]
-    maps, expected = mirror(paint(people, HEIGHT, WIDTH, 8)), paint(turned, HEIGHT, WIDTH, 8)
+    maps, expected = paint(people, HEIGHT, WIDTH, 8).mirrored(), paint(turned, HEIGHT, WIDTH, 8)
     for name in ("heatmaps", "short_offsets", "mid_offsets", "long_offsets", "segmentation"):
         np.testing.assert_allclose(
             getattr(maps, name), getattr(expected, name), atol=1e-4, err_msg=name
@@ -108,22 +108,22 @@ def test_mirroring_swaps_parts_and_is_its_own_inverse():
     maps = paint([waving(110.5, 150)], HEIGHT, WIDTH, 8)
     parts = np.zeros((*maps.shape, len(PARTS)), np.float32)
     parts[3, 5, PARTS.index("left_hand")] = parts[4, 6, PARTS.index("torso_back")] = 1
-    turned = mirror(replace(maps, part_heatmaps=parts))
+    turned = replace(maps, part_heatmaps=parts).mirrored()
     assert np.argwhere(turned.part_heatmaps).tolist() == [
         [3, maps.shape[1] - 6, PARTS.index("right_hand")],
         [4, maps.shape[1] - 7, PARTS.index("torso_back")],
     ]
     for name in ("heatmaps", "short_offsets", "mid_offsets", "long_offsets", "segmentation"):
-        np.testing.assert_array_equal(getattr(mirror(turned), name), getattr(maps, name))
-    assert mirror(replace(maps, long_offsets=None, segmentation=None)).long_offsets is None
+        np.testing.assert_array_equal(getattr(turned.mirrored(), name), getattr(maps, name))
+    assert replace(maps, long_offsets=None, segmentation=None).mirrored().long_offsets is None
 
 
 # Where the people are
 
 
-def test_a_view_fused_with_itself_changes_nothing():
-    (view,) = noisy_views(1)
-    alone, thrice = decode([view]), decode([view, view, view])
+def test_a_pass_fused_with_itself_changes_nothing():
+    (framed,) = noisy_passes(1)
+    alone, thrice = decode([framed]), decode([framed, framed, framed])
     assert len(alone) == len(thrice) == 2
     for one, other in zip(alone, thrice, strict=True):
         np.testing.assert_allclose(other.keypoints, one.keypoints, atol=1e-5)
@@ -131,28 +131,28 @@ def test_a_view_fused_with_itself_changes_nothing():
         np.testing.assert_array_equal(other.mask, one.mask)
 
 
-def test_one_view_is_what_its_maps_are():
-    (view,) = noisy_views(1)
-    for one, other in zip(decode([view]), decode(view.maps, frame=view.frame), strict=True):
+def test_one_pass_is_what_its_maps_are():
+    (framed,) = noisy_passes(1)
+    for one, other in zip(decode([framed]), decode(framed.maps, frame=framed.frame), strict=True):
         np.testing.assert_array_equal(one.keypoints, other.keypoints)
         np.testing.assert_array_equal(one.mask, other.mask)
 
 
 @pytest.mark.parametrize("scales", [(1.0, 0.5), (0.5, 1.0), (0.7, 1.3, 1.0)])
-def test_perfect_views_at_several_scales_give_the_people_exactly(scales):
+def test_perfect_passes_at_several_scales_give_the_people_exactly(scales):
     people = [waving(110.5, 150), waving(290, 160, 0.8)]
     assert_finds([seen(people, scale, padding=i) for i, scale in enumerate(scales)], people)
 
 
-def test_views_of_several_strides():
+def test_passes_of_several_strides():
     people = [waving(110.5, 150), waving(290, 160, 0.8)]
-    views = [seen(people, 1.0, 16), seen(people, 1.0, 8)]
-    assert_finds(views, people)
-    assert decode(views)[0].score > 0.97
+    passes = [seen(people, 1.0, 16), seen(people, 1.0, 8)]
+    assert_finds(passes, people)
+    assert decode(passes)[0].score > 0.97
 
 
 @pytest.mark.parametrize("scale", [0.5, 1.0])
-def test_a_mirrored_view_of_a_padded_input_gives_the_people_exactly(scale):
+def test_a_mirrored_pass_of_a_padded_input_gives_the_people_exactly(scale):
     people = [waving(110.5, 150), waving(290, 160, 0.8)]
     straight = seen(people, scale, padding=2)
     width = straight.maps.image_shape[1]
@@ -162,14 +162,14 @@ def test_a_mirrored_view_of_a_padded_input_gives_the_people_exactly(scale):
         *straight.maps.image_shape,
         8,
     )
-    assert_finds([straight, replace(straight, maps=mirror(turned))], people)
-    assert_finds([replace(straight, maps=mirror(turned))], people)
+    assert_finds([straight, replace(straight, maps=turned.mirrored())], people)
+    assert_finds([replace(straight, maps=turned.mirrored())], people)
 
 
 @pytest.mark.parametrize("scale", [0.4, 1.0])
-def test_somebody_seen_in_one_view_only_is_found_by_its_offsets(scale):
+def test_somebody_seen_in_one_pass_only_is_found_by_its_offsets(scale):
     # METHOD 11: were they not divided by the scale, the walk would end elsewhere, as the other
-    # view's fields say nothing.
+    # pass's offsets lead nowhere.
     person = waving(180.3, 150.9)
     other = seen([person], scale, padding=1)
     nowhere = blank(seen([], 1.5 if scale < 1 else 1.0))
@@ -178,13 +178,13 @@ def test_somebody_seen_in_one_view_only_is_found_by_its_offsets(scale):
     assert found.score == pytest.approx(0.5, abs=0.02)
 
 
-def test_offsets_are_brought_to_the_grid_of_the_finest_view():
+def test_offsets_are_brought_to_the_grid_of_the_finest_pass():
     person = waving(180.3, 150.9)
     nowhere, half = blank(seen([], 1.0)), seen([person], 0.5)
     maps = fuse([nowhere, half], COCO_PERSON)
     assert maps.shape == nowhere.maps.shape
     toward = person - grid(*maps.shape, 8)[:, :, None]
-    sure = maps.heatmaps > 0.4999  # of two views, and not at the border of a disc
+    sure = maps.heatmaps > 0.4999  # of two passes, and not at the border of a disc
     np.testing.assert_allclose(maps.short_offsets[sure], toward[sure], atol=1e-3)
     source, target = COCO_PERSON.edge_indices.T
     sure = sure[..., source]
@@ -193,9 +193,9 @@ def test_offsets_are_brought_to_the_grid_of_the_finest_view():
     np.testing.assert_allclose(maps.long_offsets[body], toward[body], atol=1e-3)
 
 
-def test_offsets_beyond_a_view_count_from_its_border():
-    # A view that ends 24 px before the grid does: the last cells read its border and still point at
-    # the same keypoint.
+def test_offsets_beyond_a_pass_count_from_its_border():
+    # A pass that ends 24 px before the grid does: the last cells read its border and still point
+    # at the same keypoint.
     person = waving(360, 150)
     wide, narrow = seen([person], 1.0), seen([person], 1.0)
     cut = {
@@ -210,19 +210,19 @@ def test_offsets_beyond_a_view_count_from_its_border():
     np.testing.assert_allclose(maps.short_offsets[:, -1][shown], toward[shown], atol=1e-3)
 
 
-def test_what_one_view_does_not_know_is_read_from_the_other():
+def test_what_one_pass_does_not_know_is_read_from_the_other():
     person = waving(180.3, 150.9)
-    view = seen([person])
+    framed = seen([person])
     ignorant = replace(
-        view, maps=replace(view.maps, mid_offsets=np.full_like(view.maps.mid_offsets, np.nan))
+        framed, maps=replace(framed.maps, mid_offsets=np.full_like(framed.maps.mid_offsets, np.nan))
     )
-    assert_finds([view, ignorant], [person])
+    assert_finds([framed, ignorant], [person])
     assert np.isnan(fuse([ignorant, ignorant], COCO_PERSON).mid_offsets).all()
 
 
-def test_order_of_views_does_not_matter():
-    views = noisy_views(3)
-    straight, reversed_ = decode(views), decode(views[::-1])
+def test_order_of_passes_does_not_matter():
+    passes = noisy_passes(3)
+    straight, reversed_ = decode(passes), decode(passes[::-1])
     assert len(straight) == len(reversed_)
     for one, other in zip(straight, reversed_, strict=True):
         np.testing.assert_allclose(other.keypoints, one.keypoints, atol=1e-3)
@@ -239,27 +239,27 @@ def test_the_finest_cells_come_first():
 
 
 def test_votes_are_conserved():
-    views = finest_first(noisy_views(4))
-    votes = pool_votes(views)
-    alone = [cast_votes(view.maps) for view in views]
+    passes = finest_first(noisy_passes(4))
+    votes = pool_votes(passes)
+    alone = [cast_votes(framed.maps) for framed in passes]
     for keypoint in range(COCO_PERSON.keypoint_count):
         mass = [each.mass[each.keypoints == keypoint].sum() for each in alone]
         assert votes.mass[votes.keypoints == keypoint].sum() == pytest.approx(
             np.mean(mass), rel=1e-5
         )
     # Nobody stands at the border, so that every vote lands in the frame.
-    scores = hough_scores(votes, views[0].maps.heatmaps.shape, 8, RADIUS)
+    scores = hough_scores(votes, passes[0].maps.heatmaps.shape, 8, RADIUS)
     assert scores.sum() * np.pi * RADIUS**2 / 64 == pytest.approx(votes.mass.sum(), rel=1e-5)
 
 
 @pytest.mark.parametrize(
-    "views", [[(1.0, 8), (0.5, 8)], [(1.0, 8), (1.0, 16)], [(1.5, 16), (1.0, 8), (0.5, 4)]]
+    "passes", [[(1.0, 8), (0.5, 8)], [(1.0, 8), (1.0, 16)], [(1.5, 16), (1.0, 8), (0.5, 4)]]
 )
-def test_a_keypoint_on_which_all_views_agree_scores_one(views):
+def test_a_keypoint_on_which_all_passes_agree_scores_one(passes):
     # On a cell of every grid, so that no vote is shared between cells.
     nose = np.full((17, 2), np.nan)
     nose[0] = (159.5, 127.5)
-    found = finest_first([seen([nose], scale, stride) for scale, stride in views])
+    found = finest_first([seen([nose], scale, stride) for scale, stride in passes])
     scores = hough_scores(
         pool_votes(found), found[0].maps.heatmaps.shape, found[0].maps.stride, RADIUS
     )
@@ -267,47 +267,47 @@ def test_a_keypoint_on_which_all_views_agree_scores_one(views):
 
 
 def test_votes_land_where_they_point_to_at_every_scale():
-    views = [seen([waving(180.3, 150.9)], scale) for scale in (1.0, 0.45)]
-    votes = pool_votes(views)
+    passes = [seen([waving(180.3, 150.9)], scale) for scale in (1.0, 0.45)]
+    votes = pool_votes(passes)
     np.testing.assert_allclose(votes.points, waving(180.3, 150.9)[votes.keypoints], atol=1e-3)
 
 
 # Inputs of all kinds
 
 
-def test_no_masks_where_one_view_has_no_heads_for_them():
-    view = seen([waving(180, 150)])
-    poses_only = replace(view, maps=replace(view.maps, long_offsets=None, segmentation=None))
-    (found,) = decode([view, poses_only])
+def test_no_masks_where_one_pass_has_no_heads_for_them():
+    framed = seen([waving(180, 150)])
+    poses_only = replace(framed, maps=replace(framed.maps, long_offsets=None, segmentation=None))
+    (found,) = decode([framed, poses_only])
     assert found.mask is None
-    assert decode([view, view])[0].mask is not None
+    assert decode([framed, framed])[0].mask is not None
 
 
-def test_views_are_not_modified():
-    views = noisy_views(2)
-    for view in views:
+def test_passes_are_not_modified():
+    passes = noisy_passes(2)
+    for framed in passes:
         for name in ("heatmaps", "short_offsets", "mid_offsets", "long_offsets", "segmentation"):
-            getattr(view.maps, name).flags.writeable = False
-    assert len(decode(views)) == 2
+            getattr(framed.maps, name).flags.writeable = False
+    assert len(decode(passes)) == 2
 
 
-def test_wrong_views_are_refused():
-    view = seen([])
-    with pytest.raises(ValueError, match="at least one view"):
+def test_wrong_passes_are_refused():
+    framed = seen([])
+    with pytest.raises(ValueError, match="at least one pass"):
         decode([])
-    with pytest.raises(ValueError, match="`frame` must be left out"):
-        decode([view], frame=view.frame)
+    with pytest.raises(ValueError, match="`frame` must be None"):
+        decode([framed], frame=framed.frame)
     short = {
-        "heatmaps": view.maps.heatmaps[..., :2],
-        "short_offsets": view.maps.short_offsets[..., :2, :],
-        "mid_offsets": view.maps.mid_offsets[..., :2, :],
+        "heatmaps": framed.maps.heatmaps[..., :2],
+        "short_offsets": framed.maps.short_offsets[..., :2, :],
+        "mid_offsets": framed.maps.mid_offsets[..., :2, :],
     }
     with pytest.raises(ValueError, match="17 keypoints of coco_person"):
         decode(
             [
-                view,
+                framed,
                 FramedMaps(
-                    Maps(**short, long_offsets=None, segmentation=None, stride=8), view.frame
+                    Maps(**short, long_offsets=None, segmentation=None, stride=8), framed.frame
                 ),
             ]
         )
@@ -323,7 +323,7 @@ def test_wrong_views_are_refused():
     magnitude=st.sampled_from([1.0, 100.0, 1e30]),
 )
 @pytest.mark.filterwarnings("error", "ignore:__array__ implementation")  # pycocotools with NumPy 2
-def test_any_views_decode(seed, sizes, bad, magnitude):
+def test_any_passes_decode(seed, sizes, bad, magnitude):
     rng = np.random.default_rng(seed)
 
     def spoilt(shape: tuple[int, ...], scale: float) -> np.ndarray:
@@ -331,7 +331,7 @@ def test_any_views_decode(seed, sizes, bad, magnitude):
         values[rng.random(shape) < bad] = rng.choice([np.nan, np.inf, -np.inf])
         return values.astype(np.float32)
 
-    views = [
+    passes = [
         FramedMaps(
             Maps(
                 heatmaps=spoilt((height, width, 17), 1.0),
@@ -346,7 +346,7 @@ def test_any_views_decode(seed, sizes, bad, magnitude):
         for height, width, scale in sizes
     ]
     people = decode(
-        views, options=DecodeConfig(peak_threshold=1e-4, max_people=10, score_threshold=0.0)
+        passes, options=DecodeConfig(peak_threshold=1e-4, max_people=10, score_threshold=0.0)
     )
     for person in people:
         assert 0 < person.score <= 1

@@ -261,14 +261,14 @@ def test_a_batch_gives_what_single_images_give_in_their_order(predictor):
     assert predictor.batch([]) == []
 
 
-# Several views
+# Several passes
 
 
 @pytest.mark.parametrize(
     ("width", "height", "nose"),
     [(640, 480, (200, 100)), (317, 240, (120, 90)), (240, 500, (120, 300))],
 )
-def test_people_stay_where_they_are_whatever_the_views(width, height, nose):
+def test_people_stay_where_they_are_whatever_the_passes(width, height, nose):
     # Were offsets not divided by the scale, or left and right not swapped, or the padding not
     # counted, they would move.
     image = image_with_red_and_blue(width, height, nose)
@@ -291,18 +291,18 @@ def test_people_stay_where_they_are_whatever_the_views(width, height, nose):
         assert person.mask.shape == (height, width)
 
 
-def test_views_tell_what_the_network_saw(predictor):
+def test_framed_maps_tell_what_the_network_saw(predictor):
     predictor = replace(predictor, options=replace(predictor.options, scales=(1.0, 0.5), flip=True))
     image = image_with_red(640, 480, (200, 100))
-    views = predictor.views(image)
-    assert [view.maps.image_shape for view in views] == [(241, 321)] * 2 + [(121, 161)] * 2
-    assert [view.frame.scale[0] for view in views] == [321 / 640] * 2 + [160 / 640] * 2
+    passes = predictor.framed_maps(image)
+    assert [each.maps.image_shape for each in passes] == [(241, 321)] * 2 + [(121, 161)] * 2
+    assert [each.frame.scale[0] for each in passes] == [321 / 640] * 2 + [160 / 640] * 2
     # Two inputs of each shape, in one batch.
     assert predictor.model.shapes == [(2, 241, 321, 3), (2, 121, 161, 3)]
-    np.testing.assert_allclose(decode(views)[0].keypoints, predictor(image)[0].keypoints)
+    np.testing.assert_allclose(decode(passes)[0].keypoints, predictor(image)[0].keypoints)
 
 
-def test_inputs_of_several_images_and_views_share_batches(predictor):
+def test_inputs_of_several_images_and_passes_share_batches(predictor):
     images = [
         image_with_red_and_blue(640, 480, (200, 100)),
         image_with_red_and_blue(320, 240, (200, 100)),

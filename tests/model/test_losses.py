@@ -14,7 +14,13 @@ from personlab_keras.config import TrainConfig
 from personlab_keras.errors import InputError
 from personlab_keras.method.maps import OUTPUTS, PROBABILITIES, mask_name
 from personlab_keras.method.skeleton import COCO_PERSON
-from personlab_keras.model.losses import logistic_loss, offset_loss, personlab_losses, total_loss
+from personlab_keras.model.losses import (
+    logistic_terms,
+    masked_mean,
+    offset_terms,
+    personlab_losses,
+    total_loss,
+)
 
 tf = pytest.importorskip("tensorflow")
 
@@ -23,6 +29,14 @@ LOSS_NAMES = tuple(OUTPUTS)
 
 def value(scalar):
     return float(ops.convert_to_numpy(scalar))
+
+
+def logistic_loss(target, logits, mask):
+    return masked_mean(logistic_terms(target, logits, mask))
+
+
+def offset_loss(target, offsets, mask, radius):
+    return masked_mean(offset_terms(target, offsets, mask)) / radius
 
 
 def gradient(loss, output):

@@ -311,7 +311,7 @@ def test_sigterm_saves_and_the_same_call_goes_on(records, tiny_config, tmp_path,
     monkeypatch.setattr(RunCallback, "on_train_batch_end", send)
     for reached in (3, 6):
         with pytest.raises(
-            Stopped, match=f"stopped at step {reached} of 8; the same command goes on"
+            Stopped, match=f"stopped at step {reached} of 8; the same command resumes"
         ):
             train(records, tmp_path / "stopped", config)
         assert latest_checkpoint(tmp_path / "stopped").name == f"step-{reached:08d}.npz"
@@ -343,7 +343,7 @@ def test_a_loss_that_is_not_finite_names_step_and_records(
         train(records, tmp_path, config)
     said = str(caught.value)
     assert "the loss of step 5 is not finite (segmentation)" in said
-    assert "checkpoint before is kept: step-00000003.npz" in said
+    assert "The last checkpoint is step-00000003.npz" in said
     examples = training_examples(records, read_meta(records), config.data, config.train.seed, 4 * 2)
     for example in examples.take(2).as_numpy_iterator():
         assert f"image {example['image_id']} view {example['view']}" in said

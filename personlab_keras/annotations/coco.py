@@ -4,17 +4,17 @@ counted.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as rle
 
-from data_prep.json_lists import read_lists
-from data_prep.reasons import Reason, Tally
+from personlab_keras.annotations.dataset import AnnotatedImage, Annotation, Dataset
+from personlab_keras.annotations.json_lists import read_lists
+from personlab_keras.annotations.masks import compress_segmentation
+from personlab_keras.annotations.reasons import Reason, Tally
+from personlab_keras.annotations.values import numbers, shown
 from personlab_keras.errors import InputError
 from personlab_keras.method.skeleton import Skeleton
 
@@ -28,66 +28,9 @@ or rounding up costs.
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Annotation:
-    """One person or one crowd region, as COCO has it.
-
-    Attributes:
-        id: of the annotation.
-        keypoints: (K, 3) float64 [x, y, visibility] in image pixels; zeros where nothing was
-            annotated.
-        box: (4,) float64 [x, y, width, height] in COCO's edge coordinates; NaN where the file has
-            none that can be used.
-        area: in square pixels; NaN where the file has none that can be used.
-        segmentation: `packed`: polygons, or a run-length form, as in the file; None where there is
-            none.
-        crowd: whether it is a region of several people that nobody told apart.
-    """
-
-    id: int
-    keypoints: np.ndarray
-    box: np.ndarray
-    area: float
-    segmentation: bytes | None
-    crowd: bool
-
-    @property
-    def annotated(self) -> bool:
-        """Whether any keypoint was annotated."""
-        return bool((self.keypoints[:, 2] > 0).any())
-
-
-@dataclass(frozen=True, slots=True)
-class AnnotatedImage:
-    """An image of the file with its people."""
-
-    id: int
-    file_name: str
-    width: int
-    height: int
-    annotations: tuple[Annotation, ...]
-
-
-@dataclass(frozen=True)
-class CocoFile:
-    """An annotation file.
-
-    Attributes:
-        images: in order of id, with their people in order of theirs.
-        skipped: what was left out or mended, by reason; `examples`: a few of each.
-        bytes, sha256: of the file.
-    """
-
-    images: tuple[AnnotatedImage, ...]
-    skipped: Mapping[str, int]
-    examples: Mapping[str, list[str]]
-    bytes: int
-    sha256: str
-
-
 def read_coco(
     path: str | Path, skeleton: Skeleton, categories: Sequence[str] = (), strict: bool = False
-) -> CocoFile:
+) -> Dataset:
     """Reads an annotation file of COCO's keypoints format, entry by entry.
 
     What is wrong with a single entry is counted, and as much of it used as can be:
@@ -121,7 +64,7 @@ def read_coco(
     listed = images.finish()
     people = _People(skeleton, _chosen(described, skeleton, categories, path), listed, tally)
     read_lists(path, {"annotations": people.add})
-    return CocoFile(
+    return Dataset(
         images=tuple(
             AnnotatedImage(
                 identity,
@@ -220,25 +163,16 @@ def _image_problem(entry: Any) -> str:
         return f" must be an object. Received: {type(entry).__name__}"
     for name, kind in (("width", int), ("height", int), ("id", int), ("file_name", str)):
         if type(entry.get(name)) is not kind:
-            return f".{name} must be a {kind.__name__}. Received: {_shown(entry.get(name))}"
+            return f".{name} must be a {kind.__name__}. Received: {shown(entry.get(name))}"
     if not 0 <= entry["id"] <= _LARGEST_ID:
-        return f".id must be from 0 to 2**63 - 1. Received: {_shown(entry['id'])}"
+        return f".id must be from 0 to 2**63 - 1. Received: {shown(entry['id'])}"
     if not (1 <= entry["width"] <= _LARGEST_SIDE and 1 <= entry["height"] <= _LARGEST_SIDE):
-        return f" must have a size of at least one pixel. Received: {_shown(entry['width'])} x {_shown(entry['height'])}"
+        return f" must have a size of at least one pixel. Received: {shown(entry['width'])} x {shown(entry['height'])}"
     try:
         entry["file_name"].encode()
     except UnicodeEncodeError:
-        return f".file_name must be text that a file can be called. Received: {_shown(entry['file_name'])}"
+        return f".file_name must be text that a file can be called. Received: {shown(entry['file_name'])}"
     return ""
-
-
-def _shown(value: Any) -> str:
-    """A value for a message: short, and in ASCII whatever it holds."""
-    try:
-        text = ascii(value)
-    except ValueError:  # an integer of thousands of digits
-        text = f"a large {type(value).__name__}"
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 class _People:
@@ -272,14 +206,14 @@ class _People:
             )
             self._tally.add(
                 Reason.ANNOTATION_MALFORMED,
-                f"{place}.{name} must be an int. Received: {_shown(value)}",
+                f"{place}.{name} must be an int. Received: {shown(value)}",
             )
         elif category not in self._categories:
             self._tally.add(
-                Reason.ANNOTATION_OTHER_CATEGORY, f"{place}.category_id {_shown(category)}"
+                Reason.ANNOTATION_OTHER_CATEGORY, f"{place}.category_id {shown(category)}"
             )
         elif image not in self._images:
-            self._tally.add(Reason.ANNOTATION_UNKNOWN_IMAGE, f"{place}.image_id {_shown(image)}")
+            self._tally.add(Reason.ANNOTATION_UNKNOWN_IMAGE, f"{place}.image_id {shown(image)}")
         else:
             _, width, height = self._images[image]
             annotation = self._annotation(entry, place, width, height)
@@ -294,15 +228,15 @@ class _People:
             # Somebody is there: unknown, rather than background.
             self._tally.add(
                 Reason.ANNOTATION_MALFORMED,
-                f"{place}.iscrowd must be 0 or 1 (taken as 1). Received: {_shown(crowd)}",
+                f"{place}.iscrowd must be 0 or 1 (taken as 1). Received: {shown(crowd)}",
             )
             crowd = 1
         keypoints = self._keypoints(entry, place, width, height, bool(crowd))
-        box = _numbers(entry.get("bbox"), 4)
+        box = numbers(entry.get("bbox"), 4)
         if box is None or not (np.abs(box) <= _LARGEST_SIDE).all() or box[2:].min() <= 0.0:
             rule = "must be 4 finite numbers, the last two above 0"
             self._tally.add(
-                Reason.BOX_MALFORMED, f"{place}.bbox {rule}. Received: {_shown(entry.get('bbox'))}"
+                Reason.BOX_MALFORMED, f"{place}.bbox {rule}. Received: {shown(entry.get('bbox'))}"
             )
             box = np.full(4, np.nan)
         area = entry.get("area")
@@ -313,7 +247,7 @@ class _People:
         ):
             self._tally.add(
                 Reason.AREA_MALFORMED,
-                f"{place}.area must be a number above 0. Received: {_shown(area)}",
+                f"{place}.area must be a number above 0. Received: {shown(area)}",
             )
             area = np.nan
         segmentation = entry.get("segmentation") or None
@@ -323,7 +257,7 @@ class _People:
         if type(identity) is not int or not 0 <= identity <= _LARGEST_ID:
             self._tally.add(
                 Reason.ANNOTATION_ID,
-                f"{place}.id must be an int from 0 to 2**63 - 1. Received: {_shown(identity)}",
+                f"{place}.id must be an int from 0 to 2**63 - 1. Received: {shown(identity)}",
             )
             identity = 0
         elif self._seen.setdefault(identity, what) is not what:
@@ -341,12 +275,12 @@ class _People:
         given = entry.get("keypoints")
         if given is None and crowd:  # crowd regions may come without
             return nothing
-        values = _numbers(given, 3 * self._count)
+        values = numbers(given, 3 * self._count)
         if values is None:
             came = (
                 f"{len(given)} values"
                 if isinstance(given, list) and len(given) != 3 * self._count
-                else _shown(given)
+                else shown(given)
             )
             rule = f"must be {3 * self._count} finite numbers"
             self._tally.add(
@@ -373,123 +307,12 @@ class _People:
                 for k in np.flatnonzero(rows):
                     self._tally.add(
                         reason,
-                        f"{place}.keypoints[{k}] in {width} x {height} pixels: {_shown(keypoints[k].tolist())}",
+                        f"{place}.keypoints[{k}] in {width} x {height} pixels: {shown(keypoints[k].tolist())}",
                     )
         count, said = int(labelled.sum()), entry.get("num_keypoints")
         if said is not None and not crowd and said != count:
             self._tally.add(
                 Reason.COUNT_DISAGREES,
-                f"{place}.num_keypoints {_shown(said)} of {count} labelled keypoints",
+                f"{place}.num_keypoints {shown(said)} of {count} labelled keypoints",
             )
         return np.where(kept[:, None], keypoints, 0.0)
-
-
-def _numbers(values: Any, count: int) -> np.ndarray | None:
-    """(count,) float64; None if these are not so many numbers. A text that looks like a number is
-    none.
-    """
-    if (
-        not isinstance(values, list)
-        or len(values) != count
-        or not {type(value) for value in values} <= {int, float}
-    ):
-        return None
-    try:
-        return np.array(values, dtype=np.float64)
-    except OverflowError:
-        return None
-
-
-def compress_segmentation(segmentation: Any) -> bytes:
-    """A segmentation as the file has it in a fifth of the memory. Inverse:
-    `decompress_segmentation`.
-    """
-    try:
-        return pickle.dumps(segmentation, protocol=5)
-    except RecursionError:
-        return pickle.dumps("lists nested too deep")
-
-
-def decompress_segmentation(packed: bytes) -> Any:
-    """The inverse of `compress_segmentation`."""
-    return pickle.loads(packed)
-
-
-def decode_segmentation(segmentation: Any, height: int, width: int) -> tuple[np.ndarray, int]:
-    """(H, W) bool from COCO's polygons, plain run lengths or compressed run lengths; and how many
-    polygons were of no use.
-
-    Raises:
-        ValueError: none of those forms, of another size than the image, or nothing of it can be
-            used.
-    """
-    if isinstance(segmentation, list):
-        # pycocotools walks along every edge in steps of a fifth of a pixel and trusts what it is
-        # given: what lies far outside would take all memory, NaN and an odd number of values read
-        # beyond their array.
-        polygons = [polygon for polygon in segmentation if _is_polygon(polygon, height, width)]
-        if not polygons:
-            raise ValueError("no polygon of at least three points")
-        encoded = rle.frPyObjects(polygons, height, width)
-        return rle.decode(rle.merge(encoded) if len(encoded) > 1 else encoded[0]).view(bool), len(
-            segmentation
-        ) - len(polygons)
-    if isinstance(segmentation, dict) and {"size", "counts"} <= set(segmentation):
-        if segmentation["size"] != [height, width]:
-            raise ValueError(
-                f"run lengths of size {_shown(segmentation['size'])} for an image of {[height, width]}"
-            )
-        return _from_runs(segmentation["counts"], height, width), 0
-    raise ValueError(f"neither polygons nor run lengths: {_shown(segmentation)}")
-
-
-def _is_polygon(polygon: Any, height: int, width: int) -> bool:
-    if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-        return False
-    values = _numbers(polygon, len(polygon))
-    if values is None or not np.isfinite(values).all():
-        return False
-    points = values.reshape(-1, 2)
-    return bool(
-        (np.abs(points / (width, height) - 0.5) <= 1.5).all()
-    )  # no further outside than the image is wide
-
-
-def _from_runs(counts: Any, height: int, width: int) -> np.ndarray:
-    """Run lengths down the columns, as numbers or in COCO's text. Read here: pycocotools leaves
-    memory as it was where they are too few.
-    """
-    if isinstance(counts, str):
-        runs = _run_lengths(counts)
-    else:
-        numbers = _numbers(counts, len(counts)) if isinstance(counts, list) else None
-        if numbers is None or not (
-            np.isfinite(numbers).all() and (numbers == np.floor(numbers)).all()
-        ):
-            raise ValueError("run lengths that are no whole numbers")
-        runs = [int(number) for number in numbers]
-    if min(runs, default=-1) < 0 or sum(runs) != height * width:
-        raise ValueError(f"run lengths that do not add up to {height} x {width} pixels")
-    pixels = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-    return pixels.reshape(width, height).T
-
-
-def _run_lengths(text: str) -> list[int]:
-    """COCO's text: six bits a character, five of them of the number, lowest first; from the third
-    on, the difference to the one before the last."""
-    runs: list[int] = []
-    value = shift = 0
-    for character in text:
-        bits = ord(character) - 48
-        if not 0 <= bits < 64 or shift > 60:
-            raise ValueError("damaged run lengths")
-        value |= (bits & 0x1F) << shift
-        shift += 5
-        if not bits & 0x20:
-            if bits & 0x10:
-                value -= 1 << shift
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value = shift = 0
-    if shift:
-        raise ValueError("run lengths that end within a number")
-    return runs

@@ -1,0 +1,65 @@
+"""A data set in memory: images with their people, whatever file format they were read from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """One person or one crowd region, as COCO has it.
+
+    Attributes:
+        id: of the annotation.
+        keypoints: (K, 3) float64 [x, y, visibility] in image pixels; zeros where nothing was
+            annotated.
+        box: (4,) float64 [x, y, width, height] in COCO's edge coordinates; NaN where the file has
+            none that can be used.
+        area: in square pixels; NaN where the file has none that can be used.
+        segmentation: `packed`: polygons, or a run-length form, as in the file; None where there is
+            none.
+        crowd: whether it is a region of several people that nobody told apart.
+    """
+
+    id: int
+    keypoints: np.ndarray
+    box: np.ndarray
+    area: float
+    segmentation: bytes | None
+    crowd: bool
+
+    @property
+    def annotated(self) -> bool:
+        """Whether any keypoint was annotated."""
+        return bool((self.keypoints[:, 2] > 0).any())
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotatedImage:
+    """An image of the file with its people."""
+
+    id: int
+    file_name: str
+    width: int
+    height: int
+    annotations: tuple[Annotation, ...]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The people and crowd regions of a set of images, whatever format they were read from.
+
+    Attributes:
+        images: in order of id, with their people in order of theirs.
+        skipped: what was left out or mended, by reason; `examples`: a few of each.
+        bytes, sha256: of the annotation file.
+    """
+
+    images: tuple[AnnotatedImage, ...]
+    skipped: Mapping[str, int]
+    examples: Mapping[str, list[str]]
+    bytes: int
+    sha256: str

@@ -1,0 +1,87 @@
+"""Finding and reading the image files of a data set, with every fault counted by reason."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from personlab_keras.annotations.dataset import AnnotatedImage
+from personlab_keras.annotations.reasons import Reason, Tally
+from personlab_keras.errors import InputError
+from personlab_keras.io.image_headers import image_size
+from personlab_keras.io.images import MAX_PIXELS, decode_bgr
+
+_LARGEST_FILE = 1 << 29
+"""Bytes of an image file: more than `MAX_PIXELS` pixels take in any but a wasteful format."""
+
+
+def read_pixels(
+    image: AnnotatedImage, folder: Path, follow_links: bool, tally: Tally
+) -> np.ndarray | None:
+    """(H, W, 3) uint8 BGR as stored: COCO annotates the pixels whatever their orientation tag
+    says.
+    """
+    place = f"image {image.id} {image.file_name!r}"
+    path = image_path(folder, image.file_name, follow_links)
+    if path is None:
+        tally.add(Reason.IMAGE_OUTSIDE, place)
+        return None
+    try:
+        if not path.is_file():
+            tally.add(Reason.IMAGE_MISSING, place)
+            return None
+        if path.stat().st_size > _LARGEST_FILE:
+            tally.add(Reason.IMAGE_TOO_LARGE, f"{place}: {path.stat().st_size} bytes")
+            return None
+        data = path.read_bytes()
+    except OSError as error:
+        tally.add(Reason.IMAGE_UNREADABLE, f"{place}: {error.strerror}")
+        return None
+    if not data:
+        tally.add(Reason.IMAGE_EMPTY, place)
+        return None
+    size = image_size(data)
+    if size is not None and size[0] * size[1] > MAX_PIXELS:
+        tally.add(Reason.IMAGE_TOO_LARGE, f"{place}: {size[0]} x {size[1]} pixels")
+        return None
+    if size is None or size == (
+        image.width,
+        image.height,
+    ):  # whose size is wrong need not be decoded
+        try:
+            pixels = decode_bgr(data, place, apply_orientation=False)
+        except InputError as error:
+            tally.add(Reason.IMAGE_UNREADABLE, str(error))
+            return None
+        size = (pixels.shape[1], pixels.shape[0])
+    if size != (image.width, image.height):
+        tally.add(
+            Reason.IMAGE_SIZE,
+            f"{place}: {size[0]} x {size[1]}, annotated as {image.width} x {image.height}",
+        )
+        return None
+    return pixels
+
+
+def image_path(folder: Path, file_name: str, follow_links: bool = False) -> Path | None:
+    """Where an image lies; None where its name leads out of the folder: absolute, by "..", or
+    through a symbolic link.
+
+    Args:
+        folder: resolved.
+    """
+    name = PurePosixPath(file_name)
+    if name.is_absolute() or ".." in name.parts:
+        return None
+    path = folder / name
+    links = (folder.joinpath(*name.parts[: depth + 1]) for depth in range(len(name.parts)))
+    if follow_links or not any(
+        os.path.islink(link) for link in links
+    ):  # to resolve every name would take longer than to read it
+        return path
+    try:
+        return path if path.resolve().is_relative_to(folder) else None
+    except (OSError, RuntimeError):  # links in a circle lead nowhere
+        return path
