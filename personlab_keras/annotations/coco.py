@@ -62,19 +62,12 @@ def read_coco(
                 f"{path}: '{field}' must be a list with at least one entry. Received: {came}"
             )
     listed = images.finish()
-    people = _People(skeleton, _chosen(described, skeleton, categories, path), listed, tally)
+    people = People(
+        skeleton, chosen_categories(described, skeleton, categories, path), listed, tally
+    )
     read_lists(path, {"annotations": people.add})
     return Dataset(
-        images=tuple(
-            AnnotatedImage(
-                identity,
-                *fields,
-                tuple(
-                    sorted(people.of_image.get(identity, ()), key=lambda annotation: annotation.id)
-                ),
-            )
-            for identity, fields in sorted(listed.items())
-        ),
+        images=people.with_images(),
         skipped=dict(tally.counts),
         examples=tally.examples,
         bytes=lists.bytes,
@@ -82,10 +75,19 @@ def read_coco(
     )
 
 
-def _chosen(
+def chosen_categories(
     described: Iterable[Any], skeleton: Skeleton, names: Sequence[str], path: str | Path
 ) -> frozenset[int]:
-    """Ids of the categories that count."""
+    """Ids of the categories that count.
+
+    Args:
+        described: the list of categories, as in the file.
+        names: those that the user names.
+        path: named in errors.
+
+    Raises:
+        InputError: as `read_coco` says.
+    """
     known: dict[int, tuple[Any, Any]] = {}
     for entry in described:
         if isinstance(entry, dict) and type(entry.get("id")) is int:
@@ -175,8 +177,13 @@ def _image_problem(entry: Any) -> str:
     return ""
 
 
-class _People:
-    """The list of annotations as it is read; `of_image`: those that count, by image."""
+class People:
+    """The rules of a single annotation, and those that it lets pass; `of_image`: by image.
+
+    Args:
+        categories: ids of those that count.
+        images: id -> (file name, width, height).
+    """
 
     def __init__(
         self,
@@ -192,7 +199,11 @@ class _People:
         """Id -> hash of what it was given to."""
 
     def add(self, number: int, entry: Any) -> None:
-        place = f"annotations[{number}]"
+        """Takes the entry of that number in the list."""
+        self.add_at(f"annotations[{number}]", entry)
+
+    def add_at(self, place: str, entry: Any) -> None:
+        """Takes an entry that examples and errors call `place`."""
         if not isinstance(entry, dict):
             self._tally.add(
                 Reason.ANNOTATION_MALFORMED,
@@ -219,6 +230,17 @@ class _People:
             annotation = self._annotation(entry, place, width, height)
             if annotation is not None:
                 self.of_image.setdefault(image, []).append(annotation)
+
+    def with_images(self) -> tuple[AnnotatedImage, ...]:
+        """All images in order of id, with their people in order of theirs."""
+        return tuple(
+            AnnotatedImage(
+                identity,
+                *fields,
+                tuple(sorted(self.of_image.get(identity, ()), key=lambda person: person.id)),
+            )
+            for identity, fields in sorted(self._images.items())
+        )
 
     def _annotation(
         self, entry: dict[str, Any], place: str, width: int, height: int
