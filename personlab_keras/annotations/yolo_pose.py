@@ -202,26 +202,38 @@ class LabelLine:
     """A line of a label file, in fractions of the image.
 
     Attributes:
-        number: of the line, from 1.
-        class_id: as it stands there.
-        box: (4,) float64 [centre x, centre y, width, height]; None where the line has neither five
-            numbers nor as many as it should.
-        keypoints: (K, 3) float64 [x, y, visibility], NaN where a text is no number; None where the
-            line has another number of numbers than it should.
-        columns: how many numbers it has.
+        class_id: the first number.
+        values: all numbers, NaN where a text is none.
+        keypoints: (K, 3) float64 [x, y, visibility]; None where the line has another number of
+            numbers than it should.
     """
 
-    number: int
     class_id: int
-    box: np.ndarray | None
+    values: tuple[float, ...]
     keypoints: np.ndarray | None
-    columns: int
+
+    @property
+    def columns(self) -> int:
+        """How many numbers the line has."""
+        return len(self.values)
+
+    @property
+    def box(self) -> tuple[float, ...] | None:
+        """Centre x, y, width, height; None unless the line has as many numbers as it should, or
+        those of a box alone: others may be anything, corners of a polygon for one.
+        """
+        return self.values[1:5] if self.keypoints is not None or self.columns == 5 else None
+
+    @property
+    def within(self) -> bool:
+        """Whether there is a box with its centre in the image, give or take a hundredth."""
+        return self.box is not None and all(-0.01 <= value <= 1.01 for value in self.box[:2])
 
     def coco_box(self, width: int, height: int) -> list[float] | None:
         """[x, y, width, height] in pixels, edge coordinates."""
         if self.box is None:
             return None
-        x, y, w, h = self.box.tolist()
+        x, y, w, h = self.box
         return [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
 
     def coco_keypoints(self, width: int, height: int) -> list[float] | None:
@@ -231,44 +243,37 @@ class LabelLine:
         return (self.keypoints * (width, height, 1)).reshape(-1).tolist()
 
 
-def parse_line(text: str, number: int, keypoints: int, dimensions: int) -> LabelLine:
+def parse_line(text: str, keypoints: int, dimensions: int) -> LabelLine:
     """A line that is not blank.
 
     Without visibilities a keypoint is labelled unless it stands at 0 0 or below 0, as tools write
     what they do not have.
 
     Raises:
-        ValueError: the class is no whole number; what is read says why.
+        ValueError: the class is no whole number; the text says what it must be.
 
-    >>> line = parse_line("0 0.5 0.5 0.2 0.4  0.25 0.75", 1, keypoints=1, dimensions=2)
+    >>> line = parse_line("0 0.5 0.5 0.2 0.4  0.25 0.75", keypoints=1, dimensions=2)
     >>> line.coco_box(100, 100), line.coco_keypoints(100, 100)
     ([40.0, 30.0, 20.0, 40.0], [25.0, 75.0, 2.0])
     """
     tokens = text.split()
-    class_number = _number(tokens[0])
-    if not 0 <= class_number < 1e9 or class_number != int(class_number):
+    values = tuple(map(_number, tokens))
+    if not 0 <= values[0] < 1e9 or values[0] != int(values[0]):
         raise ValueError(
-            "must begin with the number of a class, and numbers separated by spaces. "
+            "must begin with the number of a class, and hold numbers separated by spaces. "
             f"Received: {_shown(tokens[0])}"
         )
-    values = np.array([_number(token) for token in tokens[1:]])
     points = None
-    if len(tokens) == 5 + keypoints * dimensions:
-        points = values[4:].reshape(keypoints, dimensions)
+    if len(values) == 5 + keypoints * dimensions:
+        points = np.array(values[5:]).reshape(keypoints, dimensions)
         if dimensions == 2:
             unlabelled = (points < 0).any(axis=1) | (points == 0).all(axis=1)
             points = np.column_stack([points, np.where(unlabelled, 0.0, 2.0)])
-    return LabelLine(
-        number=number,
-        class_id=int(class_number),
-        box=values[:4] if points is not None or len(tokens) == 5 else None,
-        keypoints=points,
-        columns=len(tokens),
-    )
+    return LabelLine(int(values[0]), values, points)
 
 
 def _number(text: str) -> float:
-    """NaN where it is none. Python reads more than a number: 1_000 for one."""
+    """NaN where it is none. Python reads more than numbers as other tools write them: 1_000."""
     try:
         return float("nan") if "_" in text else float(text)
     except ValueError:

@@ -149,8 +149,8 @@ def test_the_skeleton_must_fit():
 
 
 def test_a_line_by_hand():
-    line = parse_line("0 0.5 0.25 0.2 0.1 0.25 0.75 2 0 0 0\r", 7, 2, 3)
-    assert (line.number, line.class_id, line.columns) == (7, 0, 11)
+    line = parse_line("0 0.5 0.25 0.2 0.1 0.25 0.75 2 0 0 0\r", 2, 3)
+    assert (line.class_id, line.columns) == (0, 11)
     assert line.coco_box(200, 100) == pytest.approx([80, 20, 40, 10])
     assert line.coco_keypoints(200, 100) == pytest.approx([50, 75, 2, 0, 0, 0])
 
@@ -176,7 +176,7 @@ def test_a_line_by_hand():
     ],
 )
 def test_lines_without_visibilities(text, box, keypoints):
-    line = parse_line(text, 1, 2, 2)
+    line = parse_line(text, 2, 2)
     for found, expected in (
         (line.coco_box(10, 10), box),
         (line.coco_keypoints(10, 10), keypoints),
@@ -189,13 +189,13 @@ def test_lines_without_visibilities(text, box, keypoints):
 )
 def test_lines_without_a_class_are_refused(text):
     with pytest.raises(ValueError, match=r"must begin with the number of a class, .* Received: "):
-        parse_line(text, 1, 2, 3)
+        parse_line(text, 2, 3)
 
 
 @given(st.text(min_size=1).filter(lambda text: text.split()), st.sampled_from([2, 3]))
 def test_any_line_is_read_or_refused(text, dimensions):
     try:
-        line = parse_line(text, 1, 2, dimensions)
+        line = parse_line(text, 2, dimensions)
     except ValueError:
         return
     assert (line.keypoints is not None) == (line.columns == 5 + 2 * dimensions)
@@ -223,7 +223,7 @@ def test_written_lines_read_back_to_the_same_pixels(people, width, height):
         width,
         height,
     )
-    lines = [parse_line(line, 1, 3, 3) for line in text.splitlines()]
+    lines = [parse_line(line, 3, 3) for line in text.splitlines()]
     rounding = 5.1e-10 * max(width, height)
     assert [line.class_id for line in lines] == [person[0] for person in people]
     for line, (_, box, points) in zip(lines, people, strict=True):
