@@ -1,7 +1,8 @@
-"""The package. Ranges are what is meant to work; requirements.txt holds the exact set that the
-tests passed with.
+"""The package. Versions are ranges here; requirements.txt pins the exact set that the tests passed
+with.
 """
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -30,18 +31,34 @@ SERVE = [
 ]
 BEAM = ["apache-beam>=2.60,<3"]
 
+ROOT = Path(__file__).parent
+VERSION = re.search(
+    r'^__version__ = "(.+)"$',
+    (ROOT / "personlab_keras" / "__init__.py").read_text(encoding="utf-8"),
+    flags=re.MULTILINE,
+).group(1)
+
 setup(
     name="personlab-keras",
-    version="0.1.0",
+    version=VERSION,
     description="PersonLab for Keras 3: every person in a photo, keypoints and instance mask, in one pass of one network",
-    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(
         include=["personlab_keras", "personlab_keras.*", "data_prep", "data_prep.*"]
     ),
-    package_data={"personlab_keras": ["configs/*.yaml", "skeletons/*.yaml", "serving/page.html"]},
+    package_data={
+        "personlab_keras": [
+            "configs/*.yaml",
+            "skeletons/*.yaml",
+            "demo.html",
+            "serving/page.html",
+            "py.typed",
+        ],
+        "data_prep": ["page.html", "py.typed"],
+    },
     install_requires=[
         "tensorflow>=2.18,<3",
         "tensorflow-serving-api>=2.18,<3",

@@ -1,5 +1,5 @@
 """Do data, targets, network, losses, export and decoder speak one language? Eight real images,
-learnt by heart.
+memorised.
 
     python benchmarks/overfit.py --annotations person_keypoints_train2017.json --images train2017
     --out overfit

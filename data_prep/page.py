@@ -1,6 +1,4 @@
-"""`personlab inspect --out`: one HTML file in which a person can look through a records folder; it
-needs nothing beside it.
-"""
+"""The page of `personlab inspect --out`: one self-contained HTML file about a records folder."""
 
 from __future__ import annotations
 
@@ -8,17 +6,20 @@ import base64
 import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import cv2
 import numpy as np
 
 from personlab_keras.data.records import Record
-from personlab_keras.drawing import person_colour
+from personlab_keras.drawing import draw, person_colour
 from personlab_keras.io.images import decode_image
+from personlab_keras.method.person import Person
 from personlab_keras.method.skeleton import Skeleton
 from personlab_keras.method.targets import IGNORE_CROWD, IGNORE_MASKLESS, IGNORE_UNANNOTATED
 
+_TEMPLATE = Template((Path(__file__).parent / "page.html").read_text(encoding="utf-8"))
 _THUMBNAIL = 360
 """Longest side in pixels of a view on the contact sheet."""
 _DRAWING = 1100
@@ -38,12 +39,12 @@ def page(
     skeleton: Skeleton,
     drawings: Sequence[Path],
 ) -> str:
-    """The page.
+    """The page as HTML text.
 
     Args:
-        counts: as `statistics.summary` gives them.
-        views: for the contact sheet.
-        drawings: files of drawn targets; the page has them smaller.
+        counts: as returned by `statistics.summary`.
+        views: shown on the contact sheet.
+        drawings: image files of drawn targets, embedded at reduced size.
     """
     facts = (
         f"Views: {counts['views']:,}. Persons: {counts['persons']:,}. Shards: {counts['shards']:,}"
@@ -54,53 +55,32 @@ def page(
         name: shares[name] for name in ("crowd", "unannotated person", "person without mask")
     }
     covered = {name: shares[name] for name in ("person", "overlap", "within a disc")}
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: #222 }}
-h1, h2 {{ font-weight: 600 }} h1 {{ overflow-wrap: anywhere }} h3 {{ font-weight: 600; font-size: 1rem; margin: 0 0 .4rem }}
-.grid {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(21rem, 100%), 1fr)); gap: 1.5rem }}
-.sheet {{ grid-template-columns: repeat(auto-fill, minmax(min(15rem, 100%), 1fr)); gap: .6rem }}
-.sheet img, .wide img {{ width: 100%; display: block }}
-.wide {{ grid-template-columns: repeat(auto-fill, minmax(min(32rem, 100%), 1fr)) }}
-figure {{ margin: 0 }} figcaption, .note {{ color: #555; font-size: .85rem }}
-table {{ border-collapse: collapse; width: 100%; font-size: .85rem; table-layout: fixed }}
-td, th {{ padding: .1rem .4rem; text-align: left; font-weight: 400; vertical-align: top; overflow-wrap: anywhere }}
-.bars td:first-child {{ width: 9.5rem }} .bars td:last-child {{ width: 5rem; text-align: right }}
-.bar {{ background: #00798c; height: .8rem; margin-top: .3rem; min-width: 1px }} .none .bar {{ background: none }}
-.faults td, .faults th {{ border-bottom: 1px solid #ddd }} .faults th:nth-child(2) {{ width: 5rem }} code {{ font-size: .8rem }}
-.key i {{ display: inline-block; width: .8rem; height: .8rem; margin: 0 .3rem 0 .9rem }}
-label {{ margin-right: 1rem }} .hidden {{ display: none }}
-</style></head><body>
-<h1>{html.escape(title)}</h1>
-<p>{facts}. {html.escape(settings)}. {counts["bytes per view"]:,} bytes a view, of which {counts["bytes of targets per view"]:,} are
-targets.</p>
-<h2>What is in it</h2>
-<div class="grid">
-{_bars("People in a view", counts["people per view"])}
-{_bars("Labelled keypoints of a person", counts["labelled keypoints per person"])}
-{_bars("Size of people (side of a square of their area, by the view's)", counts["sizes of people"])}
-{_bars("Labelled keypoints by name", counts["labelled keypoints"])}
-{_bars("Cells covered", covered, share=True)}
-{_bars("Cells that do not count, and why", ignored, share=True)}
-</div>
-<h2>What was left out or mended</h2>
-{_faults(counts["skipped"], counts["examples"], counts["damaged"])}
-<h2>Contact sheet</h2>
-<p class="key">Chosen by the seed. {_choices(views)}<br>Edges join labelled keypoints; tints are persons, hatching is what does not count:
-{"".join(f'<i style="background:rgb{colour}"></i>{name}' for name, colour in _IGNORED.values())}</p>
-<div class="grid sheet">{"".join(_thumbnail(record, skeleton) for record in views)}</div>
-<h2>Targets</h2>
-<div class="grid wide">{"".join(_drawing(path) for path in drawings)}</div>
-<script>
-for (const box of document.querySelectorAll("input[data-kind]"))
-  box.addEventListener("change", () => {{
-    for (const figure of document.querySelectorAll(`figure[data-kind="${{box.dataset.kind}}"]`))
-      figure.classList.toggle("hidden", !box.checked);
-  }});
-</script>
-</body></html>
-"""
+    histograms = [
+        _bars("People in a view", counts["people per view"]),
+        _bars("Labelled keypoints of a person", counts["labelled keypoints per person"]),
+        _bars(
+            "Size of people (side of a square of their area, by the view's)",
+            counts["sizes of people"],
+        ),
+        _bars("Labelled keypoints by name", counts["labelled keypoints"]),
+        _bars("Cells covered", covered, share=True),
+        _bars("Cells excluded from the losses, by reason", ignored, share=True),
+    ]
+    return _TEMPLATE.substitute(
+        title=html.escape(title),
+        facts=facts,
+        settings=html.escape(settings),
+        bytes_per_view=f"{counts['bytes per view']:,}",
+        target_bytes_per_view=f"{counts['bytes of targets per view']:,}",
+        bars="\n".join(histograms),
+        faults=_faults(counts["skipped"], counts["examples"], counts["damaged"]),
+        choices=_choices(views),
+        key="".join(
+            f'<i style="background:rgb{colour}"></i>{name}' for name, colour in _IGNORED.values()
+        ),
+        sheet="".join(_thumbnail(record, skeleton) for record in views),
+        drawings="".join(_drawing(path) for path in drawings),
+    )
 
 
 def _bars(title: str, values: Mapping[str, float], share: bool = False) -> str:
@@ -119,14 +99,14 @@ def _faults(
 ) -> str:
     rows = [(reason, count, examples.get(reason, ())) for reason, count in skipped.items()]
     if damaged:
-        rows.append(("damaged record (passed over)", len(damaged), damaged[:5]))
+        rows.append(("damaged record (skipped)", len(damaged), damaged[:5]))
     if not rows:
         return "<p>Nothing.</p>"
     lines = "".join(
         f"<tr><td>{html.escape(reason)}</td><td>{count:,}</td><td><code>{'<br>'.join(map(html.escape, some))}</code></td></tr>"
         for reason, count, some in rows
     )
-    return f'<table class="faults"><tr><th>reason</th><th>cases</th><th>the first of them</th></tr>{lines}</table>'
+    return f'<table class="faults"><tr><th>reason</th><th>cases</th><th>first cases</th></tr>{lines}</table>'
 
 
 def _kind(record: Record) -> str:
@@ -165,8 +145,8 @@ def _picture(pixels: np.ndarray, caption: str, kind: str = "") -> str:
 
 
 def drawn(record: Record, skeleton: Skeleton) -> np.ndarray:
-    """(H, W, 3) uint8 RGB: a view, small, with its persons' cells tinted, what is ignored hatched,
-    and its labelled keypoints joined.
+    """(H, W, 3) uint8 RGB: a reduced view with the cells of its persons tinted, ignored cells
+    hatched and labelled keypoints drawn as skeletons.
     """
     view = decode_image(record.image, f"image {record.image_id}")
     scale = min(1.0, _THUMBNAIL / max(view.shape))
@@ -189,18 +169,9 @@ def drawn(record: Record, skeleton: Skeleton) -> np.ndarray:
     y, x = np.indices(ignore.shape)
     for flag, (_, shade) in _IGNORED.items():
         canvas[(ignore & flag > 0) & ((x + y) % 9 < 3)] = shade
-    for person, colour in zip(targets.keypoints, colours, strict=True):
-        points = np.rint((person[:, :2] + 0.5) * scale - 0.5).astype(int)
-        for start, end in skeleton.edge_indices[: len(skeleton.edges)]:
-            if person[start, 2] and person[end, 2]:
-                cv2.line(
-                    canvas,
-                    points[start].tolist(),
-                    points[end].tolist(),
-                    colour.tolist(),
-                    2,
-                    cv2.LINE_AA,
-                )
-        for point in points[person[:, 2] > 0]:
-            cv2.circle(canvas, point.tolist(), 2, (255, 255, 255), -1, cv2.LINE_AA)
-    return canvas
+    people = []
+    for person in targets.keypoints:
+        labelled = person[:, 2] > 0
+        points = np.where(labelled[:, None], (person[:, :2] + 0.5) * scale - 0.5, np.nan)
+        people.append(Person(points, labelled.astype(float), 1.0))
+    return draw(canvas, people, skeleton)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from personlab_keras.errors import InputError
-from personlab_keras.io.processes import standard_error_away
+from personlab_keras.io.processes import silent_standard_error
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -22,7 +22,7 @@ def beam_options(options: Sequence[str]) -> PipelineOptions:
             the runner.)
     """
     try:
-        with standard_error_away():  # it names the file systems whose packages are not there
+        with silent_standard_error():  # it names the file systems whose packages are not there
             from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError:
         raise InputError("--beam takes Apache Beam: pip install 'personlab-keras[beam]'") from None

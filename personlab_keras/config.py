@@ -1,22 +1,20 @@
-"""Every setting of the project, each at one place with its default and its reason.
+"""All settings of the project, each with its default and its description.
 
-A configuration is a tree of frozen dataclasses. `load_config` starts from the defaults, lays a YAML
-file over them and then single overrides `section.key=value`; it names the nearest known key when
-one is unknown."""
+A configuration is a tree of frozen dataclasses. `load_config` starts from the defaults, then
+applies a YAML file and single overrides `section.key=value`. `personlab config` prints the
+descriptions below as comments."""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import types
-import typing
+import textwrap
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from personlab_keras.config_values import field_descriptions, plain_values, updated
 from personlab_keras.errors import InputError
 from personlab_keras.io.files import read_yaml
 from personlab_keras.io.images import BACKGROUND
@@ -25,68 +23,64 @@ from personlab_keras.method.coordinates import map_side
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Views baked by `personlab prepare` and how the pipeline reads them."""
+    """Views written by `personlab prepare`, and how the input pipeline reads them."""
 
     view_size: int = 401
-    """Side in pixels of the square views; targets.stride * n + 1."""
+    """Side of the square views in pixels; must be targets.stride * n + 1."""
     views_per_image: int = 1
-    """View 0 is the whole image, undistorted; every further one is drawn at random by the settings
-    below.
-    """
+    """Views per image. View 0 is the whole image, undistorted; all others are random crops drawn
+    with the settings below."""
     scale: tuple[float, float] = (0.5, 1.5)
-    """Range of the random scale, relative to the whole image fitting the view (METHOD.md: U[0.5,
-    1.5]).
-    """
+    """Range of the random scale; at 1 the whole image fits the view (paper: 0.5 to 1.5)."""
     rotation: float = 15.0
     """Largest random rotation in degrees."""
     flip: float = 0.5
-    """Probability of mirroring, both of a baked random view and of a view read for training."""
+    """Probability of mirroring a random view, when it is written and again when it is read for
+    training."""
     negatives: bool = True
-    """Keep images that show nobody: they teach the heads what is no person."""
+    """Whether to keep images without people. The network learns from them what is not a person."""
     image_quality: int = 95
     """JPEG quality of the stored views."""
     shard_records: int = 512
     """Records in one TFRecord file."""
     workers: int = 0
-    """Processes that bake views; 0 for one per CPU core."""
+    """Processes that write views; 0 for one per CPU core."""
     seed: int = 0
-    """Seed of the random views."""
+    """Random seed of the views."""
     pad_colour: tuple[int, int, int] = BACKGROUND
-    """RGB laid where a view or a network input reaches beyond the image: grey is near zero after
-    every preprocessing.
-    """
+    """RGB colour of the area where a view or a network input extends beyond the image. The default,
+    grey, is close to zero after the preprocessing of every backbone."""
     online: bool = False
-    """Whether views are also scaled, turned and moved anew whenever they are read for training, by
-    the settings above. Then one view per image is enough; it costs time (docs/results.md)."""
+    """Whether training also scales, rotates and shifts each view at random every time it is read,
+    within the ranges above. One view per image is then enough, but reading is slower
+    (docs/results.md)."""
     shuffle_records: int = 2048
-    """Records held for shuffling."""
+    """Size of the shuffle buffer in records."""
     brightness: float = 0.2
-    """Largest random change of brightness, as a share of the full range."""
+    """Largest random change of brightness, as a fraction of the full range."""
     contrast: float = 0.3
-    """Largest random change of contrast, as a share."""
+    """Largest random change of contrast, as a fraction."""
     saturation: float = 0.3
-    """Largest random change of saturation, as a share."""
+    """Largest random change of saturation, as a fraction."""
     skip_corrupt: int = 0
-    """Most damaged records that are passed over when records are read. If more than 0, all shards
-    are checked before training starts.
-    """
+    """Number of corrupt records to skip before reading fails. If it is above 0, all shards are
+    checked before training starts."""
     skeleton: str = "coco_person"
-    """The keypoints, for `personlab prepare`: a YAML file, or the name of a shipped one
-    (docs/data-format.md). Records, runs and models carry it on."""
+    """Keypoints that `personlab prepare` uses: a YAML file, or the name of one that comes with the
+    package (docs/data-format.md). Records, runs and models keep a copy."""
     follow_links: bool = False
     """Whether images may be symbolic links that lead out of their folder."""
 
 
 @dataclass(frozen=True)
 class TargetsConfig:
-    """Geometry of the targets; baked into the records."""
+    """Geometry of the targets, fixed when the records are written."""
 
     radius: float = 32.0
-    """R, the radius in view pixels of the disc around a keypoint (paper: 32, whatever the size of
-    the person).
-    """
+    """Radius R of the disc around a keypoint in view pixels, whatever the size of the person
+    (paper: 32)."""
     stride: int = 8
-    """View pixels per target cell. The network's maps are brought to this stride."""
+    """View pixels per target cell. The network's maps are resized to this stride."""
 
 
 @dataclass(frozen=True)
@@ -94,15 +88,15 @@ class ModelConfig:
     """The network."""
 
     backbone: str = "resnet101"
-    """A name of `personlab_keras.model.backbones.BACKBONES`."""
+    """Name of the backbone, a key of `personlab_keras.model.backbones.BACKBONES`."""
     alpha: float = 1.0
-    """Width multiplier, for backbones that have one."""
+    """Width multiplier, for backbones that come in several widths."""
     output_stride: int = 16
     """Input pixels per cell of the backbone's features: 8, 16 or 32 (paper: 16 in training, 8 in
-    evaluation).
-    """
+    evaluation)."""
     weights: str | None = "imagenet"
-    """'imagenet', the path of a Keras weights file of the backbone, or null for random ones."""
+    """Initial weights of the backbone: 'imagenet', the path of a Keras weights file, or null for
+    random weights."""
     outputs: tuple[str, ...] = (
         "heatmaps",
         "short_offsets",
@@ -110,23 +104,20 @@ class ModelConfig:
         "long_offsets",
         "segmentation",
     )
-    """The heads, names of `maps.ALL_OUTPUTS`. Networks without the last two find people but no
-    masks; "part_heatmaps" comes with imported networks and is kept untrained."""
+    """Heads of the network. Without long_offsets and segmentation it predicts poses but no masks.
+    The head part_heatmaps comes with imported networks; it is kept but not trained."""
     target_stride: int | None = None
-    """Stride of the maps, upsampled bilinearly from output_stride where finer; null for
+    """Stride of the maps, which are upsampled bilinearly if output_stride is coarser; null for
     output_stride. `personlab train` sets it to the stride of the records."""
     middle_layer: str | None = None
-    """Name of a backbone layer that gets a second set of heads for training (intermediate
-    supervision).
-    """
+    """Name of a backbone layer that gets a second set of heads during training (intermediate
+    supervision); null for none."""
     mid_refinements: int = 0
-    """Steps of mid-range refinement inside the network; what the network refines, the decoder need
-    not.
-    """
+    """Refinement steps of the mid-range offsets inside the network. The decoder can then do as many
+    fewer."""
     long_refinements: int = 0
-    """Steps of long-range refinement inside the network: this many by the field itself, then as
-    many by the short offsets.
-    """
+    """Refinement steps of the long-range offsets inside the network: this many by the long-range
+    offsets themselves, then as many by the short-range ones."""
 
 
 @dataclass(frozen=True)
@@ -134,59 +125,56 @@ class TrainConfig:
     """Optimisation."""
 
     steps: int = 1_000_000
-    """Optimizer steps in all (paper: one million)."""
+    """Total number of optimizer steps (paper: one million)."""
     batch_size: int = 8
-    """Views in a step, over all devices (paper: 8)."""
+    """Views per step, over all devices together (paper: 8)."""
     optimizer: str = "sgd"
     """'sgd' with momentum (paper) or 'adam'."""
     learning_rate: float = 1e-3
-    """Highest learning rate; sources of the paper's setting disagree between 1e-3 and 1e-4."""
+    """Peak learning rate. Accounts of the paper's value differ between 1e-3 and 1e-4."""
     momentum: float = 0.9
     """Momentum of sgd."""
     schedule: str = "constant"
-    """'constant', 'cosine' to zero, or 'polynomial' to zero with power 0.9."""
+    """Learning rate schedule: 'constant', 'cosine' decay to zero, or 'polynomial' decay to zero
+    with power 0.9."""
     warmup_steps: int = 0
-    """Steps over which the learning rate rises from zero."""
+    """Steps over which the learning rate rises linearly from zero."""
     ema: float = 0.0
-    """Momentum of the Polyak average of the weights, 0 for none; where there is one, it is what is
-    validated and exported.
-    """
+    """Momentum of the exponential moving average of the weights; 0 for none. If there is an
+    average, it is what gets validated and exported."""
     clip_norm: float | None = None
-    """Largest global norm of the gradient."""
+    """Largest global norm of the gradient; null for no clipping."""
     weight_decay: float = 0.0
     """Decoupled weight decay (AdamW, SGDW)."""
     freeze_batch_norm: bool = True
-    """Keep the backbone's batch-norm statistics and scales as loaded (paper)."""
+    """Whether to keep the batch-norm statistics and scales of the initial weights (paper)."""
     mixed_precision: str | None = None
-    """Compute type of the backbone, 'bfloat16' or 'float16'; null for float32. Heads and losses are
-    float32 always.
-    """
+    """Compute type of the backbone, 'bfloat16' or 'float16'; null for float32. Heads and losses
+    always use float32."""
     strategy: str = "auto"
-    """'single'; 'mirrored': all devices of this machine; 'multiworker': those of several processes;
-    'tpu'; or 'auto': several processes if the environment names them, else a TPU if it names one,
-    else all GPUs, else the CPU."""
+    """Devices to train on: 'single', 'mirrored' (all devices of this machine), 'multiworker'
+    (several processes), 'tpu', or 'auto': several processes if the environment defines them, else a
+    TPU if it names one, else all GPUs, else the CPU."""
     jit_compile: bool = False
-    """Compile the step with XLA, as on the JAX backend always. Pays on GPU and TPU; TensorFlow's
-    own kernels are faster on CPU.
-    """
+    """Whether to compile the training step with XLA, which pays on GPUs and TPUs. On CPUs
+    TensorFlow's own kernels are faster. The JAX backend always compiles."""
     seed: int = 0
-    """Seed of initial weights, order of records and augmentation."""
+    """Random seed of the initial weights, the order of the records and the augmentation."""
     checkpoint_every: int = 5_000
     """Steps between checkpoints."""
     keep_checkpoints: int = 3
-    """Latest checkpoints to keep."""
+    """Number of latest checkpoints to keep."""
     validate_every: int = 5_000
-    """Steps between validations, where validation records are given."""
+    """Steps between validations, if there are validation records."""
     validate_raw: bool = False
-    """Validate the weights of the step too, beside their average."""
+    """Whether to validate the current weights too, besides their moving average."""
     shown_views: int = 8
-    """Views of the validation records that TensorBoard shows with the people found in them."""
+    """Number of validation views that TensorBoard shows with the predicted people."""
     log_every: int = 100
     """Steps between log lines."""
     loss_limit: float | None = 20.0
-    """The run ends where the mean loss between two log lines is more than this many times the least
-    before; null for never.
-    """
+    """Stop the run if the mean loss of a log interval exceeds the lowest one so far by this factor;
+    null to never stop."""
     heatmap_weight: float = 4.0
     """Weight of the heatmap loss (paper: heatmap 4, segmentation 2, short 1, mid 1/4, long 1/8)."""
     segmentation_weight: float = 2.0
@@ -198,149 +186,138 @@ class TrainConfig:
     long_weight: float = 0.125
     """Weight of the long-range offset loss."""
     middle_weight: float = 1.0
-    """Weight of the losses at the middle layer's heads, relative to those of the last layer."""
+    """Weight of the losses of the middle layer's heads, relative to those of the last layer."""
 
 
 @dataclass(frozen=True)
 class DecodeConfig:
-    """From maps to people (METHOD.md, Poses and Masks)."""
+    """The decoder, from maps to people (docs/decoder.md)."""
 
     hough: bool = True
-    """Whether people start at the maxima of the votes (paper) or of the heatmaps themselves."""
+    """Whether people start from maxima of the Hough votes (paper) or of the heatmaps."""
     peak_threshold: float = 0.01
-    """Least Hough score of a local maximum that may start a person (paper)."""
+    """Lowest Hough score of a local maximum that may start a person (paper)."""
     nms_radius: float = 10.0
-    """r in input pixels: a seed this close to the same keypoint of an earlier person starts no
-    other; keypoints this close to a better person's add nothing to the score (paper)."""
+    """Non-maximum suppression radius in input pixels. A seed closer than this to the same keypoint
+    of a better person is dropped; a keypoint this close to one of a better person does not count
+    towards the score (paper)."""
     mid_refinements: int = 4
-    """Steps of short-range refinement of every mid-range step. The paper has 2; after 4 the
-    released networks find more.
-    """
+    """Short-range refinement steps after each mid-range offset. The paper uses 2; with 4 the
+    released networks find more."""
     long_refinements: int = 2
-    """Steps of refinement of the embedding by long offsets, then as many by short offsets (released
-    code).
-    """
+    """Refinement steps of the embedding: this many by long-range offsets, then as many by
+    short-range ones (as in Google's released code)."""
     bridge: bool = True
-    """Whether keypoints that the tree cannot reach are found by the long-range offsets of the
-    others (beyond the paper).
-    """
+    """Whether to locate keypoints that the tree cannot reach by the long-range offsets of the other
+    keypoints (not in the paper)."""
     bridge_support: float = 0.3
-    """Share of a person's found keypoints, by their probability, that must agree on one that is
-    bridged.
-    """
+    """Fraction of a person's keypoints, weighted by probability, that must agree on a bridged
+    keypoint."""
     vote_refinements: int = 1
-    """Steps in which every keypoint moves to where the votes within `nms_radius` agree (beyond the
-    paper).
-    """
+    """Mean-shift steps that move each keypoint to the centre of the votes within `nms_radius` (not
+    in the paper)."""
     keypoint_threshold: float = 0.01
-    """Least heatmap probability at a keypoint's position for it to count as found."""
+    """Lowest heatmap probability at which a keypoint counts as found."""
     expected_oks: bool = True
-    """Whether a keypoint's score is its heatmap probability times how well the votes around it
-    agree (paper), or the first alone.
-    """
+    """Whether a keypoint's score is its heatmap probability times the agreement of the votes around
+    it (paper), or the probability alone."""
     soft_nms: bool = True
-    """Whether keypoints that a better person shows add nothing to a person's score (paper)."""
+    """Whether keypoints that a better person already covers are left out of a person's score
+    (paper)."""
     score_power: float = 3.0
-    """q: a person's score is the mean of its keypoint scores to this power, and the root of that.
-    The paper has the plain mean, 1, by which many doubtful keypoints outweigh a few sure ones."""
+    """A person's score is the power mean of the keypoint scores with this exponent. The paper uses
+    the plain mean (1), with which many doubtful keypoints outweigh a few certain ones."""
     score_threshold: float = 0.3
-    """Least score of a person that is returned. What lies below is mostly a second reading of
-    somebody better. `evaluate` and validation keep everybody, since average precision is taken over
-    all thresholds."""
+    """Lowest score of a person to return. Detections below it are mostly duplicates of better ones.
+    `personlab evaluate` and validation use 0, because average precision covers all thresholds."""
     max_people: int = 100
-    """Most people returned, best first."""
+    """Largest number of people to return, best first."""
     masks: bool = True
-    """Whether to find instance masks."""
+    """Whether to compute instance masks."""
     segmentation_threshold: float = 0.5
-    """Least person probability of a mask pixel (likely the paper's)."""
+    """Lowest person probability of a mask pixel (probably as in the paper)."""
     embedding_threshold: float = 0.25
-    """t: largest embedding distance, in sqrt(box area), of a pixel to the person that owns it
-    (likely the paper's).
-    """
+    """Largest embedding distance between a pixel and the person it belongs to, as a multiple of
+    sqrt(box area) (probably as in the paper)."""
     exclusive_masks: bool = False
-    """Whether a pixel goes to the nearest person alone instead of to everybody within t. Doubtful
-    second readings of a person then take pixels from the first one (paper: not exclusive)."""
+    """Whether a pixel belongs to the nearest person only, instead of to everybody within
+    embedding_threshold. Duplicate detections then take pixels from the better one (paper: not
+    exclusive)."""
 
 
 @dataclass(frozen=True)
 class PredictConfig:
-    """How an image is fitted to the network."""
+    """How an image is fitted to the network, and what runs the network."""
 
     longer_side: int = 801
-    """Longer side in pixels to which an image is resized before it is padded to stride * n + 1."""
+    """Longer side in pixels to which an image is resized, before padding to stride * n + 1."""
     upscale: bool = True
-    """Whether smaller images are enlarged to it."""
+    """Whether to enlarge smaller images to that size."""
     scales: tuple[float, ...] = (1.0,)
-    """Sizes at which every image is seen, relative to the one above. The votes of all are
-    pooled.
+    """Scales at which the network sees each image, relative to longer_side. The votes are pooled.
     """
     flip: bool = False
-    """Whether every image is also seen mirrored: as many votes again, at twice the cost of the
-    network.
-    """
+    """Whether the network sees each image mirrored as well. This doubles the votes and the cost."""
     batch_size: int = 4
-    """Inputs of one shape that go through the network together."""
+    """Largest number of inputs of the same shape that go through the network together."""
     runtime: str = "auto"
-    """What a model directory's network runs in: 'keras', 'onnx' or 'litert', of which the directory
-    has to hold the file; 'auto' is the fastest on a CPU of which there is a file and the package,
-    and Keras where there is a GPU or neither (docs/runtimes.md)."""
+    """Runtime of a model directory's network: 'keras', 'onnx' or 'litert', for which the directory
+    must contain the file; or 'auto' for Keras if there is a GPU, else the fastest on a CPU whose
+    file and package are present (docs/runtimes.md)."""
     threads: int = 0
-    """Threads that the network computes in; 0 for one per CPU core that the process may use."""
+    """CPU threads of the network; 0 for one per core that the process may use."""
 
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """The embedded data set of `personlab demo`."""
+    """The synthetic data set of `personlab demo`."""
 
     train_scenes: int = 4000
-    """Synthetic scenes to learn from."""
+    """Number of synthetic training scenes."""
     val_scenes: int = 200
-    """Held-out synthetic scenes to evaluate on."""
+    """Number of held-out scenes to evaluate on."""
     scene_size: int = 257
     """Side of a scene in pixels."""
 
 
 @dataclass(frozen=True)
 class ServeConfig:
-    """`personlab serve`.
+    """The HTTP server, `personlab serve`.
 
     Raises:
-        InputError: a value out of its range.
+        InputError: a value is out of range.
     """
 
     host: str = "127.0.0.1"
-    """Address to listen on: this machine alone. There is no authentication, so anything else
-    belongs behind a proxy that has.
-    """
+    """Address to listen on; the default is this machine only. The server has no authentication, so
+    put it behind a proxy that does before exposing it."""
     port: int = 8000
     """Port to listen on; 0 for a free one."""
     address: str | None = None
-    """Ray cluster to run the replicas on, as `ray.init` takes it ("auto" on one of its machines);
-    null for the one that RAY_ADDRESS names, and where it names none, for this machine alone."""
+    """Ray cluster that runs the replicas, as for `ray.init` ('auto' on a machine of the cluster);
+    null for the one in RAY_ADDRESS if that is set, else this machine only."""
     replicas: int = 1
-    """Copies of the network, each in a process of its own."""
+    """Number of copies of the network, each in its own process."""
     threads: int = 0
-    """CPU cores of each replica; 0 for those of this machine, shared among the replicas."""
+    """CPU cores per replica; 0 to divide those of this machine among the replicas."""
     gpus: float = 0.0
-    """GPUs of each replica; replicas with a fraction share one."""
+    """GPUs per replica; with a fraction, replicas share one."""
     max_batch: int = 4
-    """Most images that go through the network together (in place of predict.batch_size)."""
+    """Largest number of images that go through the network together (replaces predict.batch_size).
+    """
     batch_wait_ms: float = 0.0
-    """Longest time that an idle replica waits for a batch to fill. While one is at work the next
-    one fills by itself.
-    """
+    """Longest time in milliseconds that an idle replica waits for a batch to fill. A busy replica's
+    next batch fills while it works."""
     max_queued: int = 64
-    """Most requests that are accepted and not yet answered; any further one is refused at once with
-    status 503.
-    """
+    """Largest number of accepted requests without an answer yet; further ones get status 503 at
+    once."""
     max_bytes: int = 20_000_000
-    """Largest image file taken."""
+    """Largest accepted image file in bytes."""
     max_pixels: int = 50_000_000
-    """Largest width x height of an image that is decoded."""
+    """Largest accepted image in pixels (width x height)."""
     body_timeout_s: float = 30.0
-    """Longest time in which a client must have sent its image: a slow one holds a place in the
-    queue.
-    """
+    """Seconds within which a client must have sent its image, since a slow client occupies a place
+    in the queue."""
 
     def __post_init__(self) -> None:
         for name in ("replicas", "max_batch", "max_queued", "max_bytes", "max_pixels"):
@@ -359,11 +336,14 @@ class ServeConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """The whole configuration.
+    """The whole configuration: one frozen dataclass per section.
+
+    >>> config = Config(train=TrainConfig(steps=100))
+    >>> config.train.steps, config.train.batch_size
+    (100, 8)
 
     Raises:
-        InputError: a view side that is no stride * n + 1, or a target stride that the network
-            cannot produce.
+        InputError: the side of the views is not stride * n + 1.
     """
 
     data: DataConfig = field(default_factory=DataConfig)
@@ -382,28 +362,30 @@ class Config:
 def load_config(
     path: str | Path | None = None, overrides: Iterable[str] = (), base: Config | None = None
 ) -> Config:
-    """The defaults, then a YAML file, then overrides.
+    """Reads a configuration: the defaults, then a YAML file, then overrides.
+
+    >>> load_config("demo", ["train.steps=10"]).train.steps
+    10
 
     Args:
-        path: a YAML file of sections; or the name of a file in `personlab_keras/configs`, with or
-            without `.yaml`.
-        overrides: texts `section.key=value`, the value in YAML.
-        base: what to start from instead of the defaults.
+        path: a YAML file with sections, or the name of one in `personlab_keras/configs`, with or
+            without `.yaml`; None for no file.
+        overrides: strings `section.key=value`, with the value in YAML.
+        base: configuration to start from instead of the defaults.
 
     Raises:
-        InputError: the file is missing or no YAML mapping; a section or key is unknown; a value is
-            of another type.
+        InputError: the file does not exist or is not a YAML mapping, a section or key is unknown,
+            or a value has the wrong type or is out of range.
     """
-    values: dict[str, Any] = {}
-    if path is not None:
-        values = _read_yaml(path)
-    return apply_overrides(
-        _build(Config, values, base=base or Config(), where="", source=str(path)), overrides
-    )
+    values = {} if path is None else _read_yaml(path)
+    return apply_overrides(updated(base or Config(), values, source=str(path)), overrides)
 
 
 def apply_overrides(config: Config, overrides: Iterable[str]) -> Config:
-    """The configuration with texts `section.key=value` laid over it, the value in YAML.
+    """A copy of a configuration with overrides `section.key=value`, the values in YAML.
+
+    >>> apply_overrides(Config(), ["data.scale=[0.8, 1.2]"]).data.scale
+    (0.8, 1.2)
 
     Raises:
         InputError: as `load_config`.
@@ -412,41 +394,67 @@ def apply_overrides(config: Config, overrides: Iterable[str]) -> Config:
         name, equals, text = override.partition("=")
         section, dot, key = name.strip().partition(".")
         if not (equals and dot and key):
-            raise InputError(f"--set takes section.key=value. Received: {override}")
+            raise InputError(f"--set requires section.key=value. Received: {override}")
         try:
             value = yaml.safe_load(text)
         except (yaml.YAMLError, ValueError, TypeError, RecursionError):
             raise InputError(f"--set {name}: the value must be YAML. Received: {text}") from None
-        config = _build(Config, {section: {key: value}}, base=config, where="", source="--set")
+        config = updated(config, {section: {key: value}}, source="--set")
     return config
 
 
 def config_from_dict(values: Mapping[str, Any], source: str) -> Config:
-    """A configuration from plain values as `config_to_dict` gives them; `source` is named in
-    errors.
+    """A configuration from plain values, as `config_to_dict` returns them.
+
+    Args:
+        values: sections, by name; missing settings have their defaults.
+        source: named in errors.
 
     Raises:
         InputError: as `load_config`.
     """
-    return _build(Config, values, base=Config(), where="", source=source)
+    return updated(Config(), values, source=source)
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
-    """Plain values of a configuration or one of its sections, for YAML and JSON (tuples become
-    lists).
+    """A configuration, or one of its sections, as plain values for YAML and JSON; tuples become
+    lists.
     """
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        return [plain(item) for item in value] if isinstance(value, (tuple, list)) else value
-
-    return plain(dataclasses.asdict(config))
+    return plain_values(config)
 
 
 def config_to_yaml(config: Config) -> str:
-    """The configuration as a YAML file that `load_config` reads back to an equal one."""
+    """The configuration as YAML text, which `load_config` reads back to an equal one."""
     return yaml.safe_dump(config_to_dict(config), sort_keys=False)
+
+
+def config_to_described_yaml(config: Config) -> str:
+    """As `config_to_yaml`, with the description of every setting in a comment above it.
+
+    >>> print(config_to_described_yaml(Config())[:75])
+    # Views written by `personlab prepare`, and how the input pipeline reads th
+    """
+    parts = []
+    for section in fields(config):
+        settings = getattr(config, section.name)
+        about = (type(settings).__doc__ or "").partition("\n")[0]
+        parts.append(f"{_comment(about, '')}{section.name}:\n")
+        descriptions = field_descriptions(type(settings))
+        for name, value in plain_values(settings).items():
+            parts.append(_comment(descriptions[name], "  "))
+            parts.append(textwrap.indent(yaml.safe_dump({name: value}, sort_keys=False), "  "))
+        parts.append("\n")
+    return "".join(parts).rstrip("\n") + "\n"
+
+
+def _comment(text: str, indent: str) -> str:
+    lead = f"{indent}# "
+    return (
+        textwrap.fill(
+            text, 100, initial_indent=lead, subsequent_indent=lead, break_on_hyphens=False
+        )
+        + "\n"
+    )
 
 
 def _read_yaml(path: str | Path) -> dict[str, Any]:
@@ -458,71 +466,3 @@ def _read_yaml(path: str | Path) -> dict[str, Any]:
             f"{path}: must be a mapping of sections. Received: {type(values).__name__}"
         )
     return values
-
-
-def _build(kind: Any, values: Any, base: Any, where: str, source: str) -> Any:
-    """`base` with `values` laid over it, recursively, every key and type checked."""
-    if not isinstance(values, Mapping):
-        raise InputError(
-            f"{source}: {where or 'the configuration'} must be a mapping. Received: {values!r}"
-        )
-    hints = typing.get_type_hints(kind)
-    changes = {}
-    for key, value in values.items():
-        name = f"{where}.{key}" if where else str(key)
-        if key not in hints:
-            raise InputError(f"{source}: unknown key {name}.{_suggestion(name)}")
-        if dataclasses.is_dataclass(hints[key]):
-            changes[key] = _build(
-                hints[key], value, base=getattr(base, key), where=name, source=source
-            )
-        else:
-            changes[key] = _convert(hints[key], value, name=name, source=source)
-    return dataclasses.replace(base, **changes)
-
-
-def _suggestion(name: str) -> str:
-    sections = typing.get_type_hints(Config)
-    known = [
-        f"{section}.{key}"
-        for section, kind in sections.items()
-        for key in typing.get_type_hints(kind)
-    ]
-    # A key given without or with the wrong section is as common as a misspelt one.
-    tails = {full.partition(".")[2]: full for full in known}
-    near = difflib.get_close_matches(name, [*known, *sections], n=1) or [
-        tails[tail] for tail in difflib.get_close_matches(name.rpartition(".")[2], tails, n=1)
-    ]
-    return f" Nearest: {near[0]}" if near else f" Sections: {', '.join(sections)}"
-
-
-def _convert(kind: Any, value: Any, name: str, source: str) -> Any:
-    """The value as `kind`, one of: bool, int, float, str, a tuple of them (of any length if so
-    declared), or one of them or None.
-    """
-    options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    if value is None and type(None) in options:
-        return None
-    wanted = next(option for option in options if option is not type(None))
-    if typing.get_origin(wanted) is tuple:
-        items = typing.get_args(wanted)
-        if items[-1] is Ellipsis and isinstance(value, (list, tuple)):
-            items = items[:1] * len(value)
-        if isinstance(value, (list, tuple)) and len(value) == len(items):
-            return tuple(
-                _convert(item, each, name, source) for item, each in zip(items, value, strict=True)
-            )
-    elif wanted is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    elif wanted is float and isinstance(value, str):
-        # YAML 1.1 reads 1e-3 as a text because it has no point.
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    elif type(value) is wanted:
-        return value
-    wanted_name = (
-        str(kind) if typing.get_origin(wanted) is tuple or len(options) > 1 else wanted.__name__
-    )
-    raise InputError(f"{source}: {name} must be {wanted_name}. Received: {value!r}")

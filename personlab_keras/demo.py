@@ -1,6 +1,4 @@
-"""`personlab demo`: the whole path on the embedded data set, and a page that shows what came
-out.
-"""
+"""`personlab demo`: the whole pipeline on synthetic scenes, and a page with the results."""
 
 from __future__ import annotations
 
@@ -13,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from string import Template
 from typing import Any
 
 from data_prep.build import prepare
@@ -32,7 +31,9 @@ from personlab_keras.training.train import train
 
 SETTINGS_FILE = "demo.yaml"
 SHOWN = 12
-"""Target drawings and overlays on the page."""
+"""Number of target drawings and of overlays on the page."""
+
+_TEMPLATE = Template((Path(__file__).parent / "demo.html").read_text(encoding="utf-8"))
 
 Progress = Callable[[str], Callable[[int, int], None]]
 
@@ -40,18 +41,20 @@ Progress = Callable[[str], Callable[[int, int], None]]
 def demo(
     out: str | Path, config: Config, progress: Progress, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Scenes -> records -> training -> SavedModel -> evaluation on held-out scenes -> overlays ->
-    `index.html`.
-
-    Writes `metrics.json`: keypoint and mask metrics, seconds per stage, and the number of weights.
+    """Draws scenes, writes records, trains, exports, evaluates on held-out scenes, draws overlays,
+    and writes `index.html`.
 
     Args:
-        out: a folder that does not exist, is empty, or holds an earlier demo, which is replaced.
-        progress: what is counted -> function (done, in all).
-        say: takes a line for the user.
+        out: a folder that does not exist, is empty, or contains an earlier demo, which is replaced.
+        progress: starts a progress bar: its label -> a function (done, total).
+        say: takes one line of output.
+
+    Returns:
+        Keypoint and mask metrics, seconds per stage and the number of weights, as in
+        `metrics.json`.
 
     Raises:
-        InputError: `out` holds something else.
+        InputError: `out` contains something else.
     """
     folder = Path(out)
     _claim(folder, config)
@@ -64,38 +67,12 @@ def demo(
         seconds[name] = round(time.perf_counter() - began, 1)
         say(f"{name}: {seconds[name]} s")
 
-    sets = {"train": config.demo.train_scenes, "val": config.demo.val_scenes}
     with stage("scenes"):
-        for seed, (name, count) in enumerate(sets.items()):
-            drawn = partial(_advance, progress(f"{name} scenes"), count)
-            write_dataset(
-                folder / "scenes" / name, count, config.demo.scene_size, seed=seed, progress=drawn
-            )
+        _draw_scenes(folder, config, progress)
     with stage("records"):
-        for name in sets:
-            scenes = folder / "scenes" / name
-            prepare(
-                scenes / "annotations.json",
-                scenes / "images",
-                folder / "records" / name,
-                config,
-                progress=progress(f"{name} views"),
-            )
-        draw_records(folder / "records" / "val", folder / "targets", SHOWN)
+        _write_records(folder, config, progress)
     with stage("training"):
-        tick = progress("training steps")
-
-        def report(log: Log) -> None:
-            say(
-                "  ".join(
-                    f"{name} {value:.3g}" if name != "step" else f"step {int(value)}"
-                    for name, value in log.items()
-                )
-            )
-            tick(int(log["step"]), config.train.steps)
-
-        network = train(folder / "records" / "train", folder / "run", config, report=report)
-    weights = sum(math.prod(variable.shape) for variable in network.trainable_variables)
+        network = _train(folder, config, progress("training steps"), say)
     with stage("export"):
         provenance = {
             "trained_on": f"{config.demo.train_scenes} synthetic scenes",
@@ -104,7 +81,7 @@ def demo(
         export_model(network, config, COCO_PERSON, folder / "exported", provenance)
     scenes = folder / "scenes" / "val"
     with stage("evaluation"):
-        # Average precision is taken over all thresholds, so none is set.
+        # Average precision covers all thresholds, so people of every score count.
         metrics = evaluate(
             load(folder / "exported", ["decode.score_threshold=0"]),
             scenes / "annotations.json",
@@ -115,16 +92,52 @@ def demo(
     with stage("overlays"):
         chosen = list_images([scenes / "images"])[:SHOWN]
         predict_files(load(folder / "exported"), chosen, folder / "predictions")
+    weights = sum(math.prod(variable.shape) for variable in network.trainable_variables)
     metrics = {**metrics, "seconds": seconds, "weights": weights}
     write_atomically(folder / "metrics.json", (json.dumps(metrics, indent=1) + "\n").encode())
-    write_atomically(
-        folder / "index.html", page(folder, metrics, read_log(folder / "run"), config).encode()
-    )
+    html_text = page(folder, metrics, read_log(folder / "run"), config)
+    write_atomically(folder / "index.html", html_text.encode())
     return metrics
+
+
+def _draw_scenes(folder: Path, config: Config, progress: Progress) -> None:
+    sets = {"train": config.demo.train_scenes, "val": config.demo.val_scenes}
+    for seed, (name, count) in enumerate(sets.items()):
+        write_dataset(
+            folder / "scenes" / name,
+            count,
+            config.demo.scene_size,
+            seed=seed,
+            progress=partial(_advance, progress(f"{name} scenes"), count),
+        )
 
 
 def _advance(tick: Callable[[int, int], None], total: int, done: int) -> None:
     tick(done, total)
+
+
+def _write_records(folder: Path, config: Config, progress: Progress) -> None:
+    for name in ("train", "val"):
+        scenes = folder / "scenes" / name
+        prepare(
+            scenes / "annotations.json",
+            scenes / "images",
+            folder / "records" / name,
+            config,
+            progress=progress(f"{name} views"),
+        )
+    draw_records(folder / "records" / "val", folder / "targets", SHOWN)
+
+
+def _train(
+    folder: Path, config: Config, tick: Callable[[int, int], None], say: Callable[[str], None]
+) -> Any:
+    def report(log: Log) -> None:
+        others = [f"{name} {value:.3g}" for name, value in log.items() if name != "step"]
+        say("  ".join([f"step {int(log['step'])}", *others]))
+        tick(int(log["step"]), config.train.steps)
+
+    return train(folder / "records" / "train", folder / "run", config, report=report)
 
 
 def _claim(folder: Path, config: Config) -> None:
@@ -137,46 +150,40 @@ def _claim(folder: Path, config: Config) -> None:
 
 
 def page(folder: Path, metrics: dict[str, Any], log: list[Log], config: Config) -> str:
-    """The HTML of the summary page; pictures are linked relative to the folder."""
+    """The HTML text of `index.html`; links to pictures are relative to the folder."""
+    seconds = metrics["seconds"].items()
+    return _TEMPLATE.substitute(
+        weights=f"{metrics['weights']:,}",
+        steps=config.train.steps,
+        batch_size=config.train.batch_size,
+        train_scenes=config.demo.train_scenes,
+        val_scenes=config.demo.val_scenes,
+        stages=", ".join(f"{name} {value:g} s" for name, value in seconds),
+        metrics="".join(_table_row(kind, metrics[kind]) for kind in ("keypoints", "segmentation")),
+        overlays=_pictures(folder, "predictions/*.overlay.jpg"),
+        loss_curve=loss_curve(log),
+        targets=_pictures(folder, "targets/*.png"),
+    )
 
-    def pictures(pattern: str) -> str:
-        files = sorted(folder.glob(pattern))
-        return "".join(
-            f'<a href="{f.relative_to(folder)}"><img src="{f.relative_to(folder)}" alt="{f.stem}"></a>'
-            for f in files
-        )
 
-    def row(kind: str) -> str:
-        cells = "".join(
-            f"<td><b>{v:.3f}</b><br>{html.escape(k)}</td>"
-            for k, v in metrics[kind].items()
-            if isinstance(v, float)
-        )
-        return f"<tr><th>{kind}</th>{cells}</tr>"
+def _table_row(kind: str, values: dict[str, Any]) -> str:
+    cells = "".join(
+        f"<td><b>{value:.3f}</b><br>{html.escape(name)}</td>"
+        for name, value in values.items()
+        if isinstance(value, float)
+    )
+    return f"<tr><th>{kind}</th>{cells}</tr>"
 
-    stages = ", ".join(f"{name} {value:g} s" for name, value in metrics["seconds"].items())
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>PersonLab demo</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #222 }}
-h1, h2 {{ font-weight: 600 }} table {{ border-collapse: collapse }} th {{ text-align: left; padding-right: 1rem }}
-td {{ padding: .3rem .8rem; text-align: center; border-bottom: 1px solid #ddd; font-size: .85rem }} td b {{ font-size: 1.05rem }}
-.grid {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: .5rem }} .grid img {{ width: 100% }}
-.wide {{ grid-template-columns: repeat(auto-fill, minmax(32rem, 1fr)) }} svg {{ width: 100%; height: 20rem }}
-</style></head><body>
-<h1>PersonLab demo</h1>
-<p>A network of {metrics["weights"]:,} weights, trained {config.train.steps} steps of {config.train.batch_size} on
-{config.demo.train_scenes} synthetic scenes, judged on {config.demo.val_scenes} others by pycocotools. {stages}.</p>
-<h2>Metrics</h2><table>{row("keypoints")}{row("segmentation")}</table>
-<h2>People found in held-out scenes</h2><div class="grid">{pictures("predictions/*.overlay.jpg")}</div>
-<h2>Training loss</h2>{loss_curve(log)}
-<h2>Targets</h2><div class="grid wide">{pictures("targets/*.png")}</div>
-</body></html>
-"""
+
+def _pictures(folder: Path, pattern: str) -> str:
+    links = {path.stem: path.relative_to(folder) for path in sorted(folder.glob(pattern))}
+    return "".join(
+        f'<a href="{link}"><img src="{link}" alt="{stem}"></a>' for stem, link in links.items()
+    )
 
 
 def loss_curve(log: list[Log]) -> str:
-    """An SVG of the losses of a log over its steps, on a logarithmic axis."""
+    """The losses of a log over its steps as an SVG with a logarithmic axis."""
     names = [name for name in log[0] if name == "loss" or name.startswith("loss/")] if log else []
     values = {
         name: [(line["step"], line[name]) for line in log if line.get(name, 0.0) > 0.0]

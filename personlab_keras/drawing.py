@@ -46,6 +46,13 @@ def draw(
     Raises:
         ValueError: the image is of another shape or type, a person has another number of keypoints
             than the skeleton, or a mask is not of the image's size.
+
+    >>> nose_and_eye = np.full((17, 2), np.nan)
+    >>> nose_and_eye[:2] = (48, 48), (60, 40)
+    >>> person = Person(nose_and_eye, np.isfinite(nose_and_eye[:, 0]).astype(float), score=0.9)
+    >>> drawn = draw(np.zeros((97, 97, 3), np.uint8), [person])
+    >>> bool(drawn[44, 54].any()), bool(drawn[80, 80].any())
+    (True, False)
     """
     _check_image(image)
     for person in people:

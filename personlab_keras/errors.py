@@ -1,13 +1,17 @@
-"""The one exception for input that a user can mend: its text is a single line that the command line
-prints as it is.
-"""
+"""Exceptions whose message is a single line for the user; the command line prints it as it is."""
 
 
 class InputError(ValueError):
-    """Bad input. The message names the file or field, the rule, and what came; the command line
-    exits with status 2.
+    """Invalid input. The message names the file or setting, the rule and the value received. The
+    command line exits with status 2.
+
+    >>> from personlab_keras.config import load_config
+    >>> load_config(None, ["train.steps=many"])
+    Traceback (most recent call last):
+        ...
+    personlab_keras.errors.InputError: --set: train.steps must be an integer. Received: 'many'
     """
 
 
 class Stopped(Exception):
-    """A run that was asked to stop and did, with everything saved; the text says how to go on."""
+    """A run stopped on request after saving its state. The message says how to resume it."""

@@ -80,6 +80,12 @@ def evaluate(
     Raises:
         InputError: the annotations are missing or malformed, or an image is missing, unreadable or
             not of its annotated size.
+
+    A predictor that finds nobody scores zero:
+
+    >>> metrics = evaluate(lambda image: [], "annotations.json", "images", "evaluation")
+    >>> metrics["images"], metrics["keypoints"]["AP"]
+    (10, 0.0)
     """
     if limit is not None and limit < 1:
         raise InputError(f"the limit must be at least 1 image. Received: {limit}")

@@ -14,8 +14,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import TINY
+from tiny import TINY
 
+import personlab_keras
 from personlab_keras.cli import main
 from personlab_keras.config import load_config
 from personlab_keras.errors import InputError
@@ -61,11 +62,25 @@ def test_help_names_every_command_and_each_explains_itself(capsys):
         assert "--set SECTION.KEY=VALUE" in capsys.readouterr().out
 
 
+def test_without_a_command_the_commands_are_listed(capsys):
+    assert main([]) == 2
+    listed = [line.split()[0] for line in capsys.readouterr().err.splitlines() if line.strip()]
+    assert set(COMMANDS) <= set(listed)
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"personlab {personlab_keras.__version__}\n"
+
+
 def test_config_prints_what_was_set(capsys):
     assert main(["config", "--set", "train.steps=12"]) == 0
     assert "  steps: 12\n" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_main_path(scenes, tmp_path, capsys):
     annotations, images = scenes / "annotations.json", scenes / "images"
     records, run, model = tmp_path / "records", tmp_path / "run", tmp_path / "model"
@@ -120,7 +135,7 @@ def test_the_main_path(scenes, tmp_path, capsys):
     )
     printed = capsys.readouterr().out
     assert f"{records}: 10 views" in printed
-    assert "left out or mended: 0" in printed
+    assert "skipped or repaired: 0" in printed
     assert "validation/keypoint_AP" in printed
     assert "keypoints: AP" in printed
     metrics = json.loads((tmp_path / "eval" / "metrics.json").read_text())
@@ -134,6 +149,7 @@ def test_the_main_path(scenes, tmp_path, capsys):
     assert "<h1>" in (tmp_path / "drawings" / "index.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_demo_in_small(tmp_path, capsys):
     settings = [
         *SETTINGS,
@@ -173,7 +189,7 @@ def test_the_demo_in_small(tmp_path, capsys):
         (["train", "--records", ".", "--workdir", "w"], "no meta.json there"),
         (["train", "--records", ".", "--workdir", "w", "--init", "."], "no personlab.json there"),
         (["export", ".", "--out", "m"], "neither a workdir"),
-        (["import-weights", "--out", "m"], "takes SOURCE and --out DIR, or --list"),
+        (["import-weights", "--out", "m"], "requires SOURCE and --out DIR, or --list"),
         (["import-weights", "bodypix", "--out", "m"], "nor a published network. Nearest: bodypix-"),
         (["import-weights", "none.onnx", "--out", "m"], "no such file or folder"),
         (["predict", "x.jpg", "--model", ".", "--out", "o"], "no personlab.json there"),
@@ -263,6 +279,7 @@ def test_a_reader_that_goes_away_is_no_error():
     assert process.stderr == ""
 
 
+@pytest.mark.slow
 def test_an_interrupted_preparation_leaves_nothing_half_done(scenes, tmp_path):
     arguments = [
         "--annotations",

@@ -1,3 +1,4 @@
+import itertools
 import re
 from pathlib import Path
 
@@ -7,7 +8,13 @@ import pytest
 import yaml
 
 from personlab_keras import config as config_module
-from personlab_keras.config import Config, config_to_dict, config_to_yaml, load_config
+from personlab_keras.config import (
+    Config,
+    config_to_described_yaml,
+    config_to_dict,
+    config_to_yaml,
+    load_config,
+)
 from personlab_keras.errors import InputError
 from personlab_keras.model.backbones import BACKBONES
 from personlab_keras.training.optimizers import build_optimizer, learning_rate
@@ -46,6 +53,20 @@ def test_yaml_round_trip(tmp_path):
     assert yaml.safe_load(config_to_yaml(config)) == config_to_dict(config)
 
 
+@pytest.mark.parametrize("path", [None, *SHIPPED], ids=lambda path: path and path.stem)
+def test_described_yaml_loads_back_and_describes_every_setting(path, tmp_path):
+    config = load_config(path, ["train.clip_norm=2", "data.scale=[0.75, 1.25]"])
+    text = config_to_described_yaml(config)
+    (tmp_path / "c.yaml").write_text(text)
+    assert load_config(tmp_path / "c.yaml") == config
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 100
+    for above, line in itertools.pairwise(lines):
+        if re.match(r"(  )?\w+:", line):
+            assert above.lstrip().startswith("# "), line
+    assert "  # Weight of the segmentation loss.\n  segmentation_weight: 2.0\n" in text
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_configurations_load_by_name_and_by_path(path):
     assert load_config(path.stem) == load_config(path)
@@ -57,14 +78,14 @@ def test_shipped_configurations_load_by_name_and_by_path(path):
         ("train.learing_rate=1", "unknown key train.learing_rate. Nearest: train.learning_rate"),
         ("target.radius=3", "unknown key target. Nearest: targets"),
         ("train.radius=3", "unknown key train.radius. Nearest: targets.radius"),
-        ("model.outputs=heatmaps", "model.outputs must be tuple[str, ...]. Received: 'heatmaps'"),
-        ("model.outputs=[1]", r"model.outputs must be str. Received: 1"),
-        ("train.steps=many", "train.steps must be int. Received: 'many'"),
-        ("train.steps=1.5", "train.steps must be int. Received: 1.5"),
-        ("decode.masks=1", "decode.masks must be bool. Received: 1"),
-        ("data.scale=[1]", "data.scale must be tuple"),
+        ("model.outputs=heatmaps", "model.outputs must be a list of strings. Received: 'heatmaps'"),
+        ("model.outputs=[1]", r"model.outputs must be a string. Received: 1"),
+        ("train.steps=many", "train.steps must be an integer. Received: 'many'"),
+        ("train.steps=1.5", "train.steps must be an integer. Received: 1.5"),
+        ("decode.masks=1", "decode.masks must be true or false. Received: 1"),
+        ("data.scale=[1]", "data.scale must be a list of 2 numbers"),
         ("data.view_size=400", "Nearest: 401"),
-        ("steps=3", "--set takes section.key=value"),
+        ("steps=3", "--set requires section.key=value"),
         ("train.steps=[", "must be YAML"),
     ],
 )
@@ -79,7 +100,7 @@ def test_bad_overrides_get_one_line_that_helps(override, words):
     ("text", "words"),
     [
         ("- 1", "mapping of sections"),
-        ("a: [", "no valid YAML"),
+        ("a: [", "not valid YAML"),
         ("train: 3", "train must be a mapping"),
     ],
 )

@@ -371,7 +371,7 @@ def test_files_that_are_no_json_are_named(tmp_path):
     path = tmp_path / "truth.json"
     for content in ("", "{", '{"images": [}'):
         path.write_text(content)
-        with pytest.raises(InputError, match=r"no valid JSON"):
+        with pytest.raises(InputError, match=r"not valid JSON"):
             evaluate_results(path, [])
     with pytest.raises(InputError, match=r"gone\.json: no such file"):
         evaluate_results(tmp_path / "gone.json", [])

@@ -14,7 +14,7 @@ TENSORFLOW, KERAS = "tensorflow", "keras"
 # From the ground up: rooms (a folder stands for all of its modules) that import lower rows only.
 ROWS = (
     ("errors",),
-    ("io",),
+    ("io", "config_values"),
     ("method",),
     ("config",),
     ("annotations",),
@@ -160,7 +160,7 @@ def loaded_by(code: str) -> set[str]:
     "import personlab_keras; personlab_keras.COCO_PERSON, personlab_keras.Config",
     "import personlab_keras; personlab_keras.decode, personlab_keras.draw, personlab_keras.evaluate",
     "import personlab_keras.synthetic, personlab_keras.method.targets",
-    "import personlab_keras.cli; personlab_keras.cli._parser()",
+    "import personlab_keras.cli.parser as parser; parser.build_parser()",
     "import personlab_keras.cli; personlab_keras.cli.main(['import-weights', '--list'])",
 ])  # fmt: skip
 def test_light_parts_load_neither_tensorflow_nor_keras(code):
@@ -184,3 +184,10 @@ def test_public_names_are_there():
     assert callable(personlab_keras.decode)
     with pytest.raises(AttributeError, match="nonsense"):
         _ = personlab_keras.nonsense
+
+
+def test_public_names_have_examples():
+    import personlab_keras
+
+    for name in personlab_keras.__all__:
+        assert ">>> " in (getattr(personlab_keras, name).__doc__ or ""), name

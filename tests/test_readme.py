@@ -6,15 +6,21 @@ import shutil
 import stat
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from conftest import TINY
 from released_graphs import mobilenet_file, random_network
+from tiny import TINY
+
+import personlab_keras
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-DOCS = sorted((ROOT / "docs").glob("*.md"))
+DOCS = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 
 # What the real commands run on or do that a test cannot: the network, a package installation,
 # hours.
@@ -89,6 +95,7 @@ def run_in(place, command):
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
 
 
+@pytest.mark.slow
 def test_the_readme_runs_from_top_to_bottom(place):
     commands = blocks("bash")
     assert len(commands) >= 4
@@ -105,7 +112,7 @@ def test_the_two_commands_come_first():
     assert "\npytest -n 2\n" in (ROOT / ".ci" / "run").read_text()
 
 
-@pytest.mark.parametrize("path", [ROOT / "README.md", *DOCS], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
 def test_links_and_named_tests_exist(path):
     text = path.read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#:]+)\)", text):
@@ -123,3 +130,24 @@ def test_links_and_named_tests_exist(path):
 def test_shell_scripts_are_sound(script):
     subprocess.run(["bash", "-n", script], check=True)
     assert os.access(script, os.X_OK)
+
+
+def test_the_package_says_its_version_once():
+    setup = subprocess.run(
+        [sys.executable, "setup.py", "--version"],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert setup.stdout.strip() == personlab_keras.__version__
+
+
+def test_the_changelog_names_modules_that_exist():
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    table = text.partition("| old import path |")[2].partition("\n\n")[0]
+    names = [
+        name
+        for row in table.splitlines()[2:]
+        for name in re.findall(r"`(\w[\w.]*)`", row.split("|")[2])
+    ]
+    assert len(names) > 40
+    for name in names:
+        assert find_spec(f"personlab_keras.{name}") is not None, name

@@ -57,7 +57,7 @@ def read_lists(path: str | Path, handlers: Mapping[str, Callable[[int, Any], Non
             except (UnicodeDecodeError, RecursionError, ValueError) as error:
                 if isinstance(error, InputError):
                     raise
-                raise InputError(f"{path}: no valid JSON: {reader.place(error)}") from None
+                raise InputError(f"{path}: not valid JSON: {reader.place(error)}") from None
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except OSError as error:

@@ -1,7 +1,7 @@
-"""Augmentation in tf.data, of examples in compact form: every view is seen anew in every pass over
-the records.
+"""Augmentation in tf.data, of examples in compact form: a view differs in every pass over the
+records.
 
-Whatever moves the image moves the maps and the points with it: one affine map carries all of them.
+One affine map carries the image, the maps and the points together.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ Example = dict[str, tf.Tensor]
 def random_augmentation(
     settings: DataConfig, meta: Meta, seed: int
 ) -> Callable[[tf.Tensor, Example], Example]:
-    """A function (position in the stream, example) -> example, mirrored with the set probability
-    and recoloured, and where `data.online` is on scaled, turned and moved before that.
+    """A function (position in the stream, example) -> example, which flips with the set probability
+    and recolours; with `data.online` it scales, rotates and moves first.
     """
 
     def augment(index: tf.Tensor, example: Example) -> Example:
@@ -52,7 +52,7 @@ def random_augmentation(
 
 
 def _random_affine(random: tf.Tensor, settings: DataConfig, side: int) -> tf.Tensor:
-    """(2, 3): four numbers in [0, 1) -> scale, turn and position as
+    """(2, 3): four numbers in [0, 1) -> scale, rotation and position as
     `data_prep.geometry.random_view` draws them for a square image.
     """
     low, high = settings.scale
@@ -71,11 +71,12 @@ def _random_affine(random: tf.Tensor, settings: DataConfig, side: int) -> tf.Ten
 def warp(
     example: Example, affine: tf.Tensor, meta: Meta, pad_colour: tuple[int, int, int]
 ) -> Example:
-    """The example under an affine map (2, 3) of pixels: image interpolated linearly, maps read at
-    the nearest cell, discs drawn anew around the keypoints. The identity changes nothing.
+    """The example under an affine map (2, 3) of pixels: the image is interpolated linearly, maps
+    are read at the nearest cell, and discs are drawn again around the keypoints. The identity
+    changes nothing.
 
-    Keypoints that leave the view are no longer labelled, and where the view reaches beyond the old
-    one nobody is and nothing is ignored, as beyond the border of a photo.
+    Keypoints that leave the view become unlabelled. Outside the previous view there is background,
+    and nothing is ignored, as outside a photo.
     """
     side, cells = meta.view_size, meta.map_side
     inverse = tf.linalg.inv(tf.concat([affine, [[0.0, 0.0, 1.0]]], axis=0))[:2]
@@ -129,8 +130,8 @@ def _moved(points: tf.Tensor, affine: tf.Tensor) -> tf.Tensor:
 
 
 def _warped_keypoints(keypoints: tf.Tensor, affine: tf.Tensor, side: int) -> tf.Tensor:
-    """(P, K, 3) [x, y, labelled] under an affine map; zero rows where they were not labelled or
-    leave the view.
+    """(P, K, 3) [x, y, labelled] under an affine map; zero rows for keypoints that were unlabelled
+    or leave the view.
     """
     moved = _moved(keypoints[..., :2], affine)
     kept = (keypoints[..., 2] > 0) & tf.reduce_all((moved >= -0.5) & (moved < side - 0.5), axis=-1)
@@ -148,8 +149,8 @@ def disc_owners(keypoints: tf.Tensor, meta: Meta) -> tf.Tensor:
 
 
 def flip(example: Example, skeleton: Skeleton, view_size: int) -> Example:
-    """The mirrored example: columns reversed, points mirrored, left and right keypoints exchanged.
-    Twice is the identity.
+    """The flipped example: columns reversed, points reflected, left and right keypoints exchanged.
+    Flipping twice is the identity.
 
     Mid-range offsets follow by themselves, since they are expanded from the keypoints afterwards.
     """

@@ -1,8 +1,8 @@
 """The tf.data pipeline: records -> batches of images and dense training targets.
 
-Augmentation acts on the compact form, before the expansion to 150 channels: mirroring moves 19
-small maps and P points instead. Everything random is a function of (seed, position in the stream),
-so the stream can be entered anywhere and is always the same."""
+Augmentation acts on the compact form, before the expansion to 150 channels: a flip moves 19 small
+maps and P points instead. Everything random is a function of (seed, position in the stream), so the
+stream is reproducible and can be entered anywhere."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def make_dataset(
     Image: (B, side, side, 3) float32 RGB in 0..255. Targets: for each of `maps.OUTPUTS` a dense (B,
     h, w, channels) float32 array under its name and its mask under `maps.mask_name`.
 
-    Training: endless, shuffled anew in every pass over the records, mirrored and recoloured at
-    random, every batch full. Otherwise: one pass in the order of the shards, untouched, the last
-    batch may be smaller.
+    Training: endless, shuffled again in every pass over the records, flipped and recoloured at
+    random, every batch full. Otherwise: one pass in the order of the shards, without augmentation;
+    the last batch may be smaller.
 
     Processes that share batches each take a part: together they see the stream of one, whatever
     their number.
@@ -59,8 +59,12 @@ def make_dataset(
 
     Raises:
         InputError: no records folder; a shard is not of the length that meta.json says; with
-            `settings.skip_corrupt`, more records than that are damaged. A record that turns out
-            damaged while it is read ends the stream: `damage_named` says which it is.
+            `settings.skip_corrupt`, more records than that are damaged. A record that turns out to
+            be damaged while it is read ends the stream: `damage_named` names it.
+
+    >>> image, targets = next(iter(make_dataset("records", 2, training=False)))
+    >>> image.shape, targets["heatmaps"].shape
+    (TensorShape([2, 97, 97, 3]), TensorShape([2, 13, 13, 17]))
     """
     meta = read_meta(records)
     if training:
@@ -86,7 +90,7 @@ def make_dataset(
 
 def stored_examples(records: str | Path, meta: Meta, skip_corrupt: int = 0) -> tf.data.Dataset:
     """Parsed examples with decoded image (side, side, 3) uint8, in the order of the shards, once.
-    At most `skip_corrupt` damaged records are passed over."""
+    At most `skip_corrupt` damaged records are skipped."""
     files, read, _ = _readable(records, meta, skip_corrupt)
     return (
         tf.data.Dataset.from_tensor_slices(files)
@@ -98,7 +102,7 @@ def stored_examples(records: str | Path, meta: Meta, skip_corrupt: int = 0) -> t
 def _readable(
     records: str | Path, meta: Meta, skip_corrupt: int
 ) -> tuple[list[str], Callable[[tf.Tensor], tf.data.Dataset], int]:
-    """The shards, what reads one of them, and how many records they give.
+    """The shards, a function that reads one of them, and the number of records in all.
 
     Raises:
         InputError: a shard is not of its length, or more than `skip_corrupt` records are damaged.
@@ -112,17 +116,17 @@ def _readable(
                     f"{path}: must be {shard.bytes} bytes long, as meta.json says. Received: {size}"
                 )
         return files, tf.data.TFRecordDataset, meta.records
-    # TensorFlow's reader leaves a file at the first damage. All is read once beforehand: only then
-    # is it known how much there is.
+    # TensorFlow's reader leaves a file at the first damage. Everything is read once beforehand, to
+    # count the damaged records.
     damaged = find_damage(records, meta)
     check_damage(damaged, skip_corrupt, records)
     for each in damaged:
-        logging.getLogger(__name__).warning("passed over: %s", each)
-    passed_over = {(str(each.path), each.record) for each in damaged}
+        logging.getLogger(__name__).warning("skipped: %s", each)
+    skipped = {(str(each.path), each.record) for each in damaged}
 
     def sound(path: bytes) -> Iterator[bytes]:
         for number, content in enumerate(read_records(path.decode())):
-            if isinstance(content, bytes) and (path.decode(), number) not in passed_over:
+            if isinstance(content, bytes) and (path.decode(), number) not in skipped:
                 yield content
 
     def read(path: tf.Tensor) -> tf.data.Dataset:
@@ -135,8 +139,8 @@ def _readable(
 
 @contextmanager
 def damage_named(records: str | Path, *more: str | Path) -> Iterator[None]:
-    """Within, a damaged record that ends a stream of one of these folders is named: file, number,
-    place.
+    """Inside this context, the error for a damaged record that ends a stream of one of these
+    folders names its file, number and offset.
 
     Raises:
         InputError: in place of TensorFlow's error, which names neither.
@@ -158,13 +162,12 @@ def training_examples(
     wanted: Callable[[tf.Tensor], tf.Tensor] | None = None,
 ) -> tf.data.Dataset:
     """Endless augmented examples in compact form, from position `first_example` of the stream of
-    this seed; of them those whose position in it is `wanted`."""
+    this seed. Only positions that are `wanted` are given."""
     files, read, count = _readable(records, meta, settings.skip_corrupt)
     first_epoch, within = divmod(first_example, count)
 
     def shuffled(values: tf.Tensor, epoch: tf.Tensor, part: tf.Tensor) -> tf.Tensor:
-        # Stateless, not Dataset.shuffle: its order hangs on a seed fixed beforehand and on
-        # everything drawn since.
+        # Stateless, unlike Dataset.shuffle, whose order depends on everything drawn before.
         key = tf.random.experimental.stateless_fold_in(
             tf.stack([tf.cast(seed, tf.int64), epoch]), part
         )
@@ -191,8 +194,8 @@ def training_examples(
 
 
 def watch_waits(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """The batches (image, targets) with `WAIT` among the targets: (B,) float32, the seconds that
-    this batch was waited for.
+    """The batches (image, targets) with `WAIT` among the targets: (B,) float32, how long this batch
+    was waited for, in seconds.
     """
 
     def moments() -> tf.data.Dataset:
@@ -253,8 +256,10 @@ def expand(example: Example, meta: Meta) -> Example:
     """Dense targets of one example: each is a gather from its table of keypoints and a subtraction
     (METHOD: Maps).
 
-    Returns, float32: for each of `maps.OUTPUTS` (h, w, channels), and its mask (h, w, fields) of
-    where it counts in the loss."""
+    Returns:
+        For each of `maps.OUTPUTS` the target (h, w, channels) float32 under its name, and under
+        `maps.mask_name` its mask (h, w, fields) float32, 1 where it counts in the loss.
+    """
     side, keypoints = meta.map_side, meta.skeleton.keypoint_count
     edges = meta.skeleton.edge_indices
     cells = tf.constant(grid(side, side, meta.stride))[:, :, None, :]
@@ -274,8 +279,8 @@ def expand(example: Example, meta: Meta) -> Example:
         > 0
     )
     alone = tf.where((instance == OVERLAP) | crowd, 0, instance)
-    # A person whose mask is unknown counts with its keypoints, but nobody can say which cells of
-    # its box are person.
+    # A person whose mask is unknown counts with its keypoints, but it is unknown which cells of its
+    # box are person.
     counts = (
         tf.bitwise.bitwise_and(example["ignore"], tf.constant(255 - IGNORE_MASKLESS, tf.uint8)) == 0
     )

@@ -1,5 +1,5 @@
-"""What a record holds, written and read by one table, and the `meta.json` beside the shards.
-Without TensorFlow: `data` parses by the same table in its graph.
+"""The content of a record, written and read by one table, and the `meta.json` beside the shards.
+Without TensorFlow: `pipeline.parse_example` parses by the same table in its graph.
 
 The small maps are compressed one by one, so that inflating them runs in the parallel part of the
 pipeline and the JPEG is not compressed twice.
@@ -72,7 +72,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Meta:
-    """What is true of all records of a folder; checked when they are read.
+    """Properties that all records of a folder share; checked when they are read.
 
     Attributes:
         view_size: side of the square views in pixels.
@@ -82,9 +82,9 @@ class Meta:
         shards: the files.
         max_persons: most persons in one view; persons are padded to it, so that shapes are fixed.
         counts: what was read and written, by name.
-        skipped: what was left out or mended, by reason.
+        skipped: number of entries skipped or repaired, by reason.
         source: digests of annotations and images, and the settings that the views were made by.
-        examples: of what was skipped, a few by reason.
+        examples: a few of the skipped or repaired entries, by reason.
     """
 
     view_size: int
@@ -118,7 +118,7 @@ ARRAYS: dict[str, tuple[str, tuple[str | int, ...], bool]] = {
 }
 """One line per feature beside the image: name -> (dtype of the numbers, shape with "P", "K" and "h"
 for what meta.json knows, whether compressed). `write_example`, `read_example` and
-`data.parse_example` all walk this table."""
+`pipeline.parse_example` all walk this table."""
 
 _TARGETS = ("keypoints", "disc_owner", "instance", "ignore")
 
@@ -149,8 +149,8 @@ def read_example(serialized: bytes, meta: Meta) -> Record:
     """The record in a serialised example.
 
     Raises:
-        ValueError: it is none of this folder: no example, a feature is missing or has another size
-            than meta.json asks for.
+        ValueError: not a record of this folder: no tf.train.Example, or a feature is missing or of
+            another size than meta.json says.
     """
     try:
         features = _example_class().FromString(serialized).features.feature
@@ -185,7 +185,7 @@ def read_example(serialized: bytes, meta: Meta) -> Record:
 
 
 def _inflate(raw: bytes, size: int) -> bytes:
-    """Never more than is wanted: a few bytes can hold gigabytes of zeros."""
+    """At most `size` bytes: a few compressed bytes can hold gigabytes of zeros."""
     inflater = zlib.decompressobj()
     content = inflater.decompress(raw, size + 1)
     if not inflater.eof:
@@ -233,8 +233,7 @@ def _example_class() -> Any:
 
 
 def read_folder(folder: str | Path, meta: Meta) -> Iterator[Record | Damage]:
-    """The records of a folder in the order of its shards, and in place of each damaged one what is
-    wrong with it.
+    """The records of a folder in the order of its shards; a `Damage` in place of each damaged one.
 
     Raises:
         InputError: a shard cannot be opened.
@@ -256,7 +255,7 @@ def read_folder(folder: str | Path, meta: Meta) -> Iterator[Record | Damage]:
 
 
 def find_damage(records: str | Path, meta: Meta) -> list[Damage]:
-    """Every record of a folder that cannot be read; all of them are."""
+    """The damaged records of a folder, all of which is read."""
     return [each for each in read_folder(records, meta) if isinstance(each, Damage)]
 
 
@@ -268,8 +267,8 @@ def check_damage(damaged: list[Damage], allowed: int, records: str | Path) -> No
     """
     if len(damaged) > allowed:
         raise InputError(
-            f"{damaged[0]}. Damaged records in {records}: {len(damaged)}; at most {allowed} are passed over (data.skip_corrupt). "
-            "`personlab prepare` with the same arguments builds damaged shards anew"
+            f"{damaged[0]}. Damaged records in {records}: {len(damaged)}; at most {allowed} are skipped (data.skip_corrupt). "
+            "`personlab prepare` with the same arguments rebuilds damaged shards"
         )
 
 
@@ -287,7 +286,7 @@ def read_meta(folder: str | Path) -> Meta:
     """The meta data of a records folder.
 
     Raises:
-        InputError: there is none, it is damaged or of another version, or a shard that it lists is
+        InputError: the file is missing, damaged or of another version, or a shard that it lists is
             missing.
     """
     meta = parse_meta(folder)
@@ -301,10 +300,10 @@ def read_meta(folder: str | Path) -> Meta:
 
 
 def parse_meta(folder: str | Path) -> Meta:
-    """As `read_meta`, without a look at the shards.
+    """As `read_meta`, without checking that the shards exist.
 
     Raises:
-        InputError: there is none, it is damaged or of another version.
+        InputError: the file is missing, damaged or of another version.
     """
     path = Path(folder) / META_FILE
     if not path.is_file():
@@ -316,7 +315,7 @@ def parse_meta(folder: str | Path) -> Meta:
         version = values.pop("format_version")
         if version != FORMAT_VERSION:
             raise InputError(
-                f"{path}: format_version must be {FORMAT_VERSION}. Received: {version!r:.80}. Prepare the records anew"
+                f"{path}: format_version must be {FORMAT_VERSION}. Received: {version!r:.80}. Prepare the records again"
             )
         _check_meta_fields(values)
         shards = tuple(Shard(**shard) for shard in values["shards"])

@@ -1,5 +1,5 @@
-"""TFRecord files without TensorFlow: their framing, and a reader that says which record is damaged
-and goes on behind it.
+"""TFRecord files without TensorFlow: their framing, and a reader that reports damaged records and
+continues after them.
 
 A record is the length of its content (8 bytes, little-endian), a masked CRC-32C of those, the
 content, and a masked CRC-32C of it. Every bit of a file is under one of the two sums. TensorFlow's
@@ -28,10 +28,10 @@ class Damage:
 
     Attributes:
         path: of the file.
-        record: its number in the file, counted from 0; one after a destroyed length may have
-            swallowed its neighbours.
+        record: its number in the file, counted from 0. A record with a destroyed length may
+            include its neighbours.
         offset: where it begins, in bytes.
-        what: is wrong with it.
+        what: the kind of damage.
     """
 
     path: Path
@@ -61,10 +61,9 @@ def _masked_sum(content: bytes) -> int:
 
 
 def read_records(path: str | Path) -> Iterator[bytes | Damage]:
-    """The contents of the records of a file in order, and in place of each damaged one what is
-    wrong with it.
+    """The contents of the records of a file in order; a `Damage` in place of each damaged one.
 
-    Reading goes on at the next place that both sums confirm as a record.
+    After damage, reading continues at the next place that both checksums confirm as a record.
 
     Raises:
         InputError: the file cannot be opened.

@@ -8,9 +8,9 @@ of that person's keypoints."""
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from personlab_keras.config import DecodeConfig
+from personlab_keras.decoder.compilation import compiled
 from personlab_keras.decoder.sampling import step_along, value_at
 from personlab_keras.method.maps import Maps
 
@@ -53,7 +53,7 @@ def bridge_gaps(people: np.ndarray, maps: Maps, options: DecodeConfig) -> np.nda
     return bridged
 
 
-@njit(cache=True)
+@compiled
 def bridge_person(
     person: np.ndarray,
     heatmaps: np.ndarray,

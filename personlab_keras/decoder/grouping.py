@@ -9,10 +9,10 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from numba import njit
 
 from personlab_keras.config import DecodeConfig
 from personlab_keras.decoder.bridging import bridge_person
+from personlab_keras.decoder.compilation import compiled
 from personlab_keras.decoder.peaks import Seeds
 from personlab_keras.decoder.sampling import sample, step_along, value_at
 from personlab_keras.method.maps import Maps
@@ -62,7 +62,7 @@ def group(
     )
 
 
-@njit(cache=True)
+@compiled
 def _group(
     points: np.ndarray,
     keypoints: np.ndarray,
@@ -106,7 +106,7 @@ def _group(
     return people[:accepted].copy()
 
 
-@njit(cache=True)
+@compiled
 def _is_explained(point: np.ndarray, keypoint: int, people: np.ndarray, nms_radius: float) -> bool:
     for j in range(len(people)):
         across, down = people[j, keypoint, 0] - point[0], people[j, keypoint, 1] - point[1]
@@ -115,7 +115,7 @@ def _is_explained(point: np.ndarray, keypoint: int, people: np.ndarray, nms_radi
     return False
 
 
-@njit(cache=True)
+@compiled
 def _walk(
     person: np.ndarray,
     point: np.ndarray,
@@ -137,7 +137,7 @@ def _walk(
         person[target, 0], person[target, 1] = x, y
 
 
-@njit(cache=True)
+@compiled
 def _drop_unfound(
     person: np.ndarray, heatmaps: np.ndarray, stride: int, threshold: float, radius: float
 ) -> int:

@@ -7,8 +7,8 @@ keypoints first move by mean shift to where the votes around them agree."""
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from personlab_keras.decoder.compilation import compiled
 from personlab_keras.decoder.voting import BinnedVotes
 
 
@@ -93,7 +93,7 @@ def _around(
     )
 
 
-@njit(cache=True)
+@compiled
 def _sums(
     people: np.ndarray,
     spreads: np.ndarray,
@@ -132,7 +132,7 @@ def _sums(
     return sums
 
 
-@njit(cache=True)
+@compiled
 def _bins(
     coordinate: float, radius: float, origin: float, side: float, count: int
 ) -> tuple[int, int]:
@@ -172,7 +172,7 @@ def person_scores(keypoint_scores: np.ndarray, power: float) -> np.ndarray:
     return (keypoint_scores**power).mean(axis=1) ** (1.0 / power)
 
 
-@njit(cache=True)
+@compiled
 def suppressed_by_better(people: np.ndarray, radius: float) -> np.ndarray:
     """(P, K) bool: keypoints (P, K, 2), best first, within the radius of a better person's."""
     suppressed = np.zeros(people.shape[:2], np.bool_)

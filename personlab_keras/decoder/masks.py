@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from numba import njit
 from scipy import ndimage
 
 from personlab_keras.config import DecodeConfig
+from personlab_keras.decoder.compilation import compiled
 from personlab_keras.decoder.sampling import between, step_along
 from personlab_keras.method.frame import Frame
 from personlab_keras.method.maps import Maps
@@ -46,7 +46,7 @@ def embed(maps: Maps, cells: np.ndarray, refinements: int) -> np.ndarray:
     )
 
 
-@njit(cache=True)
+@compiled
 def _embed(
     long_offsets: np.ndarray,
     short_offsets: np.ndarray,
@@ -102,7 +102,7 @@ def embedding_distances(
     )
 
 
-@njit(cache=True)
+@compiled
 def _distances(
     embedding: np.ndarray,
     keypoints: np.ndarray,
@@ -211,7 +211,7 @@ def _logits(probabilities: np.ndarray | np.floating) -> Any:
         return np.clip(np.log(inside) - np.log1p(-inside), -16, 16).astype(np.float32)
 
 
-@njit(cache=True)
+@compiled
 def _edges(
     near: np.ndarray,
     logits: np.ndarray,
@@ -271,7 +271,7 @@ def _edges(
     return np.array(edges, np.int64)
 
 
-@njit(cache=True)
+@compiled
 def _add_edge(edges: list[int], position: int) -> None:
     """Appends an edge. A run that ends at the foot of one column and continues at the head of the
     next is one run.
@@ -282,7 +282,7 @@ def _add_edge(edges: list[int], position: int) -> None:
         edges.append(position)
 
 
-@njit(cache=True)
+@compiled
 def _verdicts(
     near: np.ndarray,
     logits: np.ndarray,
@@ -315,7 +315,7 @@ def _verdicts(
     return verdict
 
 
-@njit(cache=True)
+@compiled
 def _claim(
     near: np.ndarray,
     rows: np.ndarray,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
+
+from personlab_keras.decoder.compilation import compiled
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def find_peaks(hough: np.ndarray, stride: int, threshold: float) -> Seeds:
     return Seeds(cells[order] * stride, keypoints[order], scores[order])
 
 
-@njit(cache=True)
+@compiled
 def _peaks(hough: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Centres (N, 2) (x, y) in cells, keypoints and scores of the peaks, by keypoint, then in
     reading order.
@@ -74,7 +75,7 @@ def _peaks(hough: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray,
     return cells, keypoints, scores
 
 
-@njit(cache=True)
+@compiled
 def _is_peak(hough: np.ndarray, row: int, column: int, keypoint: int) -> bool:
     height, width, _ = hough.shape
     for y in range(max(row - 1, 0), min(row + 2, height)):
@@ -84,7 +85,7 @@ def _is_peak(hough: np.ndarray, row: int, column: int, keypoint: int) -> bool:
     return True
 
 
-@njit(cache=True)
+@compiled
 def _mark_plateau(
     hough: np.ndarray, found: np.ndarray, row: int, column: int, keypoint: int
 ) -> None:

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from personlab_keras.decoder.compilation import compiled
 
 
-@njit(cache=True)
+@compiled
 def place(
     x: float, y: float, height: int, width: int, stride: int
 ) -> tuple[int, int, float, float]:
@@ -22,7 +23,7 @@ def place(
     return top, left, row - top, column - left
 
 
-@njit(cache=True)
+@compiled
 def between(values: np.ndarray, row: int, column: int, down: float, across: float) -> float:
     """A map (h, w), bilinearly between a cell and the next ones down and right.
 
@@ -33,7 +34,7 @@ def between(values: np.ndarray, row: int, column: int, down: float, across: floa
     return upper * (1 - down) + lower * down
 
 
-@njit(cache=True)
+@compiled
 def value_at(field: np.ndarray, channel: int, x: float, y: float, stride: int) -> float:
     """One channel of a map (h, w, C), bilinearly at a point; as `sample`."""
     if np.isnan(x) or np.isnan(y):
@@ -42,7 +43,7 @@ def value_at(field: np.ndarray, channel: int, x: float, y: float, stride: int) -
     return between(field[:, :, channel], row, column, down, across)
 
 
-@njit(cache=True)
+@compiled
 def step_along(
     field: np.ndarray, channel: int, x: float, y: float, stride: int
 ) -> tuple[float, float]:
@@ -94,7 +95,7 @@ def _queries(channels: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.n
     return np.ascontiguousarray(channels, np.int64), np.ascontiguousarray(points, np.float64)
 
 
-@njit(cache=True)
+@compiled
 def _sample(field: np.ndarray, channels: np.ndarray, points: np.ndarray, stride: int) -> np.ndarray:
     values = np.empty(len(points))
     for i in range(len(points)):
@@ -102,7 +103,7 @@ def _sample(field: np.ndarray, channels: np.ndarray, points: np.ndarray, stride:
     return values
 
 
-@njit(cache=True)
+@compiled
 def _follow(field: np.ndarray, channels: np.ndarray, points: np.ndarray, stride: int) -> np.ndarray:
     reached = np.empty_like(points)
     for i in range(len(points)):

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
+from personlab_keras.decoder.compilation import compiled
 from personlab_keras.method.maps import Maps
 
 BINS_PER_RADIUS = 1
@@ -61,7 +61,7 @@ def cast_votes(maps: Maps) -> Votes:
     return Votes(*_cast(heatmaps, offsets, maps.stride))
 
 
-@njit(cache=True)
+@compiled
 def _cast(
     heatmaps: np.ndarray, offsets: np.ndarray, stride: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -107,7 +107,7 @@ def hough_scores(
     return _splat(votes.points, votes.mass, votes.keypoints, shape, float(stride), unit)
 
 
-@njit(cache=True)
+@compiled
 def _splat(
     points: np.ndarray,
     mass: np.ndarray,
@@ -154,7 +154,7 @@ def bin_votes(votes: Votes, shape: tuple[int, int, int], stride: int, radius: fl
     return BinnedVotes(points, mass, starts, origin, side)
 
 
-@njit(cache=True)
+@compiled
 def _sort(
     points: np.ndarray,
     mass: np.ndarray,

@@ -1,0 +1,1 @@
+"""Export: model directories with a SavedModel, and files for ONNX Runtime and LiteRT."""

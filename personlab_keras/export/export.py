@@ -1,5 +1,5 @@
-"""Model directories: a SavedModel for serving, Keras weights to train further from, and
-`personlab.json` that says what they are.
+"""Writes model directories from runs, other model directories and released networks: a SavedModel,
+Keras weights for further training, and `personlab.json`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ import keras
 
 from personlab_keras.config import Config, TargetsConfig, apply_overrides
 from personlab_keras.errors import InputError
+from personlab_keras.export.file_options import FileOptions
+from personlab_keras.export.litert import litert_files
+from personlab_keras.inference.runtimes import FILES, LITERT
 from personlab_keras.io.files import write_atomically
 from personlab_keras.method.skeleton import COCO_PERSON, Skeleton
 from personlab_keras.model.network import build_model, copy_weights, inference_model
@@ -42,13 +45,24 @@ def export_model(
     skeleton: Skeleton,
     out: str | Path,
     provenance: Mapping[str, Any],
+    litert: bool = False,
 ) -> Path:
-    """Writes a model directory; it appears complete or not at all, in place of an older one.
+    """Writes a model directory atomically, in place of an older one.
 
-    The signatures of the SavedModel are those of `in_graph.signatures.Served`.
+    Args:
+        network: the network as it trains, with logits.
+        config: its settings.
+        skeleton: its skeleton.
+        out: the model directory; the signatures of its SavedModel are those of
+            `saved_model.signatures.Served`.
+        provenance: origin and licence of the weights, for `personlab.json`.
+        litert: whether to write a LiteRT file, too.
+
+    Returns:
+        The path of the model directory.
 
     Raises:
-        InputError: `out` exists and is no model directory, or Keras does not run on TensorFlow.
+        InputError: `out` exists and is not a model directory, or Keras does not run on TensorFlow.
     """
     from personlab_keras.export.saved_model.signatures import save
     from personlab_keras.export.saved_model.tf_serving import write_extras
@@ -59,26 +73,31 @@ def export_model(
         and (not target.is_dir() or any(target.iterdir()))
         and not (target / DESCRIPTION_FILE).is_file()
     ):
-        raise InputError(f"{target}: exists and is no model directory; not overwritten")
-    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
-    shutil.rmtree(beside, ignore_errors=True)
+        raise InputError(f"{target}: exists and is not a model directory; not overwritten")
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
     try:
         config = with_possible_masks(config)
-        save(inference_model(network), config, skeleton, str(beside))
-        write_extras(beside, config.predict.longer_side)
-        network.save_weights(beside / WEIGHTS_FILE)
-        write_atomically(beside / DESCRIPTION_FILE, describe(config, skeleton, provenance))
+        predicting = inference_model(network)
+        save(predicting, config, skeleton, str(temporary))
+        write_extras(temporary, config.predict.longer_side)
+        network.save_weights(temporary / WEIGHTS_FILE)
+        description = describe(config, skeleton, provenance)
+        if litert:
+            contents = litert_files(predicting, FileOptions(), [], description)
+            write_atomically(temporary / FILES[LITERT], next(contents))
+        write_atomically(temporary / DESCRIPTION_FILE, description)
         if target.exists():
             shutil.rmtree(target)
-        os.replace(beside, target)
+        os.replace(temporary, target)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     return target
 
 
 @dataclass(frozen=True)
 class Source:
-    """A network to export and what belongs to it, as the arguments of `export_model`."""
+    """A network to export with its settings; the fields are arguments of `export_model`."""
 
     network: keras.Model
     config: Config
@@ -87,21 +106,23 @@ class Source:
 
 
 def read_source(source: str | Path, overrides: Iterable[str] = (), best: bool = False) -> Source:
-    """A checkpoint of a training run, the latest or that of the best validation, or a model
-    directory, with settings changed by `--set` texts.
+    """Reads a network to export from a training run or a model directory.
 
-    Weights serve any `model.output_stride`: `model.output_stride=8` makes finer maps of a network
-    trained at 16.
+    Args:
+        source: the workdir of a run, of which the latest checkpoint is read, or a model directory.
+        overrides: settings `section.key=value` to change. The same weights serve any
+            `model.output_stride`: 8 gives finer maps from a network trained at 16.
+        best: whether to read the checkpoint of the best validation instead of the latest.
 
     Raises:
-        InputError: the source is neither, or a changed setting asks for other weights or for masks
-            that the network does not give.
+        InputError: the source is neither, or a changed setting needs other weights, or masks that
+            the network cannot give.
     """
     folder = latest_version(source)
     if (folder / DESCRIPTION_FILE).is_file():
         if best:
             raise InputError(
-                f"{folder}: a model directory has one set of weights; the best checkpoint is that of a workdir"
+                f"{folder}: a model directory has one set of weights; only a workdir has a best checkpoint"
             )
         directory = read_model_directory(folder)
         network, config, skeleton, provenance = (
@@ -126,7 +147,11 @@ def read_source(source: str | Path, overrides: Iterable[str] = (), best: bool = 
 def export_source(
     source: str | Path, out: str | Path, overrides: Iterable[str] = (), best: bool = False
 ) -> Path:
-    """Exports a run or a model directory, as `read_source` reads it, to a model directory.
+    """Exports a run or a model directory to a model directory.
+
+    Args:
+        source, overrides, best: as for `read_source`.
+        out: the model directory to write.
 
     Raises:
         InputError: as `read_source` and `export_model`.
@@ -141,20 +166,20 @@ def import_weights(
     overrides: Iterable[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> ModelDirectory:
-    """Makes a model directory of one of Google's released networks, as
-    `pretrained.network.read_network` reads them.
+    """Writes a model directory from one of Google's released networks, with a LiteRT file, by which
+    `predict` is fast and needs no TensorFlow.
 
     Args:
-        source: name, address, file or folder.
-        out: the model directory; as for `export_model`.
-        overrides: texts `section.key=value`; weights serve any `model.output_stride`.
-        progress: called with (bytes received, bytes in all) while something is downloaded.
+        source: name, URL, file or folder, as for `pretrained.network.read_network`.
+        out: the model directory to write; as for `export_model`.
+        overrides: settings `section.key=value`; the weights serve any `model.output_stride`.
+        progress: called with (bytes received, size in bytes) during a download.
 
     Raises:
         InputError: as `read_network`, `export_model` and `export_source`.
     """
     imported = read_network(source, progress)
-    # What the networks were trained at is not published. The paper's 801 pixels suit every stride.
+    # The training size is not published. The paper's 801 pixels suit every stride.
     data = replace(Config().data, view_size=801)
     targets = TargetsConfig(radius=RELEASED_RADIUS, stride=imported.config.output_stride)
     predict = replace(Config().predict, longer_side=RELEASED_LONGER_SIDE)
@@ -164,19 +189,18 @@ def import_weights(
         "trained_at": "not published; preprocessing.trained_at is the paper's",
     }
     changed = _changed(Source(imported.network, config, COCO_PERSON, provenance), overrides)
-    return read_model_directory(
-        export_model(changed.network, changed.config, COCO_PERSON, out, provenance)
+    folder = export_model(
+        changed.network, changed.config, COCO_PERSON, out, provenance, litert=True
     )
+    return read_model_directory(folder)
 
 
 def _changed(source: Source, overrides: Iterable[str]) -> Source:
-    """The source with settings changed by `--set` texts and the network rebuilt where they ask for
-    another.
-    """
+    """Changes settings of a source, and rebuilds its network if they require another one."""
     changed = apply_overrides(with_possible_masks(source.config), overrides)
     check_masks(changed)
     if (changed.model.target_stride or 0) > changed.model.output_stride:
-        # Asked for finer features alone: the maps follow.
+        # Only finer features were asked for: the maps get their stride.
         changed = replace(
             changed, model=replace(changed.model, target_stride=changed.model.output_stride)
         )

@@ -1,5 +1,5 @@
-"""Networks written as files of other runtimes, ONNX and LiteRT, with their weights in fewer bits
-where asked for.
+"""Exports a network in several formats: a model directory, ONNX and LiteRT files, with weights of
+fewer bits on request.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SAVED_MODEL = "saved_model"
 FORMATS = (SAVED_MODEL, LITERT, ONNX)
 
 CALIBRATION_IMAGES = 64
-"""Most images of a calibration folder that are looked at; of more, so many evenly spaced ones."""
+"""Number of calibration images to use; evenly spaced ones if there are more."""
 
 
 def export_formats(
@@ -42,22 +42,23 @@ def export_formats(
     """Exports a run or a model directory in several formats.
 
     `saved_model` writes the model directory `out`. `onnx` and `litert` write model.onnx and
-    model.tflite into the folder `out`, with float16 or int8 before the ending where weights have
-    fewer bits: beside the SavedModel made by the same call, or into the model directory that is the
-    source itself, or into a folder that is none.
+    model.tflite into the folder `out`, with float16 or int8 before the extension for weights of
+    fewer bits. The folder is the model directory written by the same call, the source itself, or a
+    folder that is not a model directory.
 
     Args:
         source, overrides, best: as for `export.read_source`.
-        formats: of `FORMATS`.
-        options: of the files; for `saved_model` alone to be left out.
+        out: folder of the results.
+        formats: values of `FORMATS`.
+        options: options of the LiteRT and ONNX files; None if there are none to write.
 
     Returns:
-        The directory, if it was written, and the files. Each appears whole or not at all.
+        The paths of the model directory, if written, and the files. Each is written atomically.
 
     Raises:
-        InputError: as `read_source` and `export_model`; an unknown format or kind of weights; a
-            size that is no stride * n + 1; no image to calibrate with; a package is missing; `out`
-            is another model directory than the source.
+        InputError: as `read_source` and `export_model`; a format or type of weights is unknown; an
+            input side is not stride * n + 1; there is no image for the calibration; a package is
+            missing; `out` is a model directory other than the source.
     """
     _check_names("--format", formats, FORMATS)
     chosen = options or FileOptions()
@@ -65,11 +66,11 @@ def export_formats(
     makers = [(name, _MAKERS[name]) for name in FILES if name in formats]
     if options is not None and not makers:
         raise InputError(
-            f"--weights, --input-size and --calibration are of {LITERT} and {ONNX}. Received: --format {SAVED_MODEL}"
+            f"--weights, --input-size and --calibration need --format {LITERT} or {ONNX}. Received: --format {SAVED_MODEL}"
         )
     if chosen.calibration and INT8 not in chosen.weights:
         raise InputError(
-            f"--calibration is of --weights {INT8}. Received: --weights {','.join(chosen.weights)}"
+            f"--calibration needs --weights {INT8}. Received: --weights {','.join(chosen.weights)}"
         )
     folder = Path(out)
     if SAVED_MODEL not in formats:
@@ -98,23 +99,23 @@ def export_formats(
 
 
 def file_name(runtime: str, weights: str = FLOAT32) -> str:
-    """Name of a network's file.
+    """The name of a network file.
 
     >>> file_name("onnx"), file_name("litert", "int8")
     ('model.onnx', 'model.int8.tflite')
     """
-    stem, _, ending = FILES[runtime].partition(".")
-    return FILES[runtime] if weights == FLOAT32 else f"{stem}.{weights}.{ending}"
+    stem, _, extension = FILES[runtime].partition(".")
+    return FILES[runtime] if weights == FLOAT32 else f"{stem}.{weights}.{extension}"
 
 
 def parse_input_size(text: str) -> tuple[int, int]:
-    """(width, height) from WIDTHxHEIGHT, or from one number for both.
+    """Parses (width, height) from WIDTHxHEIGHT, or from one number for both.
 
     >>> parse_input_size("801x609"), parse_input_size("401")
     ((801, 609), (401, 401))
 
     Raises:
-        InputError: it is neither.
+        InputError: the text has another form.
     """
     sides = text.lower().split("x")
     if len(sides) > 2 or not all(side.isdecimal() for side in sides):
@@ -127,13 +128,13 @@ def parse_input_size(text: str) -> tuple[int, int]:
 def _check_names(option: str, names: Sequence[str], known: Sequence[str]) -> None:
     if not names or not set(names) <= set(known) or len(set(names)) != len(names):
         raise InputError(
-            f"{option} must be of {', '.join(known)}, each once, between commas. Received: {','.join(names)}"
+            f"{option} must be a comma-separated list of {', '.join(known)}, each at most once. Received: {','.join(names)}"
         )
 
 
 def _check_folder(folder: Path, source: Path, overrides: Sequence[str]) -> None:
-    """A file beside the SavedModel of another network, or of other settings, would answer in its
-    place.
+    """Refuses to add files to the model directory of another network or other settings, whose
+    predictions they would replace.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: must be a folder. Received: a file")
@@ -141,12 +142,12 @@ def _check_folder(folder: Path, source: Path, overrides: Sequence[str]) -> None:
         return
     if not source.exists() or not folder.samefile(source):
         raise InputError(
-            f"{folder}: is a model directory, and files of other runtimes are added to one from itself: name it as the source, "
-            f"choose another folder, or let --format hold {SAVED_MODEL} to replace it"
+            f"{folder}: is a model directory, to which only files of its own network can be added: name it as the source, "
+            f"choose another folder, or add {SAVED_MODEL} to --format to replace it"
         )
     if overrides:
         raise InputError(
-            f"{folder}: changed settings need a folder of their own. Received: --set {overrides[0]}"
+            f"{folder}: changed settings need another folder. Received: --set {overrides[0]}"
         )
 
 
@@ -167,7 +168,7 @@ def _check_packages(runtime: str, options: FileOptions) -> None:
 
 
 def _representative_inputs(config: Config, options: FileOptions) -> list[np.ndarray]:
-    """Inputs (1, H, W, 3) uint8 of the images to calibrate with, fitted as `predict` does."""
+    """Network inputs (1, H, W, 3) uint8 of the calibration images, fitted as `predict` does."""
     paths = list_images(options.calibration)
     spaced = np.linspace(0, len(paths) - 1, min(len(paths), CALIBRATION_IMAGES)).round().astype(int)
     inputs = []

@@ -1,4 +1,4 @@
-"""The network alone as a LiteRT file."""
+"""Writes the network as a LiteRT file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,14 @@ from personlab_keras.model_directory import DESCRIPTION_FILE
 def litert_files(
     network: keras.Model, options: FileOptions, images: Sequence[np.ndarray], description: bytes
 ) -> Iterator[bytes]:
-    """The content of a file for each of `options.weights`."""
+    """Yields the content of a LiteRT file for each type of weights.
+
+    Args:
+        network: the network as it predicts, with probabilities.
+        options: types of weights and the input size.
+        images: calibration inputs (1, H, W, 3) uint8 for int8; may be empty.
+        description: the content of `personlab.json`.
+    """
     import tensorflow as tf
 
     with tempfile.TemporaryDirectory() as folder:
@@ -52,8 +59,8 @@ def litert_files(
 
 
 def _with_archive(flatbuffer: bytes, description: bytes) -> bytes:
-    """A LiteRT file followed by an archive with `personlab.json`, as LiteRT's metadata convention
-    has associated files.
+    """Appends a zip archive with `personlab.json` to a LiteRT file, as LiteRT's metadata convention
+    stores associated files.
     """
     content = io.BytesIO(flatbuffer)
     content.seek(0, io.SEEK_END)

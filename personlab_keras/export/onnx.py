@@ -1,4 +1,4 @@
-"""The network alone as an ONNX file."""
+"""Writes the network as an ONNX file."""
 
 from __future__ import annotations
 
@@ -25,16 +25,21 @@ from personlab_keras.model.network import head_name
 from personlab_keras.model_directory import DESCRIPTION_FILE
 
 _ONNX_OPSET = 17
-
-
-_LEAST_WEIGHTS = 256
-"""Tensors of fewer values stay float32: nothing is gained by storing them in fewer bits."""
+_SMALLEST_STORED = 256
+"""Tensors with fewer values stay float32: fewer bits would save nothing."""
 
 
 def onnx_files(
     network: keras.Model, options: FileOptions, images: Sequence[np.ndarray], description: bytes
 ) -> Iterator[bytes]:
-    """The content of a file for each of `options.weights`."""
+    """Yields the content of an ONNX file for each type of weights.
+
+    Args:
+        network: the network as it predicts, with probabilities.
+        options: types of weights and the input size.
+        images: calibration inputs (1, H, W, 3) uint8 for int8; may be empty.
+        description: the content of `personlab.json`.
+    """
     onnx = import_quietly("onnx")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
@@ -59,13 +64,13 @@ def onnx_files(
             yield model.SerializeToString()
 
 
-def _keep(model: Any) -> None:
-    """Weights as they are."""
+def _store_float32(model: Any) -> None:
+    """Leaves the weights as they are."""
 
 
 def _store_float16(model: Any) -> None:
-    """Weights are stored as float16. When a session starts, the runtime makes float32 of them and
-    computes in that as before.
+    """Stores weights as float16. When a session starts, ONNX Runtime converts them back to float32
+    and computes as before.
     """
     onnx = import_quietly("onnx")
 
@@ -79,9 +84,9 @@ def _store_float16(model: Any) -> None:
 
 
 def _store_int8(model: Any) -> None:
-    """Weights are stored as int8 with a scale for each output channel: those of a depthwise
-    convolution differ by orders of magnitude. When a session starts, the runtime makes float32 of
-    them and computes in that as before."""
+    """Stores weights as int8 with a scale per output channel, since the channels of a depthwise
+    convolution differ by orders of magnitude. When a session starts, ONNX Runtime converts them
+    back to float32 and computes as before."""
     onnx = import_quietly("onnx")
 
     def store(name: str, values: np.ndarray) -> tuple[list[Any], list[Any]]:
@@ -93,7 +98,7 @@ def _store_int8(model: Any) -> None:
             np.rint(values / scales).astype(np.int8), f"{name}_int8"
         )
         scale = onnx.numpy_helper.from_array(scales, f"{name}_scale")
-        # Not DequantizeLinear, which the runtime keeps and computes anew for every image.
+        # Not DequantizeLinear, which ONNX Runtime would compute again for every image.
         cast = onnx.helper.make_node(
             "Cast", [stored.name], [f"{name}_cast"], to=onnx.TensorProto.FLOAT
         )
@@ -106,29 +111,31 @@ def _store_int8(model: Any) -> None:
 
 
 def _store(model: Any, store: Callable[[str, np.ndarray], tuple[list[Any], list[Any]]]) -> None:
-    """Replaces the kernels of convolutions by what `store` makes of each: tensors, and nodes that
-    give the kernel again.
+    """Replaces the kernels of convolutions by smaller tensors and the nodes that restore them.
+
+    Args:
+        model: an ONNX model; modified.
+        store: maps the name and values of a kernel to the tensors and nodes that replace it.
     """
     onnx = import_quietly("onnx")
     kernels = {node.input[1] for node in model.graph.node if node.op_type == "Conv"}
     first: list[Any] = []
     for tensor in list(model.graph.initializer):
         values = onnx.numpy_helper.to_array(tensor)
-        if tensor.name in kernels and values.size >= _LEAST_WEIGHTS:
+        if tensor.name in kernels and values.size >= _SMALLEST_STORED:
             stored, nodes = store(tensor.name, values)
             model.graph.initializer.remove(tensor)
             model.graph.initializer.extend(stored)
             first += nodes
     rest = list(model.graph.node)
     del model.graph.node[:]
-    model.graph.node.extend(
-        [*first, *rest]
-    )  # a graph lists a node before those that take its output
+    # A graph lists a node before the nodes that use its output.
+    model.graph.node.extend([*first, *rest])
 
 
 def _quantised(path: Path, images: Sequence[np.ndarray], heads: Sequence[str]) -> Any:
-    """The network of a file with weights and activations in int8, but for its heads: an offset of
-    hundreds of pixels in 256 steps would be off by more than a keypoint may be."""
+    """Quantises weights and activations to int8, except in the heads: an offset of hundreds of
+    pixels in 256 steps would have a larger error than a keypoint may have."""
     onnx = import_quietly("onnx")
     quantization: Any = import_module("onnxruntime.quantization")
 
@@ -157,7 +164,7 @@ def _quantised(path: Path, images: Sequence[np.ndarray], heads: Sequence[str]) -
 
 
 _STORED: dict[str, Callable[[Any], None]] = {
-    FLOAT32: _keep,
+    FLOAT32: _store_float32,
     FLOAT16: _store_float16,
     INT8: _store_int8,
 }

@@ -1,0 +1,1 @@
+"""Prediction: images, folders, videos and buckets in, people out, by a network in any runtime."""

@@ -1,4 +1,4 @@
-"""How an image of any size becomes an input of the network, and how points come back."""
+"""Fits an image of any size to the network's input and maps points between the two."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-from personlab_keras.decoder import Frame
 from personlab_keras.errors import InputError
 from personlab_keras.io.images import BACKGROUND
 from personlab_keras.method.coordinates import covering_side
+from personlab_keras.method.frame import Frame
 
 
 @dataclass(frozen=True)
 class InputFit:
-    """How one image becomes the network's input: resized by the half-pixel rule, then padded on the
-    right and at the bottom.
+    """The fit of one image to the network's input: the image is resized by the half-pixel rule,
+    then padded on the right and at the bottom.
 
     Attributes:
-        width, height: of the image in pixels.
-        resized_width, resized_height: of the image inside the input.
-        input_width, input_height: of the whole input, each stride * n + 1.
+        width, height: size of the image in pixels.
+        resized_width, resized_height: size of the image inside the input.
+        input_width, input_height: size of the whole input, each stride * n + 1.
         pad_colour: RGB of the padding.
     """
 
@@ -36,23 +36,24 @@ class InputFit:
 
     @cached_property
     def frame(self) -> Frame:
-        """The image as the decoder has to know it: network point = image point * scale + offset."""
+        """The image's frame for the decoder: network point = image point * scale + offset."""
         scale = (self.resized_width / self.width, self.resized_height / self.height)
         return Frame(self.height, self.width, scale, (0.5 * scale[0] - 0.5, 0.5 * scale[1] - 0.5))
 
     def to_input(self, points: np.ndarray) -> np.ndarray:
-        """Points (..., 2) of the image in the network's input. Inverse: `to_image`."""
+        """Maps points (..., 2) of the image to the network's input. Inverse: `to_image`."""
         return np.asarray(points, np.float64) * self.frame.scale + self.frame.offset
 
     def to_image(self, points: np.ndarray) -> np.ndarray:
-        """Points (..., 2) of the network's input in the image. Inverse: `to_input`."""
+        """Maps points (..., 2) of the network's input to the image. Inverse: `to_input`."""
         return self.frame.to_image(np.asarray(points, np.float64))
 
     def apply(self, image: np.ndarray) -> np.ndarray:
-        """(input_height, input_width, 3) uint8 from an image (height, width, 3) uint8 RGB.
+        """Resizes and pads an image (height, width, 3) uint8 RGB to the network's input
+        (input_height, input_width, 3) uint8.
 
         Raises:
-            ValueError: the image has another size than this fit is for.
+            ValueError: the image does not have the size of this fit.
         """
         if image.shape != (self.height, self.width, 3):
             raise ValueError(
@@ -61,8 +62,8 @@ class InputFit:
         padded = np.empty((self.input_height, self.input_width, 3), np.uint8)
         padded[:] = self.pad_colour
         size = (self.resized_width, self.resized_height)
-        # INTER_AREA averages the pixels that fall together, without which shrinking aliases;
-        # enlarging, it would make blocks.
+        # INTER_AREA averages the pixels that it merges, which avoids aliasing when shrinking; when
+        # enlarging it would make blocks.
         shrinks = self.resized_width < self.width or self.resized_height < self.height
         method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
         resized = (
@@ -84,16 +85,18 @@ def fit_for(
     scale: float = 1.0,
     input_size: tuple[int, int] | None = None,
 ) -> InputFit:
-    """The fit of an image of width x height pixels.
+    """Computes how an image of width x height pixels is fitted to the network.
 
     Args:
-        longer_side: pixels that the longer side is resized to; the other keeps the proportion,
-            rounded, at least 1.
+        width, height: size of the image in pixels.
+        longer_side: length in pixels that the longer side is resized to; the other side keeps the
+            aspect ratio, rounded, at least 1.
         stride: input sides become stride * n + 1.
         upscale: whether an image smaller than `longer_side` is enlarged.
-        scale: size relative to that.
-        input_size: (width, height) of the only input that the network takes: the image is made as
-            large as fits into it, whatever `longer_side` says.
+        pad_colour: RGB of the padding.
+        scale: factor on the resized size.
+        input_size: (width, height) of the only input that the network takes. The image then becomes
+            as large as fits, and `longer_side` is ignored.
 
     >>> fit = fit_for(640, 480, longer_side=801, stride=16)
     >>> (fit.resized_width, fit.resized_height), (fit.input_width, fit.input_height)

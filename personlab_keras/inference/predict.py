@@ -1,4 +1,4 @@
-"""From an image to people: fit it to the network, run the network, decode."""
+"""The predictor: fits an image to the network, runs the network and decodes its maps to people."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from personlab_keras.inference.runtimes import (
     RUNTIMES,
     Network,
     NetworkFile,
+    import_keras_quietly,
     is_network_file,
     limit_keras,
     network_files,
@@ -41,21 +42,21 @@ from personlab_keras.model_directory import (
 
 
 @dataclass(frozen=True)
-class _Pass:
-    """One of the inputs that the network sees of an image."""
+class _NetworkInput:
+    """One of the inputs that the network gets of an image: one per scale, plain or mirrored."""
 
     fit: InputFit
     mirrored: bool
 
-    def apply(self, image: np.ndarray) -> np.ndarray:
-        """The input (H, W, 3) uint8. Where it is mirrored it is so as a whole, so that cells lie on
+    def pixels(self, image: np.ndarray) -> np.ndarray:
+        """The input (H, W, 3) uint8. The padding is mirrored with the image, so that cells fall on
         cells (see `Maps.mirrored`).
         """
         fitted = self.fit.apply(image)
         return fitted[:, ::-1] if self.mirrored else fitted
 
     def framed(self, maps: Maps, skeleton: Skeleton) -> FramedMaps:
-        """The maps of this input as `decode` takes them."""
+        """The network's maps of this input, mirrored back, with the frame of the image."""
         return FramedMaps(maps.mirrored(skeleton) if self.mirrored else maps, self.fit.frame)
 
 
@@ -64,21 +65,26 @@ class Predictor:
     """Finds the people in images: `predictor(image)`.
 
     Attributes:
-        model: the network as `runtimes.Network` says, (B, H, W, 3) RGB in 0..255 -> flat outputs by
-            name, probabilities.
-        skeleton: that it was trained with.
+        model: a `runtimes.Network`, which maps (B, H, W, 3) RGB in 0..255 to flat outputs by name,
+            with probabilities.
+        skeleton: the skeleton of the network's keypoints.
         stride: input pixels per cell of its maps.
-        input_stride: the network takes sides input_stride * n + 1: its coarsest features, where its
-            maps are finer; by default the stride.
-        radius: R in input pixels that it was trained with.
+        input_stride: the network takes sides of input_stride * n + 1. It is the stride of its
+            coarsest features if its maps are finer; by default the stride.
+        radius: disc radius R in input pixels that the network was trained with.
         pad_colour: RGB of the padding.
-        decode_options: from maps to people.
-        options: from image to network input.
+        decode_options: settings of the decoder.
+        options: settings of the fit to the network's input.
         input_size: (width, height) of the only input that the network takes; None for any.
 
     Raises:
         InputError: a stride, `predict.batch_size`, `predict.longer_side` or one of `predict.scales`
-            is not positive, there are no scales, or one enlarges an image beyond the only input.
+            is not positive, there are no scales, or a scale exceeds the network's only input.
+
+    >>> from personlab_keras.io.images import read_image
+    >>> predictor = load("exported")
+    >>> predictor.maps(read_image("photo.jpg")).heatmaps.shape
+    (13, 13, 17)
     """
 
     model: Network
@@ -113,24 +119,27 @@ class Predictor:
             )
 
     def __call__(self, image: np.ndarray) -> list[Person]:
-        """The people in an image (H, W, 3) uint8 RGB, best first, keypoints and masks in its frame.
+        """Finds the people in an image (H, W, 3) uint8 RGB.
+
+        Returns:
+            People, best first, with keypoints and masks in pixels of the image.
 
         Raises:
-            InputError: the image is of another shape or type.
+            InputError: the image has another shape or type.
         """
         return self.timed(image)[0]
 
     def timed(self, image: np.ndarray) -> tuple[list[Person], dict[str, float]]:
-        """As calling the predictor, and the seconds that its stages "fit", "network" and "decode"
-        took.
+        """Finds the people in an image and measures the seconds of the stages "fit", "network" and
+        "decode".
         """
         start = time.perf_counter()
-        passes = self._passes(image)
-        inputs = [each_pass.apply(image) for each_pass in passes]
+        inputs = self._network_inputs(image)
+        pixels = [each.pixels(image) for each in inputs]
         after_fit = time.perf_counter()
-        maps = self._run_all(inputs)
+        maps = self._run_all(pixels)
         after_network = time.perf_counter()
-        people = self._decode(maps, passes)
+        people = self._decode(maps, inputs)
         after_decode = time.perf_counter()
         seconds = {
             "fit": after_fit - start,
@@ -140,42 +149,41 @@ class Predictor:
         return people, seconds
 
     def maps(self, image: np.ndarray) -> Maps:
-        """The network's maps of an image (H, W, 3) uint8 RGB, in the frame of its input (see
-        `fit`): one pass, at scale 1, not mirrored.
+        """Runs the network once on an image (H, W, 3) uint8 RGB, at scale 1 and not mirrored.
+
+        Returns:
+            The maps, in the frame of the network's input (see `fit`).
         """
         return self._run(self.fit(image).apply(image)[None])[0]
 
     def framed_maps(self, image: np.ndarray) -> list[FramedMaps]:
-        """The maps of every pass over an image (H, W, 3) uint8 RGB: one at each of
-        `predict.scales`, and a mirrored one beside it where `predict.flip` is on. `decode` takes
-        them together.
+        """Runs the network on every input of an image (H, W, 3) uint8 RGB: one per value of
+        `predict.scales`, and its mirror image if `predict.flip` is on.
+
+        Returns:
+            The maps of each input with the frame of the image; `decode` combines them.
         """
-        passes = self._passes(image)
-        maps = self._run_all([each_pass.apply(image) for each_pass in passes])
-        return [
-            each_pass.framed(each, self.skeleton)
-            for each_pass, each in zip(passes, maps, strict=True)
-        ]
+        inputs = self._network_inputs(image)
+        return self._framed(self._run_all([each.pixels(image) for each in inputs]), inputs)
 
     def batch(self, images: Sequence[np.ndarray]) -> list[list[Person]]:
-        """The people of each of several images. Inputs of one shape share the network's batches."""
-        passes = [self._passes(image) for image in images]
-        maps = iter(
-            self._run_all(
-                [
-                    each_pass.apply(image)
-                    for image, its in zip(images, passes, strict=True)
-                    for each_pass in its
-                ]
-            )
-        )
-        return [self._decode([next(maps) for _ in its], its) for its in passes]
+        """Finds the people in each of several images. Inputs of one shape share the network's
+        batches.
+        """
+        inputs_of_images = [self._network_inputs(image) for image in images]
+        pixels = [
+            each.pixels(image)
+            for image, inputs in zip(images, inputs_of_images, strict=True)
+            for each in inputs
+        ]
+        maps = iter(self._run_all(pixels))
+        return [self._decode([next(maps) for _ in inputs], inputs) for inputs in inputs_of_images]
 
     def fit(self, image: np.ndarray) -> InputFit:
-        """How an image (H, W, 3) uint8 is fitted to the network at scale 1.
+        """Computes how an image (H, W, 3) uint8 is fitted to the network at scale 1.
 
         Raises:
-            InputError: the image is of another shape or type.
+            InputError: the image has another shape or type.
         """
         return self._fit(image, 1.0)
 
@@ -207,17 +215,17 @@ class Predictor:
             self.stride, self.stride if self.input_stride is None else self.input_stride
         )
 
-    def _passes(self, image: np.ndarray) -> list[_Pass]:
+    def _network_inputs(self, image: np.ndarray) -> list[_NetworkInput]:
         fits = [self._fit(image, scale) for scale in self.options.scales]
         return [
-            _Pass(fit, mirrored)
+            _NetworkInput(fit, mirrored)
             for fit in fits
             for mirrored in ((False, True) if self.options.flip else (False,))
         ]
 
     def _run_all(self, inputs: Sequence[np.ndarray]) -> list[Maps]:
-        """Maps of inputs of any shapes, in their order; those of one shape go through the network
-        in batches.
+        """Runs the network on inputs (H, W, 3) of any shapes, those of one shape in batches, and
+        returns the maps in the order of the inputs.
         """
         same_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for i, each in enumerate(inputs):
@@ -232,10 +240,10 @@ class Predictor:
         return [maps[i] for i in range(len(inputs))]
 
     def _run(self, inputs: np.ndarray) -> list[Maps]:
-        """Maps of inputs (B, H, W, 3) uint8.
+        """Runs the network on inputs (B, H, W, 3) uint8.
 
         Raises:
-            ValueError: the network's maps are not of the stride that it is said to have.
+            ValueError: the network's maps do not have the stride of this predictor.
         """
         outputs = self.model.predict_on_batch(inputs.astype(np.float32))
         known = {
@@ -251,28 +259,38 @@ class Predictor:
             )
         return maps
 
-    def _decode(self, maps: Sequence[Maps], passes: Sequence[_Pass]) -> list[Person]:
-        framed = [
-            each_pass.framed(each, self.skeleton)
-            for each_pass, each in zip(passes, maps, strict=True)
+    def _framed(self, maps: Sequence[Maps], inputs: Sequence[_NetworkInput]) -> list[FramedMaps]:
+        return [
+            each.framed(its_maps, self.skeleton)
+            for each, its_maps in zip(inputs, maps, strict=True)
         ]
-        return decode(framed, self.skeleton, self.decode_options, radius=self.radius)
+
+    def _decode(self, maps: Sequence[Maps], inputs: Sequence[_NetworkInput]) -> list[Person]:
+        return decode(
+            self._framed(maps, inputs), self.skeleton, self.decode_options, radius=self.radius
+        )
 
 
 def load(source: str | Path, overrides: Iterable[str] = ()) -> Predictor:
-    """The predictor of a model directory, or of a file .onnx or .tflite as `personlab export`
-    writes them.
+    """Loads the predictor of a model directory, or of an .onnx or .tflite file written by
+    `personlab export`.
 
     Args:
-        source: the directory, as `personlab export` and `personlab import-weights` write it, or the
-            file. What the network of a directory runs in is decided by `predict.runtime`.
-        overrides: texts `section.key=value` laid over the network's own settings, for example
+        source: a directory written by `personlab export` or `personlab import-weights`, or the
+            file. For a directory, `predict.runtime` selects the runtime of the network.
+        overrides: settings `section.key=value` that replace the network's own, for example
             "decode.masks=false".
 
     Raises:
-        InputError: the source is neither; a setting is unknown or of another type; masks are asked
-            for of a network that has no heads for them; the directory has no file for the runtime
-            asked for, or its package is not installed.
+        InputError: the source is neither; a setting is unknown or has the wrong type; masks are
+            requested from a network without the heads for them; the directory has no file for the
+            requested runtime, or the package of the runtime is not installed.
+
+    >>> from personlab_keras.io.images import read_image
+    >>> predictor = load("exported", ["decode.max_people=2"])
+    >>> people = predictor(read_image("photo.jpg"))
+    >>> len(people) <= 2
+    True
     """
     source = Path(source)
     if is_network_file(source) and not source.is_dir():
@@ -290,6 +308,7 @@ def load(source: str | Path, overrides: Iterable[str] = ()) -> Predictor:
     chosen = _file_of(directory, latest_version(source), config.predict.runtime)
     if chosen is not None:
         return _predictor(chosen.open(config.predict.threads), directory, config, chosen.input_size)
+    import_keras_quietly()
     if config.predict.threads:
         limit_keras(config.predict.threads)
     return _predictor(directory.model, directory, config)
@@ -310,21 +329,21 @@ def _configured(description: Description, overrides: Iterable[str]) -> Config:
 
 
 def _file_of(description: Description, folder: Path, runtime: str) -> NetworkFile | None:
-    """The file in a model directory that its network runs in; None for Keras."""
+    """Selects the file of a model directory to run in a runtime; None for Keras."""
     if runtime == KERAS:
         return None
     paths = network_files(folder, runtime)
     if runtime != AUTO and not paths:
         raise InputError(
-            f"{folder}: predict.runtime={runtime} needs {FILES[runtime]} there; `personlab export --format` adds it"
+            f"{folder}: predict.runtime={runtime} needs {FILES[runtime]} in this folder; `personlab export --format` adds it"
         )
     if runtime == AUTO and (not paths or sees_gpu()):
         return None
     files = [read_network_file(path) for path in paths]
     for file in files:
         if not file.description.is_of(description):
-            raise InputError(f"{file.path}: is of another network than {folder}; export it again")
-    # What takes inputs of one size only is not what somebody who says nothing wants.
+            raise InputError(f"{file.path}: does not hold the network of {folder}; export it again")
+    # A file for a single input size is used only on request.
     return next((file for file in files if runtime != AUTO or file.input_size is None), None)
 
 

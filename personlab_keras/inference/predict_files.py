@@ -1,4 +1,4 @@
-"""Image files in, JSON and overlays out."""
+"""Predicts image files and writes a JSON file and an overlay for each."""
 
 from __future__ import annotations
 
@@ -16,24 +16,27 @@ from personlab_keras.drawing import draw
 from personlab_keras.errors import InputError
 from personlab_keras.inference.predict import Predictor
 from personlab_keras.io.files import write_atomically
-from personlab_keras.io.images import list_images, read_image
+from personlab_keras.io.images import list_images, read_image, silent_opencv, unread_media
 from personlab_keras.method.person import Person, people_to_dict
 from personlab_keras.method.skeleton import Skeleton
 
 
 @dataclass(frozen=True)
 class PredictSummary:
-    """What became of a set of image files.
+    """Counts of a prediction over image files.
 
     Attributes:
-        done: images predicted.
-        people: found in them.
-        failed: one line for each image that could not be read, naming it and the reason.
+        done: number of images predicted.
+        people: number of people found in them.
+        failed: a line for each image that could not be read and each overlay that could not be
+            written, with its name and the reason.
+        unread: files in folders and patterns that look like images or videos and are not read.
     """
 
     done: int
     people: int
     failed: tuple[str, ...]
+    unread: tuple[Path, ...] = ()
 
 
 def predict_files(
@@ -43,22 +46,24 @@ def predict_files(
     overlays: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> PredictSummary:
-    """Writes `x.json` and `x.overlay.jpg` for every image `x.jpg`, each whole or not at all.
+    """Writes `x.json` and `x.overlay.jpg` for every image `x.jpg`, each file atomically.
 
-    An image that cannot be read is counted and the others go on.
+    Images that cannot be read, and overlays that cannot be written, are counted and skipped.
 
     Args:
+        predictor: the predictor to use.
         sources: as for `images.list_images`.
-        out: folder for the results, made if missing; results of an earlier run are replaced. See
-            `output_names`.
-        overlays: whether to draw the people found over their images.
-        progress: called with (images handled, images in all).
+        out: folder for the results, created if missing; results of an earlier run are replaced. For
+            the names of the files see `output_names`.
+        overlays: whether to write overlays.
+        progress: called with (images handled, number of images).
 
     Raises:
-        InputError: a source matches nothing, `out` is no folder, or a result would overwrite one of
-            the images.
+        InputError: a source matches no image, `out` is not a folder, or a result would overwrite
+            one of the images.
     """
-    paths = list_images(sources)
+    given = [sources] if isinstance(sources, (str, Path)) else list(sources)
+    paths = list_images(given)
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: must be a folder for the results. Received: a file")
@@ -75,42 +80,58 @@ def predict_files(
             except InputError as error:
                 failed.append(str(error))
         for i, people in zip(images, predictor.batch(list(images.values())), strict=True):
-            _write_prediction(stems[i], paths[i], images[i], people, predictor.skeleton, overlays)
+            _write_json(stems[i], paths[i], images[i], people)
+            try:
+                if overlays:
+                    _write_overlay(stems[i], images[i], people, predictor.skeleton)
+            except InputError as error:
+                failed.append(str(error))
             done += 1
             people_found += len(people)
         if progress:
             progress(min(first + size, len(paths)), len(paths))
-    return PredictSummary(done, people_found, tuple(failed))
+    return PredictSummary(done, people_found, tuple(failed), tuple(unread_media(given)))
 
 
 def output_names(paths: Sequence[Path]) -> list[str]:
-    """A name for the results of each image: the shortest of three forms that tells all of them
-    apart.
+    """Chooses a name for the results of each image: the shortest of three forms that no other
+    result has.
 
-    The forms are the name without its ending, the whole name, and the path below the deepest folder
-    common to all. Names that differ in case only count as the same, as they do on some disks.
+    The forms are the name without extension, the whole name, and the path below the deepest common
+    folder. Names that differ only in case count as equal, as some file systems do not distinguish
+    them.
 
     >>> output_names([Path("a/x.jpg"), Path("b/y.jpg")])
     ['x', 'y']
-    >>> output_names([Path("a/x.jpg"), Path("a/x.png")])
-    ['x.jpg', 'x.png']
+    >>> output_names([Path("a/x.jpg"), Path("a/x.png"), Path("a/y.jpg")])
+    ['x.jpg', 'x.png', 'y']
     >>> output_names([Path("a/x.jpg"), Path("b/x.jpg")])
     ['a/x.jpg', 'b/x.jpg']
     """
-    for names in ([path.stem for path in paths], [path.name for path in paths]):
-        if max(Counter(name.casefold() for name in names).values(), default=1) == 1:
-            return names
+    if not paths:
+        return []
     absolute = [Path(os.path.abspath(path)) for path in paths]
     common = next(
         folder
         for folder in absolute[0].parents
         if all(path.is_relative_to(folder) for path in absolute)
     )
-    return [path.relative_to(common).as_posix() for path in absolute]
+    forms = [(path.stem, path.name, path.relative_to(common).as_posix()) for path in absolute]
+    chosen = [0] * len(forms)
+    while True:
+        names = [form[choice] for form, choice in zip(forms, chosen, strict=True)]
+        counts = Counter(name.casefold() for name in names)
+        longer = [
+            i for i, name in enumerate(names) if counts[name.casefold()] > 1 and chosen[i] < 2
+        ]
+        if not longer:
+            return names
+        for i in longer:
+            chosen[i] += 1
 
 
 def _check_sources_survive(paths: Sequence[Path], stems: Sequence[Path]) -> None:
-    """Results laid beside the images must not replace one of them: an overlay is an image, too."""
+    """Refuses results that would replace one of the images: overlays are images, too."""
     sources = {path.resolve() for path in paths}
     for stem in stems:
         overlay = _overlay_path(stem)
@@ -124,20 +145,23 @@ def _overlay_path(stem: Path) -> Path:
     return stem.with_name(f"{stem.name}.overlay.jpg")
 
 
-def _write_prediction(
-    stem: Path,
-    path: Path,
-    image: np.ndarray,
-    people: Sequence[Person],
-    skeleton: Skeleton,
-    overlay: bool,
-) -> None:
+def _write_json(stem: Path, path: Path, image: np.ndarray, people: Sequence[Person]) -> None:
     height, width = image.shape[:2]
     values = {"image": path.name, **people_to_dict(width, height, people)}
     write_atomically(
         stem.with_name(f"{stem.name}.json"), json.dumps(values, allow_nan=False).encode()
     )
-    if overlay:
-        drawn = draw(image, people, skeleton)
-        _, encoded = cv2.imencode(".jpg", drawn[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
-        write_atomically(_overlay_path(stem), encoded.tobytes())
+
+
+def _write_overlay(
+    stem: Path, image: np.ndarray, people: Sequence[Person], skeleton: Skeleton
+) -> None:
+    """Raises InputError if the overlay cannot be encoded or written."""
+    path = _overlay_path(stem)
+    drawn = draw(image, people, skeleton)
+    with silent_opencv():
+        done, encoded = cv2.imencode(".jpg", drawn[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
+    if not done:
+        height, width = image.shape[:2]
+        raise InputError(f"{path}: cannot be encoded as JPEG: {width} x {height} pixels")
+    write_atomically(path, encoded.tobytes())

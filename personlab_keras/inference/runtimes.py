@@ -1,13 +1,13 @@
-"""Runtimes that a network can run in: Keras, and files that ONNX Runtime and LiteRT take. Each is
-called by `predict_on_batch`.
+"""The runtimes of a network: Keras, ONNX Runtime and LiteRT, all called by `predict_on_batch`.
 
-A file is complete by itself: `personlab.json` lies within it, in ONNX as an entry of the metadata,
-in LiteRT as a file of the zip archive that its metadata convention appends.
+A file for ONNX Runtime or LiteRT contains its `personlab.json`: in ONNX as an entry of the
+metadata, in LiteRT in the zip archive that LiteRT's metadata convention appends to the file.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import zipfile
 from collections.abc import Callable, Mapping
@@ -21,43 +21,43 @@ from typing import Any, Protocol
 import numpy as np
 
 from personlab_keras.errors import InputError
-from personlab_keras.io.processes import standard_error_away
+from personlab_keras.io.processes import import_tensorflow_quietly, silent_standard_error
 from personlab_keras.model_directory import DESCRIPTION_FILE, Description, parse_description
 
 KERAS, ONNX, LITERT, AUTO = "keras", "onnx", "litert", "auto"
 RUNTIMES = (AUTO, KERAS, ONNX, LITERT)
-"""What `predict.runtime` may be."""
+"""Values of `predict.runtime`."""
 
 FILES = {LITERT: "model.tflite", ONNX: "model.onnx"}
-"""Name of a runtime's file in a model directory. Of several the first is taken, so the faster leads
-(docs/runtimes.md).
+"""Name of each runtime's file in a model directory. `auto` takes the first that exists, so the
+faster one comes first (docs/runtimes.md).
 """
 
 PACKAGES = {LITERT: "ai_edge_litert", ONNX: "onnxruntime"}
-"""What has to be installed to run a file."""
+"""The package that runs each kind of file."""
 
 INPUT_NAME = "image"
 SIGNATURE = "serving_default"
 
 
 class Network(Protocol):
-    """What a predictor asks of a network. A Keras model is one."""
+    """The interface of a network to the predictor. Keras models have it."""
 
     def predict_on_batch(self, inputs: np.ndarray, /) -> Mapping[str, Any]:
-        """(B, H, W, 3) float32 RGB 0..255 to flat outputs (B, h, w, channels) by name, as
-        `maps.ALL_OUTPUTS`, probabilities.
+        """Maps inputs (B, H, W, 3) float32 RGB in 0..255 to flat outputs (B, h, w, channels) by
+        their names in `maps.ALL_OUTPUTS`, with probabilities.
         """
 
 
 @dataclass(frozen=True)
 class NetworkFile:
-    """A network in the file of another runtime.
+    """A network in a file for ONNX Runtime or LiteRT.
 
     Attributes:
-        path: where it lies.
+        path: path of the file.
         runtime: `ONNX` or `LITERT`.
-        description: the `personlab.json` within it.
-        batch_size: the only number of inputs that it takes together; None for any.
+        description: the `personlab.json` in the file.
+        batch_size: the only batch size that the network takes; None for any.
         input_size: (width, height) of the only input that it takes; None for any stride * n + 1.
     """
 
@@ -68,9 +68,7 @@ class NetworkFile:
     input_size: tuple[int, int] | None
 
     def open(self, threads: int = 0) -> Network:
-        """The network, ready to run in so many threads; 0 is one per core that this process may
-        use.
-        """
+        """Loads the network to run in a number of threads; 0 means one per available core."""
         if not threads:
             threads = (
                 len(os.sched_getaffinity(0))
@@ -81,7 +79,7 @@ class NetworkFile:
 
 
 class OnnxNetwork:
-    """A network in ONNX Runtime, as `Network` says."""
+    """A `Network` in ONNX Runtime."""
 
     def __init__(self, file: NetworkFile, threads: int) -> None:
         session = _onnx_session(file.path, threads, optimised=True)
@@ -98,30 +96,34 @@ class OnnxNetwork:
 
 
 class LiteRtNetwork:
-    """A network in LiteRT, as `Network` says."""
+    """A `Network` in LiteRT."""
 
     def __init__(self, file: NetworkFile, threads: int) -> None:
         self._call = _litert_interpreter(file.path, threads).get_signature_runner(SIGNATURE)
         self._batch_size = file.batch_size
-        self._alone = threading.Lock()
+        self._lock = threading.Lock()
 
     def predict_on_batch(self, inputs: np.ndarray) -> dict[str, np.ndarray]:
-        with self._alone:  # the interpreter holds one input and one result
+        with self._lock:  # the interpreter has one buffer for the input and one for the result
             runs = [self._call(**{INPUT_NAME: part}) for part in _parts(inputs, self._batch_size)]
         return {name: _joined([run[name] for run in runs]) for name in runs[0]}
 
 
 def is_network_file(path: str | Path) -> bool:
-    """Whether this is named as the file of another runtime, .onnx or .tflite."""
+    """Whether a path has the extension of a network file, .onnx or .tflite.
+
+    >>> is_network_file("model.tflite"), is_network_file("exported/")
+    (True, False)
+    """
     return Path(path).suffix.lower() in _READERS
 
 
 def read_network_file(path: str | Path) -> NetworkFile:
-    """What a file .onnx or .tflite holds, as `personlab export` writes it.
+    """Reads the description of a network file, .onnx or .tflite, written by `personlab export`.
 
     Raises:
-        InputError: the file is missing, damaged, or no such file; the package that runs it is not
-            installed.
+        InputError: the file is missing, corrupt, or was not written by `personlab export`; the
+            package that runs it is not installed.
     """
     path = Path(path)
     if not path.is_file():
@@ -130,7 +132,7 @@ def read_network_file(path: str | Path) -> NetworkFile:
     text, shape = read(path)
     if text is None:
         raise InputError(
-            f"{path}: holds no {DESCRIPTION_FILE}; a file to predict with is what `personlab export --format` wrote"
+            f"{path}: holds no {DESCRIPTION_FILE}; only files written by `personlab export --format` can predict"
         )
     batch_size, height, width, _ = shape
     size = None if width is None or height is None else (width, height)
@@ -138,8 +140,11 @@ def read_network_file(path: str | Path) -> NetworkFile:
 
 
 def network_files(folder: Path, runtime: str = AUTO) -> list[Path]:
-    """The files of a model directory that can run, the fastest first: in any runtime that is
-    installed, or in this one.
+    """Lists the network files of a model directory, fastest first.
+
+    Args:
+        folder: the model directory.
+        runtime: `AUTO` for the files of all installed runtimes, or a runtime, installed or not.
     """
     named = {name: folder / file for name, file in FILES.items() if runtime in (AUTO, name)}
     return [
@@ -150,15 +155,16 @@ def network_files(folder: Path, runtime: str = AUTO) -> list[Path]:
 
 
 def missing_extra(what: str, extra: str, error: ImportError) -> str:
-    """The line that says what to install."""
+    """The error text that says which extra to install."""
     return f"{what}: needs the package {error.name}, which is not installed: pip install 'personlab-keras[{extra}]'"
 
 
 def limit_keras(threads: int) -> None:
-    """Has Keras compute in so many threads, here and in all that this process does with it.
+    """Limits Keras to a number of threads in this whole process.
 
     Raises:
-        InputError: it runs already with others, or not on TensorFlow.
+        InputError: TensorFlow already runs with another number of threads, or Keras does not run on
+            TensorFlow.
     """
     import keras
 
@@ -175,12 +181,15 @@ def limit_keras(threads: int) -> None:
         settings.set_intra_op_parallelism_threads(threads)
     except RuntimeError:
         raise InputError(
-            f"predict.threads={threads}: TensorFlow runs already in this process with other threads"
+            f"predict.threads={threads}: TensorFlow already runs in this process with another number of threads"
         ) from None
 
 
 def sees_gpu() -> bool:
-    """Whether Keras would compute on a GPU."""
+    """Whether Keras would compute on a GPU or TPU. Keras is imported only if there may be one."""
+    if not may_have_accelerator():
+        return False
+    import_keras_quietly()
     import keras
 
     if keras.backend.backend() == "jax":
@@ -190,6 +199,26 @@ def sees_gpu() -> bool:
     import tensorflow as tf
 
     return bool(tf.config.list_physical_devices("GPU"))
+
+
+def import_keras_quietly() -> None:
+    """Imports Keras and its backend without their messages."""
+    backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
+    if backend == "tensorflow" and "tensorflow" not in sys.modules:
+        import_tensorflow_quietly()
+    with silent_standard_error():
+        import_module("keras")
+
+
+def may_have_accelerator(devices: Path = Path("/dev")) -> bool:
+    """Whether this machine may have a GPU or TPU: by its device files on Linux, else True."""
+    if not sys.platform.startswith("linux"):
+        return True
+    return any(next(devices.glob(name), None) for name in _ACCELERATOR_DEVICES)
+
+
+_ACCELERATOR_DEVICES = ("nvidia[0-9]*", "kfd", "dxg", "accel*", "vfio/[0-9]*")
+"""Device files of NVIDIA's, AMD's and WSL's GPUs, and of TPUs."""
 
 
 def _parts(inputs: np.ndarray, batch_size: int | None) -> list[np.ndarray]:
@@ -212,12 +241,12 @@ def _onnx_session(path: Path, threads: int, optimised: bool) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # what is fatal comes as an exception
+    options.log_severity_level = 4  # errors are raised as exceptions
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its errors have no other class in common
+    except Exception as error:  # its errors have no narrower common class
         raise _damaged(path, "ONNX", error) from None
 
 
@@ -228,9 +257,7 @@ def _read_litert(path: Path) -> tuple[bytes | None, list[int | None]]:
             text = (
                 archive.read(DESCRIPTION_FILE) if DESCRIPTION_FILE in archive.namelist() else None
             )
-    except (
-        zipfile.BadZipFile
-    ):  # the end of the archive is that of the file: one that was cut has lost it
+    except zipfile.BadZipFile:  # the archive is at the end, which a truncated file has lost
         raise _damaged(path, "LiteRT", f"no archive with {DESCRIPTION_FILE} at its end") from None
     shape = _litert_interpreter(path, threads=1).get_input_details()[0]["shape_signature"]
     return text, [None if side < 0 else int(side) for side in shape]
@@ -239,7 +266,7 @@ def _read_litert(path: Path) -> tuple[bytes | None, list[int | None]]:
 def _litert_interpreter(path: Path, threads: int) -> Any:
     interpreter = _runtime(LITERT, path, ".interpreter")
     try:
-        with standard_error_away():  # allocating, it tells which of its parts will compute
+        with silent_standard_error():  # LiteRT prints which delegate it uses
             made = interpreter.Interpreter(model_path=str(path), num_threads=threads)
             made.allocate_tensors()
             return made
@@ -255,7 +282,9 @@ def _runtime(runtime: str, path: Path, module: str = "") -> ModuleType:
 
 
 def _damaged(path: Path, kind: str, reason: Exception | str) -> InputError:
-    return InputError(f"{path}: damaged, or no {kind} file: {' '.join(str(reason).split())[:200]}")
+    return InputError(
+        f"{path}: damaged, or not a {kind} file: {' '.join(str(reason).split())[:200]}"
+    )
 
 
 _READERS = {".onnx": (ONNX, _read_onnx), ".tflite": (LITERT, _read_litert)}

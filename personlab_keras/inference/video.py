@@ -1,11 +1,12 @@
-"""Videos and cameras: people frame by frame, in constant memory, while the network is already busy
-with the next frame.
+"""Predicts videos and cameras frame by frame in constant memory. Reading, the network and decoding
+run in parallel, each a few frames ahead of the next.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import queue
 import threading
@@ -23,26 +24,33 @@ from personlab_keras.drawing import draw
 from personlab_keras.errors import InputError
 from personlab_keras.inference.predict import Predictor
 from personlab_keras.inference.predict_files import output_names
+from personlab_keras.io.images import VIDEO_EXTENSIONS
+from personlab_keras.method.person import Person
 
-VIDEO_EXTENSIONS = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"})
 _AHEAD = 4
-"""Frames that each stage may be ahead of the next."""
+"""Number of frames that each stage may be ahead of the next."""
 _CAMERA_RATE = 25.0
-"""Frames per second of the overlay of a camera that does not tell its own rate."""
+"""Frames per second of the overlay if the camera does not report its rate."""
+_LARGEST_MPEG4_NUMBER = 65535
+_MOST_DAMAGED = 1000
+"""Number of failed reads in a row after which a video has ended, whatever its header announces."""
 
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class StreamSummary:
-    """What became of a video.
+class VideoSummary:
+    """Counts of a prediction over a video.
 
     Attributes:
-        frames: predicted.
-        announced: frames that the file says it has, 0 where it does not say.
-        people: found, over all frames.
-        seconds: that it took.
-        interrupted: whether Ctrl-C ended it; what was done until then is kept.
+        frames: number of frames predicted.
+        announced: number of frames according to the file; 0 if unknown.
+        people: number of people found, over all frames.
+        seconds: elapsed time.
+        interrupted: whether Ctrl-C stopped it; results up to then are kept.
+        damaged: numbers of the frames that could not be decoded, with readable ones after them.
+        overlay_error: why the overlay is missing or incomplete; None if it is complete or was not
+            requested.
     """
 
     frames: int
@@ -50,10 +58,12 @@ class StreamSummary:
     people: int
     seconds: float
     interrupted: bool
+    damaged: tuple[int, ...] = ()
+    overlay_error: str | None = None
 
 
 def is_video(source: str) -> bool:
-    """Whether a source is a video by the ending of its name, or the number of a camera.
+    """Whether a source is a video by its extension, or the number of a camera.
 
     >>> is_video("clip.MP4"), is_video("0"), is_video("photo.jpg")
     (True, True, False)
@@ -62,7 +72,8 @@ def is_video(source: str) -> bool:
 
 
 def video_names(sources: Sequence[str]) -> list[str]:
-    """A name for the results of each video, as `predict.output_names`; of camera 0 "camera0".
+    """Chooses a name for the results of each video, as `predict_files.output_names` does; camera 0
+    becomes "camera0".
 
     >>> video_names(["a/clip.mp4", "b/clip.mp4", "0"])
     ['a/clip.mp4', 'b/clip.mp4', 'camera0']
@@ -78,89 +89,111 @@ def predict_video(
     stem: str | Path,
     overlay: bool = True,
     progress: Callable[[int, int], None] | None = None,
-) -> StreamSummary:
+) -> VideoSummary:
     """Writes `stem.jsonl` and `stem.overlay.mp4` for a video or a camera.
 
-    A line of the JSON for each frame: "frame" from 0, "time" in seconds from the beginning,
-    "people" as in the JSON of images, best first. Lines are written as frames are done. The overlay
-    appears under its name when it is finished, which Ctrl-C does as well. Reading, network, and
-    decoding with drawing each have a thread.
+    The JSON has a line per frame, written as soon as the frame is decoded: "frame" counts from 0,
+    "time" is in seconds from the start, "people" is as in the JSON of images, best first. Damaged
+    frames are skipped and their numbers left out. The overlay gets its name when it is complete;
+    Ctrl-C completes it, too. An overlay that cannot be written does not stop the JSON. Reading, the
+    network, and decoding with drawing run in a thread each.
 
     Args:
+        predictor: the predictor to use.
         source: a file, or the number of a camera.
-        stem: of the results, their path without ending; its folder is made if missing, results of
+        stem: path of the results without extension; its folder is created if missing, results of
             an earlier run are replaced.
-        overlay: whether to draw the people found over the frames.
-        progress: called with (frames done, frames announced).
+        overlay: whether to write the overlay.
+        progress: called with (frames predicted, frames announced).
 
     Raises:
-        InputError: the source cannot be read as a video or has no frame; results cannot be written.
+        InputError: the source is not a readable video or has no frames; the JSON cannot be
+            written.
     """
     stem = Path(stem)
     capture = _open(source)
     announced = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
-    rate = capture.get(cv2.CAP_PROP_FPS)
+    rate = overlay_rate(capture.get(cv2.CAP_PROP_FPS))
     lines = _folder(stem.parent) / f"{stem.name}.jsonl"
-    film = (
-        _Film(lines.with_name(f"{stem.name}.overlay.mp4"), rate if rate > 0 else _CAMERA_RATE)
-        if overlay
-        else None
-    )
-    frames = people_found = 0
-    interrupted = False
-    began = time.perf_counter()
-    seen = ahead(
-        (
-            (frame, moment, predictor.framed_maps(frame))
-            for frame, moment in ahead(_frames(capture), _AHEAD)
-        ),
+    overlay_path = lines.with_name(f"{stem.name}.overlay.mp4")
+    overlay_file = OverlayFile(overlay_path, rate) if overlay else None
+    damaged: list[int] = []
+    frames = ahead(_frames(capture, announced, damaged), _AHEAD)
+    predicted = ahead(
+        ((number, frame, at, predictor.framed_maps(frame)) for number, frame, at in frames),
         _AHEAD,
     )
+    done = people_found = 0
+    interrupted = False
+    began = time.perf_counter()
     try:
         with open(lines, "w", encoding="utf-8") as file:
-            for frame, moment, passes in seen:
+            for number, frame, at, maps in predicted:
                 people = decode(
-                    passes, predictor.skeleton, predictor.decode_options, radius=predictor.radius
+                    maps, predictor.skeleton, predictor.decode_options, radius=predictor.radius
                 )
-                record = {
-                    "frame": frames,
-                    "time": round(moment, 4),
-                    "people": [person.to_dict() for person in people],
-                }
-                file.write(json.dumps(record, allow_nan=False) + "\n")
+                file.write(_line(number, at, people))
                 file.flush()
-                if film is not None:
-                    film.add(draw(frame, people, predictor.skeleton))
-                frames += 1
+                if overlay_file is not None:
+                    overlay_file.add(draw(frame, people, predictor.skeleton))
+                done += 1
                 people_found += len(people)
                 if progress:
-                    progress(frames, announced)
+                    progress(done, announced)
     except KeyboardInterrupt:
         interrupted = True
     except OSError as error:
         raise InputError(f"{lines}: cannot be written: {error.strerror}") from None
     finally:
-        seen.close()
+        predicted.close()
         capture.release()
-        if film is not None:
-            film.finish()
-    if not frames and not interrupted:
+        if overlay_file is not None:
+            overlay_file.finish()
+    if not done and not interrupted:
         lines.unlink()
-        raise InputError(f"{source}: must be a video with frames that can be read. Received: none")
-    return StreamSummary(frames, announced, people_found, time.perf_counter() - began, interrupted)
+        raise InputError(f"{source}: must be a video with readable frames. Received: none")
+    seconds = time.perf_counter() - began
+    overlay_error = None if overlay_file is None else overlay_file.error
+    return VideoSummary(
+        done, announced, people_found, seconds, interrupted, tuple(damaged), overlay_error
+    )
+
+
+def overlay_rate(rate: float) -> float:
+    """The frame rate of an overlay: MPEG-4 stores rates as fractions of 16-bit integers, so a rate
+    gets as many decimals as fit. Unknown rates, as of some cameras, become 25.
+
+    >>> overlay_rate(30.0), overlay_rate(23.976), overlay_rate(239.814), overlay_rate(0.0)
+    (30.0, 23.976, 239.81, 25.0)
+    """
+    if not 0 < rate < math.inf:
+        return _CAMERA_RATE
+    digits = next((n for n in (3, 2, 1) if round(rate * 10**n) <= _LARGEST_MPEG4_NUMBER), 0)
+    return min(max(round(rate, digits), 0.001), float(_LARGEST_MPEG4_NUMBER))
+
+
+def _line(number: int, at: float, people: Sequence[Person]) -> str:
+    record = {
+        "frame": number,
+        "time": round(at, 4),
+        "people": [person.to_dict() for person in people],
+    }
+    return json.dumps(record, allow_nan=False) + "\n"
 
 
 def ahead(items: Generator[Item, None, None], count: int) -> Generator[Item, None, None]:
-    """The items in their order, made by a thread of its own, at most `count` ahead of whoever takes
-    them.
+    """Runs a generator in a thread of its own, at most `count` items ahead of the consumer.
 
-    What is raised there is raised here. Closing ends the thread and closes `items`.
+    Exceptions of the generator are raised here. Closing ends the thread and closes `items`.
+
+    >>> list(ahead((i * i for i in range(4)), 2))
+    [0, 1, 4, 9]
     """
     made: queue.Queue[tuple[bool, Any]] = queue.Queue(count)
-    unwanted = threading.Event()
+    closed = threading.Event()
 
     def hand_over(last: bool, item: Any) -> bool:
-        while not unwanted.is_set():
+        while not closed.is_set():
             with contextlib.suppress(queue.Full):
                 made.put((last, item), timeout=0.1)
                 return True
@@ -173,7 +206,7 @@ def ahead(items: Generator[Item, None, None], count: int) -> Generator[Item, Non
                 for item in items:
                     if not hand_over(False, item):
                         break
-        except BaseException as error:  # whatever it is, it is for the one who waits
+        except BaseException as error:  # raised again in the consumer
             ending = error
         hand_over(True, ending)
 
@@ -188,19 +221,19 @@ def ahead(items: Generator[Item, None, None], count: int) -> Generator[Item, Non
                 return
             yield item
     finally:
-        unwanted.set()
+        closed.set()
         thread.join()
 
 
 def _open(source: str) -> cv2.VideoCapture:
     if not source.isdecimal() and not Path(source).is_file():
         raise InputError(f"{source}: no such file")
-    # What is wrong is said below, in one line.
+    # FFmpeg's messages are silenced; errors are reported below in one line.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     level = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
-        # FFmpeg alone: another of OpenCV's readers takes %d in a name for a series of images.
+        # FFmpeg only: another of OpenCV's readers takes %d in a name for a sequence of images.
         capture = (
             cv2.VideoCapture(int(source))
             if source.isdecimal()
@@ -222,41 +255,88 @@ def _folder(out: Path) -> Path:
     return out
 
 
-def _frames(capture: cv2.VideoCapture) -> Generator[tuple[np.ndarray, float], None, None]:
-    """Each frame, (H, W, 3) uint8 RGB, and its time in seconds."""
+def _frames(
+    capture: cv2.VideoCapture, announced: int, damaged: list[int]
+) -> Generator[tuple[int, np.ndarray, float], None, None]:
+    """Yields the number of each frame, its pixels (H, W, 3) uint8 RGB and its time in seconds.
+
+    A read fails at the end as well as at a damaged frame. So it is tried again as often as there
+    may be frames left; the numbers of failed reads before a successful one go to `damaged`.
+    """
+    number = failed = 0
     while True:
-        there, frame = capture.read()
-        if not there:
-            return
-        yield (
-            np.ascontiguousarray(frame[..., ::-1]),
-            capture.get(cv2.CAP_PROP_POS_MSEC) / 1000,
-        )  # of the frame just read
+        is_read, frame = capture.read()
+        if not is_read:
+            failed += 1
+            if failed >= min(announced - number, _MOST_DAMAGED):
+                return
+            continue
+        damaged.extend(range(number, number + failed))
+        number, failed = number + failed, 0
+        # OpenCV reports the time of the frame just read.
+        at = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        yield number, np.ascontiguousarray(frame[..., ::-1]), at
+        number += 1
 
 
-class _Film:
-    """A video that appears under its name when it is finished."""
+class OverlayFile:
+    """A video file that gets its name when it is complete. An error is kept in `error` and ends the
+    file, not the caller.
+    """
 
     def __init__(self, path: Path, rate: float) -> None:
+        self.error: str | None = None
         self._path, self._rate = path, rate
-        self._beside = path.with_name(
-            f".{path.stem}.{os.getpid()}.part{path.suffix}"
-        )  # OpenCV goes by the ending
+        # OpenCV chooses the container by the extension.
+        self._temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
         self._writer: cv2.VideoWriter | None = None
+        self._frames = 0
 
     def add(self, frame: np.ndarray) -> None:
-        # The codec wants even sides.
+        """Writes a frame (H, W, 3) uint8 RGB."""
+        if self.error is not None:
+            return
+        # The codec takes even sides only.
         height, width = (side - side % 2 for side in frame.shape[:2])
-        if self._writer is None:
-            self._writer = cv2.VideoWriter(
-                str(self._beside), cv2.VideoWriter.fourcc(*"mp4v"), self._rate, (width, height)
-            )
-            if not self._writer.isOpened():
-                raise InputError(f"{self._path}: cannot be written")
-        self._writer.write(np.ascontiguousarray(frame[:height, :width, ::-1]))
+        try:
+            if self._writer is None:
+                self._writer = self._open(width, height)
+            self._writer.write(np.ascontiguousarray(frame[:height, :width, ::-1]))
+            self._frames += 1
+        except (cv2.error, OSError) as error:
+            self._fail(error)
+
+    def _open(self, width: int, height: int) -> cv2.VideoWriter:
+        writer = cv2.VideoWriter(
+            str(self._temporary), cv2.VideoWriter.fourcc(*"mp4v"), self._rate, (width, height)
+        )
+        if not writer.isOpened():
+            raise OSError(f"OpenCV cannot write {width} x {height} pixels at {self._rate:g} Hz")
+        return writer
+
+    def _fail(self, error: Exception) -> None:
+        self.error = f"{self._path}: the overlay cannot be written: {error}"
 
     def finish(self) -> None:
-        if self._writer is not None:
-            self._writer.release()
-            if self._beside.is_file():
-                os.replace(self._beside, self._path)
+        """Completes the file and gives it its name."""
+        try:
+            if self._writer is not None:
+                self._writer.release()
+                # OpenCV does not report a full disk; a file that ends early has no index.
+                if self.error is None and not _has_frames(self._temporary):
+                    raise OSError("the file is incomplete")
+            if self.error is None and self._frames:
+                os.replace(self._temporary, self._path)
+        except (cv2.error, OSError) as error:
+            self._fail(error)
+        finally:
+            with contextlib.suppress(OSError):
+                self._temporary.unlink(missing_ok=True)
+
+
+def _has_frames(path: Path) -> bool:
+    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    try:
+        return bool(capture.isOpened() and capture.read()[0])
+    finally:
+        capture.release()

@@ -1,0 +1,1 @@
+"""Files, images, image headers and processes: everything that touches the machine."""

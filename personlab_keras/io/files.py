@@ -1,4 +1,6 @@
-"""Files appear complete or not at all; what cannot be read is named."""
+"""Atomic writes, one writer per folder, and reading of JSON and YAML with errors that name the
+file.
+"""
 
 from __future__ import annotations
 
@@ -17,44 +19,57 @@ _UNFINISHED = ".part"
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
-    """Writes beside, flushes to the disk, renames: a reader sees the old file or the new one,
-    whole, also after a crash.
+    """Writes a temporary file, flushes it to the disk and renames it, so that a reader sees either
+    the old file or the complete new one, even after a crash.
+
+    Args:
+        path: the file; missing parent folders are created.
+        content: the new content.
 
     Raises:
-        InputError: it cannot be written, say for want of space; the old file is as it was.
+        InputError: the file cannot be written, for example because the disk is full; the old file
+            is unchanged.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_atomically(Path(folder) / "new" / "a.txt", b"text")
+    ...     (Path(folder) / "new" / "a.txt").read_bytes()
+    b'text'
     """
     target = Path(path)
-    beside = target.with_name(f".{target.name}.{os.getpid()}{_UNFINISHED}")
+    temporary = target.with_name(f".{target.name}.{os.getpid()}{_UNFINISHED}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with open(beside, "wb") as file:
+        with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, target)
+        os.replace(temporary, target)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
     finally:
         with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
-    """Within, no other process can be the writer of a folder; unfinished files that a killed one
-    left there are removed first.
+    """Context manager that makes this process the only writer of a folder. Unfinished files of a
+    killed process are removed first.
+
+    Args:
+        folder: created if missing.
 
     Raises:
-        InputError: another process is.
+        InputError: another process is writing to the folder.
     """
-    import fcntl  # not on Windows, where everything but training still works
+    import fcntl  # missing on Windows, where everything but training still works
 
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w", encoding="ascii") as lock:
         try:
-            fcntl.flock(
-                lock, fcntl.LOCK_EX | fcntl.LOCK_NB
-            )  # the system gives it back, however the process ends
+            # The system releases the lock however the process ends.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(f"{folder}: another process is writing there") from None
         for unfinished in folder.rglob(f".*{_UNFINISHED}"):
@@ -63,10 +78,10 @@ def sole_writer(folder: Path) -> Iterator[None]:
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    """The JSON object in a file.
+    """Reads a JSON object from a file.
 
     Raises:
-        InputError: the file is missing, cannot be read, or holds no JSON object.
+        InputError: the file is missing or unreadable, or does not hold a JSON object.
     """
     try:
         content = json.loads(Path(path).read_bytes())
@@ -75,22 +90,22 @@ def read_json(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:
-        raise InputError(f"{path}: no valid JSON: {error}") from None
+        raise InputError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: must hold a JSON object. Received: {type(content).__name__}")
     return content
 
 
 def read_yaml(path: str | Path, shipped: Path, what: str) -> Any:
-    """The content of a YAML file, or of one that is shipped.
+    """Reads a YAML file of the user, or one that comes with the package.
 
     Args:
-        path: the file; or the name of a shipped one, with or without its ending.
-        shipped: folder of the shipped ones.
-        what: the file is, in errors: "configuration" or "skeleton".
+        path: the file, or the name of a packaged one, with or without its extension.
+        shipped: folder of the packaged files.
+        what: kind of file for error messages: "configuration" or "skeleton".
 
     Raises:
-        InputError: there is no such file, it cannot be read, or is no YAML.
+        InputError: the file does not exist, is unreadable, or is not YAML.
     """
     file = Path(path)
     if not file.is_file():
@@ -104,7 +119,6 @@ def read_yaml(path: str | Path, shipped: Path, what: str) -> Any:
         return yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    # Besides its own errors YAML raises those of dates that are none, lists as names and lists in
-    # themselves.
+    # Besides its own errors, YAML raises these for invalid dates, lists as keys and recursion.
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"{path}: no valid YAML: {' '.join(str(error).split())[:200]}") from None
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())[:200]}") from None

@@ -1,23 +1,29 @@
-"""What the header of an image file tells without decoding it: the format, the size, and whether the
-file is complete.
-"""
+"""Format, size and completeness of an image file, read from its header without decoding it."""
 
 from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Iterator, Sequence
+
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+JPEG_MAGIC = b"\xff\xd8\xff"
+GIF_MAGIC = b"GIF8"
+_JP2_MAGIC = b"\0\0\0\x0cjP  \r\n\x87\n"
 
 
 def image_size(data: bytes) -> tuple[int, int] | None:
-    """(width, height) in pixels as stored, before any EXIF orientation, by the header of an image;
-    nothing is decoded.
+    """Reads (width, height) in pixels from the header of an image, before EXIF orientation.
 
     Args:
-        data: a JPEG, PNG, WebP, BMP, TIFF or GIF, whole or from its beginning to where it tells the
+        data: a JPEG, PNG, WebP, AVIF, JPEG 2000, BMP, TIFF or GIF file, or its beginning up to the
             size.
 
     Returns:
-        None for anything else, and where the header is broken or tells no area.
+        The size; None for other formats, a corrupt header, or an empty image.
+
+    >>> image_size(PNG_MAGIC + b"\\0\\0\\0\\rIHDR" + struct.pack(">II", 640, 480))
+    (640, 480)
     """
     readers = {
         JPEG_MAGIC: _jpeg_size,
@@ -26,30 +32,35 @@ def image_size(data: bytes) -> tuple[int, int] | None:
         b"BM": _bmp_size,
         b"II": _tiff_size,
         b"MM": _tiff_size,
-        b"GIF8": _gif_size,
+        GIF_MAGIC: _gif_size,
+        _JP2_MAGIC: _jp2_size,
     }
     read = next((reader for start, reader in readers.items() if data.startswith(start)), None)
+    if is_avif(data):
+        read = _avif_size
     try:
         size = None if read is None else read(data)
-    except struct.error:  # the data ends first
+    except struct.error:  # the data ends before the size
         return None
     return size if size and min(size) > 0 else None
 
 
-PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-
-
-JPEG_MAGIC = b"\xff\xd8\xff"
-
-
 def is_webp(data: bytes) -> bool:
+    """Whether the data is a WebP file."""
     return data[:4] == b"RIFF" and data[8:12] == b"WEBP"
 
 
+def is_avif(data: bytes) -> bool:
+    """Whether the data is an AVIF file: an image, or a sequence of which the first is read."""
+    return data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"avis")
+
+
 def is_whole(data: bytes) -> bool:
-    """Whether the container reaches its own end; True for containers that are left to the
-    decoder.
+    """Whether a JPEG, PNG, WebP, AVIF or JPEG 2000 file is complete. True for other formats, which
+    only their decoder can check.
     """
+    if is_avif(data) or data.startswith(_JP2_MAGIC):
+        return all(end <= len(data) for _, _, end in _boxes(data, 0, len(data)))
     if data.startswith(JPEG_MAGIC):
         return _jpeg_ends(data)
     if data.startswith(PNG_MAGIC):
@@ -60,14 +71,14 @@ def is_whole(data: bytes) -> bool:
 
 
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
-"""Of a segment, or of the end: neither a stuffed 0xff00 of entropy-coded data, nor a restart, nor
-filling.
+"""Start of a segment or end of image: not a stuffed 0xff00 of entropy-coded data, a restart or a
+fill byte.
 """
 
 
 def _jpeg_ends(data: bytes) -> bool:
-    """Walks the segments to the end-of-image marker. A search for its bytes would find that of an
-    embedded thumbnail.
+    """Walks the segments to the end-of-image marker. Searching for its bytes would find the marker
+    of an embedded thumbnail.
     """
     at = 2
     while (found := _MARKER.search(data, at)) is not None:
@@ -90,19 +101,15 @@ def _png_ends(data: bytes) -> bool:
 def _jpeg_size(data: bytes) -> tuple[int, int] | None:
     at = 2
     while True:
-        # As libjpeg does: what stands between segments is passed over, however many 0xff announce
-        # the next one.
+        # Like libjpeg, skip bytes between segments and any number of 0xff before a marker.
         at = data.find(b"\xff", at)
         while 0 <= at < len(data) and data[at] == 0xFF:
             at += 1
         if not 0 <= at < len(data):
             return None
         marker = data[at]
-        if 0xC0 <= marker <= 0xCF and marker not in (
-            0xC4,
-            0xC8,
-            0xCC,
-        ):  # a frame header; not tables, extensions, conditioning
+        # A frame header; 0xC4, 0xC8 and 0xCC are tables, extensions and conditioning.
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             height, width = struct.unpack_from(">HH", data, at + 4)
             return width, height
         if marker in (0xD9, 0xDA):  # the end, or a scan without a frame
@@ -132,10 +139,58 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
+def _boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """Yields (type, start of content, end) of the boxes of an ISO media or JPEG 2000 file."""
+    at = start
+    while at + 8 <= end:
+        size, kind = struct.unpack_from(">I4s", data, at)
+        content = at + 8
+        if size == 1:  # the size follows in 64 bits
+            (size,) = struct.unpack_from(">Q", data, content)
+            content += 8
+        box_end = end if size == 0 else at + max(size, content - at)
+        yield kind, content, box_end
+        at = box_end
+
+
+def _box(data: bytes, path: Sequence[bytes], start: int, end: int) -> tuple[int, int]:
+    """(start, end) of the content of a box within boxes.
+
+    Raises:
+        struct.error: there is no such box.
+    """
+    for name in path:
+        found = [box for box in _boxes(data, start, min(end, len(data))) if box[0] == name]
+        if not found:
+            raise struct.error
+        _, start, end = found[0]
+        if name == b"meta":
+            start += 4  # version and flags
+    return start, end
+
+
+def _jp2_size(data: bytes) -> tuple[int, int]:
+    start, _ = _box(data, (b"jp2h", b"ihdr"), 0, len(data))
+    height, width = struct.unpack_from(">II", data, start)
+    return width, height
+
+
+def _avif_size(data: bytes) -> tuple[int, int]:
+    """The largest of the spatial extents: alpha and the tiles of a grid have extents, too."""
+    start, end = _box(data, (b"meta", b"iprp", b"ipco"), 0, len(data))
+    extents = [
+        struct.unpack_from(">II", data, content + 4)
+        for kind, content, _ in _boxes(data, start, min(end, len(data)))
+        if kind == b"ispe"
+    ]
+    width, height = max(extents, key=lambda extent: extent[0] * extent[1], default=(0, 0))
+    return width, height
+
+
 def _bmp_size(data: bytes) -> tuple[int, int] | None:
     (header,) = struct.unpack_from("<I", data, 14)
     width, height = struct.unpack_from("<HH" if header == 12 else "<ii", data, 18)
-    return width, abs(height)  # negative where the rows run downwards
+    return width, abs(height)  # negative if rows are stored from the top
 
 
 def _gif_size(data: bytes) -> tuple[int, int] | None:
@@ -144,7 +199,7 @@ def _gif_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _tiff_size(data: bytes) -> tuple[int, int] | None:
-    """By the tags ImageWidth and ImageLength of the first directory, in TIFF and in BigTIFF."""
+    """The tags ImageWidth and ImageLength of the first directory of a TIFF or BigTIFF file."""
     order = "<" if data.startswith(b"II") else ">"
     (version,) = struct.unpack_from(f"{order}H", data, 2)
     if version == 42:

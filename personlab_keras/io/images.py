@@ -1,5 +1,5 @@
-"""Image files in, (H, W, 3) uint8 RGB out: every reader of pictures in the project goes through
-here.
+"""Reads image files as (H, W, 3) uint8 RGB arrays and lists the images that sources name. All image
+reading goes through this module.
 """
 
 from __future__ import annotations
@@ -7,26 +7,49 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from personlab_keras.errors import InputError
-from personlab_keras.io.image_headers import PNG_MAGIC, image_size, is_webp, is_whole
+from personlab_keras.io.image_headers import (
+    GIF_MAGIC,
+    PNG_MAGIC,
+    image_size,
+    is_avif,
+    is_webp,
+    is_whole,
+)
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff"})
-"""What counts as an image in a folder; a file named outright is read whatever it is called."""
+EXTENSIONS = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".jp2", ".gif", ".bmp", ".dib"}
+    | {".tif", ".tiff"}
+)
+"""Extensions of images in folders and patterns; a file named explicitly may have any extension."""
+
+VIDEO_EXTENSIONS = frozenset(
+    {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".3gp", ".3g2", ".wmv"}
+    | {".flv", ".ts", ".mts", ".m2ts", ".ogv"}
+)
+"""Extensions of videos."""
+
+_UNREAD_EXTENSIONS = frozenset(
+    {".heic", ".heif", ".jxl", ".jxr", ".j2k", ".svg", ".ico", ".tga", ".psd", ".exr", ".hdr"}
+    | {".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"}
+)
+"""Extensions of images that are not read."""
 
 BACKGROUND = (127, 127, 127)
-"""RGB behind transparent pixels, and the colour that pads a network input: grey is near zero after
-every preprocessing.
+"""Default RGB behind transparent pixels and in the padding of network inputs. Grey is close to zero
+after every kind of preprocessing.
 """
 
 MAX_PIXELS = 250_000_000
-"""Largest image that is decoded where nothing else is said: above every camera, and 750 MB. A file
-of a few kilobytes can hold more.
+"""Default for the largest image to decode: more than any camera makes, and 750 MB in memory. A file
+of a few kilobytes can announce more.
 """
 
 
@@ -36,19 +59,23 @@ def read_image(
     background: tuple[int, int, int] = BACKGROUND,
     max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of an image file.
+    """Reads an image file as (H, W, 3) uint8 RGB.
 
     Args:
-        path: JPEG, PNG, WebP, BMP or TIFF; grey, palette, CMYK, 16 bits and transparency included.
-        apply_orientation: turn the picture as its EXIF tag says, as viewers do. False gives the
-            pixels as they are stored, which is the frame of COCO's annotations. (OpenCV turns TIFF
-            files in both cases.)
-        background: RGB that shows through transparent pixels of PNG and WebP.
-        max_pixels: largest width x height that is decoded; the header tells, before any memory is
-            taken.
+        path: a JPEG, PNG, WebP, BMP or TIFF file, including greyscale, palette, CMYK, 16-bit and
+            transparent images; also AVIF, JPEG 2000 and GIF if OpenCV was built with them.
+        apply_orientation: whether to rotate the image by its EXIF tag, as viewers do. False keeps
+            the stored pixels, the frame of COCO's annotations. (OpenCV rotates TIFF files in both
+            cases.)
+        background: RGB behind transparent pixels.
+        max_pixels: largest width x height to decode, checked in the header before memory is
+            allocated.
 
     Raises:
-        InputError: the file is missing, unreadable, empty, truncated, too large or no image.
+        InputError: the file is missing, unreadable, empty, truncated, too large or not an image.
+
+    >>> read_image("photo.jpg").shape
+    (97, 97, 3)
     """
     try:
         data = Path(path).read_bytes()
@@ -64,12 +91,16 @@ def decode_image(
     background: tuple[int, int, int] = BACKGROUND,
     max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
-    """As `read_image`, from the bytes of a file; `name` stands for it in errors.
+    """As `read_image`, from the bytes of a file; `name` stands for the file in error messages.
+
+    >>> png = cv2.imencode(".png", np.full((2, 3, 3), (30, 20, 10), np.uint8))[1].tobytes()
+    >>> decode_image(png, "grey.png").shape, decode_image(png, "grey.png")[0, 0].tolist()
+    ((2, 3, 3), [10, 20, 30])
 
     Raises:
-        InputError: the bytes are empty, truncated, an image of too many pixels or none.
+        InputError: the bytes are empty, truncated, too many pixels or not an image.
     """
-    # Forty times as fast as a reversed copy.
+    # Forty times as fast as copying the channels in reverse order.
     return cv2.cvtColor(
         decode_bgr(data, name, apply_orientation, background, max_pixels), cv2.COLOR_BGR2RGB
     )
@@ -82,8 +113,8 @@ def decode_bgr(
     background: tuple[int, int, int] = BACKGROUND,
     max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
-    """As `decode_image`, in OpenCV's own order of channels, for what gives the pixels back to
-    OpenCV; `background` is RGB all the same.
+    """As `decode_image`, in OpenCV's channel order BGR for callers that pass the pixels on to
+    OpenCV. `background` is still RGB.
     """
     if not data:
         raise InputError(f"{name}: must be an image. Received: an empty file")
@@ -92,7 +123,7 @@ def decode_bgr(
         raise InputError(
             f"{name}: must be an image of at most {max_pixels} pixels. Received: {size[0]} x {size[1]}"
         )
-    # Some versions of OpenCV fill what is missing with grey and say nothing.
+    # Some versions of OpenCV silently fill the missing part with grey.
     if not is_whole(data):
         raise InputError(
             f"{name}: must be a whole image. Received: a truncated file of {len(data)} bytes"
@@ -100,13 +131,14 @@ def decode_bgr(
     colour = (
         cv2.IMREAD_COLOR if apply_orientation else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     )
-    # OpenCV reads rarer forms as well; what tells no size might be of any.
+    # OpenCV reads other formats as well, but their size cannot be checked first.
     image = _decode(data, colour) if size else None
     if image is None:
         raise InputError(
-            f"{name}: must be a JPEG, PNG, WebP, BMP or TIFF image. Received: {len(data)} bytes that do not decode"
+            f"{name}: must be a JPEG, PNG, WebP, AVIF, JPEG 2000, GIF, BMP or TIFF image. "
+            f"Received: {len(data)} bytes that do not decode"
         )
-    if data.startswith(PNG_MAGIC) or is_webp(data):
+    if data.startswith((PNG_MAGIC, GIF_MAGIC)) or is_webp(data) or is_avif(data):
         stored = _decode(data, cv2.IMREAD_UNCHANGED)
         if stored is not None and stored.ndim == 3 and stored.shape[2] == 4:
             alpha = stored[..., 3].astype(np.float32) / np.iinfo(stored.dtype).max
@@ -115,36 +147,34 @@ def decode_bgr(
 
 
 def list_images(sources: str | Path | Iterable[str | Path]) -> list[Path]:
-    """The image files meant by sources, each once, in the order of the sources.
+    """Lists the image files that sources name, each once, in the order of the sources.
 
-    A source is a file, a folder (the images directly in it, by name; not those in its subfolders)
-    or a glob pattern, where `**` reaches into subfolders. A pattern and a folder give files of
-    known `EXTENSIONS` only.
+    Args:
+        sources: files, folders (the images directly in them, sorted by name; subfolders are not
+            searched) or glob patterns, where `**` matches subfolders. Folders and patterns give
+            files with known `EXTENSIONS` only.
 
     Raises:
-        InputError: a source does not exist, matches nothing, or is a folder without images.
+        InputError: a source does not exist, matches no image, or is a folder without images.
     """
     given = [sources] if isinstance(sources, (str, Path)) else list(sources)
     found: dict[str, Path] = {}
     for source in given:
-        # A file whose name holds brackets is a file first, a pattern only if there is no such file.
+        # A name with brackets is a pattern only if there is no file of that name.
         path = Path(source)
-        if path.is_dir():
-            images = _images_among(path.iterdir())
-            if not images:
-                raise InputError(
-                    f"{source}: the folder must hold images ({', '.join(sorted(EXTENSIONS))}). Received: none"
-                )
-        elif path.exists():
+        if path.is_file():
             images = [path]
-        elif glob.has_magic(str(source)):
-            images = _images_among(Path(match) for match in glob.glob(str(source), recursive=True))
-            if not images:
-                raise InputError(
-                    f"{source}: the pattern must match images ({', '.join(sorted(EXTENSIONS))}). Received: no match"
-                )
         else:
-            raise InputError(f"{source}: no such file or folder")
+            files = _files_of(source)
+            images = _with_extension(files, EXTENSIONS)
+            if not images:
+                holder = "the folder must hold" if path.is_dir() else "the pattern must match"
+                received = describe_unread(unread_media([source])) or (
+                    "none" if path.is_dir() else "no match"
+                )
+                raise InputError(
+                    f"{source}: {holder} images ({', '.join(sorted(EXTENSIONS))}). Received: {received}"
+                )
         for image in images:
             found.setdefault(os.path.abspath(image), image)
     if not found:
@@ -152,21 +182,75 @@ def list_images(sources: str | Path | Iterable[str | Path]) -> list[Path]:
     return list(found.values())
 
 
-def _images_among(paths: Iterable[Path]) -> list[Path]:
-    return sorted(path for path in paths if path.suffix.lower() in EXTENSIONS and path.is_file())
+def unread_media(sources: str | Path | Iterable[str | Path]) -> list[Path]:
+    """Lists the files in folders and patterns that `list_images` skips although their extensions
+    are those of images or videos.
+
+    Args:
+        sources: as for `list_images`.
+
+    Raises:
+        InputError: a source does not exist.
+    """
+    given = [sources] if isinstance(sources, (str, Path)) else list(sources)
+    folders = [source for source in given if not Path(source).is_file()]
+    found = [
+        path
+        for source in folders
+        for path in _with_extension(_files_of(source), VIDEO_EXTENSIONS | _UNREAD_EXTENSIONS)
+    ]
+    return list(dict.fromkeys(found))
+
+
+def describe_unread(paths: Sequence[Path]) -> str:
+    """Counts and names files that are not read; empty if there are none.
+
+    >>> describe_unread([Path("photos/a.HEIC"), Path("photos/b.mp4")])
+    '2 other files that look like images or videos: a.HEIC, b.mp4'
+    """
+    if not paths:
+        return ""
+    names = ", ".join(path.name for path in paths[:_NAMED])
+    rest = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
+    looks = (
+        "file that looks like an image or video"
+        if len(paths) == 1
+        else ("files that look like images or videos")
+    )
+    return f"{len(paths)} other {looks}: {names}{rest}"
+
+
+_NAMED = 10
+"""Number of unread files that are named."""
+
+
+def _files_of(source: str | Path) -> list[Path]:
+    """The files directly in a folder, or those that a pattern matches."""
+    path = Path(source)
+    if path.is_dir():
+        found: Iterable[Path] = path.iterdir()
+    elif glob.has_magic(str(source)):
+        found = (Path(match) for match in glob.glob(str(source), recursive=True))
+    else:
+        raise InputError(f"{source}: no such file or folder")
+    return sorted(path for path in found if path.is_file())
+
+
+def _with_extension(paths: Iterable[Path], extensions: AbstractSet[str]) -> list[Path]:
+    return [path for path in paths if path.suffix.lower() in extensions]
 
 
 def _decode(data: bytes, flags: int) -> np.ndarray | None:
     try:
-        with _silent_opencv():
+        with silent_opencv():
             return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         return None
 
 
 @contextlib.contextmanager
-def _silent_opencv() -> Iterator[None]:
-    """Keeps OpenCV's log of a broken file from standing beside our own single line about it."""
+def silent_opencv() -> Iterator[None]:
+    """Silences OpenCV's log of errors that are reported in one line of our own."""
     level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
         yield
@@ -175,18 +259,18 @@ def _silent_opencv() -> Iterator[None]:
 
 
 def _blend(image: np.ndarray, alpha: np.ndarray, background: tuple[int, int, int]) -> np.ndarray:
-    """BGR (H, W, 3) over an RGB background by alpha (H, W) in [0, 1]."""
+    """Blends a BGR image (H, W, 3) over an RGB background by alpha (H, W) in [0, 1]."""
     behind = np.array(background[::-1], np.float32)
     return np.rint(behind + (image - behind) * alpha[..., None]).astype(np.uint8)
 
 
 def _turn_like(data: bytes, alpha: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Alpha (H, W) as stored, turned as `image` was. OpenCV tells an orientation only by applying
-    it, and never to alpha.
+    """Rotates a stored alpha channel (H, W) as `image` was rotated. OpenCV reveals the EXIF
+    orientation only by applying it, and never applies it to alpha.
     """
     stored = _decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     assert stored is not None
-    # The eight orientations of EXIF are four quarter turns, each with and without mirroring first.
+    # The eight EXIF orientations are four quarter turns, each with and without mirroring first.
     turns = ((mirror, quarters) for mirror in (False, True) for quarters in range(4))
     found = next(turn for turn in turns if np.array_equal(_turned(stored, *turn), image))
     return _turned(alpha, *found)

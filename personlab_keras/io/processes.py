@@ -1,4 +1,4 @@
-"""How processes start: TensorFlow without its chatter, workers deaf to Ctrl-C."""
+"""Starting processes: importing TensorFlow without its messages, workers that ignore Ctrl-C."""
 
 from __future__ import annotations
 
@@ -9,40 +9,37 @@ from collections.abc import Iterator
 
 
 def import_tensorflow_quietly() -> None:
-    """Imports TensorFlow with standard error turned away meanwhile. For entry points: the command
-    line and its workers.
-
-    No log level silences what TensorFlow prints before it has read any.
+    """Imports TensorFlow with standard error silenced, for entry points: the command line and its
+    workers. No log level silences what TensorFlow prints before it reads the log level.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with standard_error_away():
+    with silent_standard_error():
         import tensorflow
 
-        # Looking for devices has a good deal to say as well.
+        # The first search for devices prints messages, too.
         tensorflow.config.list_physical_devices()
 
 
 @contextlib.contextmanager
-def standard_error_away() -> Iterator[None]:
-    """Within, nothing that this process writes to standard error is seen, libraries in C
-    included.
-    """
-    kept, away = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(away, 2)
+def silent_standard_error() -> Iterator[None]:
+    """Discards everything that this process, C libraries included, writes to standard error."""
+    kept, devnull = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 2)
     try:
         yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)
-        os.close(away)
+        os.close(devnull)
 
 
 @contextlib.contextmanager
 def workers_ignore_interrupts() -> Iterator[None]:
-    """Processes started within are deaf to Ctrl-C, which a terminal sends to all of them: the
-    parent alone answers it and ends them.
+    """Processes started inside this context ignore Ctrl-C, which a terminal sends to all of them;
+    the parent alone handles it and stops its workers.
 
-    It is blocked rather than ignored: one that comes meanwhile is answered afterwards.
+    The signal is blocked rather than ignored, so the parent handles one that arrives meanwhile
+    afterwards.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

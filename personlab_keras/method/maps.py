@@ -91,6 +91,11 @@ class Maps:
 
     Raises:
         ValueError: an array has another shape than its siblings ask for.
+
+    >>> maps = Maps(np.zeros((5, 7, 17)), np.zeros((5, 7, 17, 2)), np.zeros((5, 7, 32, 2)),
+    ...             long_offsets=None, segmentation=None, stride=16)
+    >>> maps.stride
+    16
     """
 
     heatmaps: np.ndarray

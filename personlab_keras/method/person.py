@@ -26,6 +26,10 @@ class Person:
 
     Raises:
         ValueError: shapes disagree.
+
+    >>> person = Person(np.array([[10.0, 20.0], [np.nan, np.nan]]), np.array([0.8, 0.0]), score=0.4)
+    >>> person.found
+    array([ True, False])
     """
 
     keypoints: np.ndarray

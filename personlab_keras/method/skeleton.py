@@ -34,6 +34,9 @@ class Skeleton:
     Raises:
         ValueError: there are fewer than two, names are unknown or repeated, a sigma is not above 0,
             or the edges form no tree.
+
+    >>> Skeleton("pointer", ("tip", "end"), (("tip", "end"),), (0.05, 0.05), ()).keypoint_count
+    2
     """
 
     name: str

@@ -1,7 +1,6 @@
-"""The network: a backbone and its heads, five as in the method, or those that an imported network
-has.
+"""The network: a backbone and its heads, five as in the method, or those of an imported network.
 
-`build_model` gives the network as it is trained, `inference_model` the one that is exported and
+`build_model` builds the network that is trained, and `inference_model` the one that is exported and
 served, with the same weights."""
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from personlab_keras.model.layers import AlignedUpsampling
 from personlab_keras.model.refinement import LongRefinement, MidRefinement
 
 OFFSET_UNIT = 32.0
-"""Input pixels per unit of what an offset head's convolution gives, the paper's R. Offsets reach
+"""Input pixels per unit of the output of an offset head's convolution, the paper's R. Offsets reach
 hundreds of pixels: a convolution without this factor learns them slowly, and unevenly with the
 heatmaps. A head that was trained in pixels is imported by dividing its kernel and bias by this
 number."""
@@ -56,8 +55,12 @@ def build_model(config: ModelConfig, skeleton: Skeleton = COCO_PERSON) -> keras.
         each that is trained, from that layer's features.
 
     Raises:
-        InputError: as `build_backbone`; outputs that are none or not enough; a target stride or
-            middle layer that this backbone cannot serve.
+        InputError: as `build_backbone`; unknown or missing outputs; a target stride or middle layer
+            that this backbone does not have.
+
+    >>> model = build_model(ModelConfig(backbone="small", alpha=0.25, weights=None))
+    >>> model.output["mid_offsets"].shape
+    (None, None, None, 64)
     """
     backbone = build_backbone(config.backbone, config.output_stride, config.alpha, config.weights)
     return attach_heads(backbone, config, skeleton)

@@ -1,6 +1,6 @@
-"""`personlab serve`: HTTP in front (`front`), replicas of the network on Ray Serve behind it
-(`replica`, `engine`), and the life of both (`server`). What they hand to each other is in
-`answers`."""
+"""`personlab serve`: the HTTP application (`app`), replicas of the network (`replica`) on Ray Serve
+(`ray_backend`), the messages between them (`messages`), and the process that runs both (`server`).
+"""
 
 from __future__ import annotations
 
@@ -20,16 +20,19 @@ def serve(
     overrides: Sequence[str] = (),
     say: Callable[[str], None] = print,
 ) -> None:
-    """Serves a model directory until SIGTERM or Ctrl-C, then answers what was accepted and returns.
+    """Serves a model until SIGTERM or Ctrl-C, then answers the accepted requests and returns.
 
     Args:
-        overrides: texts `section.key=value` laid over the directory's settings.
-        say: gets one line, with the address, when the network is warm and requests are taken.
+        model: model directory, or network file .onnx or .tflite.
+        config: address, limits, batches and replicas.
+        overrides: settings `section.key=value` that replace those of the model.
+        say: receives one line with the address when the replicas are warmed up and the server
+            accepts requests.
 
     Raises:
-        InputError: a package is missing, the address cannot be listened on, the model directory or
-            a setting is wrong, or the cluster is not there.
-        KeyboardInterrupt: interrupted before it was ready.
+        InputError: a package is missing, the server cannot listen on the address, the model or a
+            setting is invalid, or there is no Ray cluster at the configured address.
+        KeyboardInterrupt: interrupted before the server was ready.
     """
     missing = [name for name in _EXTRA if importlib.util.find_spec(name) is None]
     if missing:

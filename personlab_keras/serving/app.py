@@ -1,12 +1,15 @@
-"""The HTTP side: limits, the bounded queue, metrics, the page. What finds people is handed in."""
+"""The HTTP application: limits, the bounded queue, metrics and the page. The function that finds
+people is an argument.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -30,20 +33,20 @@ from personlab_keras.config import ServeConfig
 from personlab_keras.serving.messages import Answer, RequestOptions
 
 Find = Callable[[bytes, RequestOptions], Awaitable[Answer]]
-"""An image file and what is asked of it -> the answer."""
+"""Maps an image file and the options of its request to an answer."""
 
 _RETRY_AFTER = {"Retry-After": "1"}
 _FORM_OVERHEAD = 65_536
-"""Bytes that a multipart form may add to its file."""
+"""Bytes that a multipart form may have beside its file."""
 _PAGE_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src blob: data:; connect-src 'self'"
 
 
 class Busy(Exception):
-    """Raised by what finds people where it takes no more for now."""
+    """Raised by a `Find` function that accepts no more requests for now."""
 
 
 class Metrics:
-    """What `/metrics` tells, in Prometheus' text form."""
+    """The Prometheus metrics of `/metrics`."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -80,57 +83,18 @@ def build_app(
     model: Mapping[str, Any],
     config: ServeConfig,
 ) -> Starlette:
-    """The ASGI application.
+    """Builds the ASGI application.
 
     Args:
-        find: may raise `Busy`.
-        health: called in a thread; {"ready": bool, ...}.
-        model: skeleton and masks, as `Replica.describe` tells them.
+        find: finds the people in an image file; may raise `Busy`.
+        health: returns {"ready": bool, ...}; called in a thread.
+        model: the description of the model that `Replica.describe` returns.
         config: the limits.
     """
-    # Of a form that is none the client is told; the log would have a line for each.
+    # Clients are told about invalid forms; the log would get a line for each.
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     metrics = Metrics()
     page = files("personlab_keras.serving").joinpath("page.html").read_text(encoding="utf-8")
-    accepted = 0
-
-    async def people(request: Request) -> Response:
-        start = time.perf_counter()
-        try:
-            response = await answered(request)
-        except HTTPException as refused:
-            response = _refusal(refused)
-        except ClientDisconnect:
-            response = Response(
-                status_code=499
-            )  # nobody reads it; proxies use this number in their logs
-        metrics.requests.labels(response.status_code).inc()
-        if response.status_code == 200:
-            metrics.seconds.observe(time.perf_counter() - start)
-        return response
-
-    async def answered(request: Request) -> Response:
-        nonlocal accepted
-        # Before the body is read: what waits is bounded in memory, too.
-        if accepted >= config.max_queued:
-            raise HTTPException(
-                503, f"the queue of {config.max_queued} requests is full", _RETRY_AFTER
-            )
-        accepted += 1
-        metrics.queue.set(accepted)
-        try:
-            request_options = _wishes(request, bool(model["masks"]))
-            data = await _image_bytes(request, config)
-            answer = await find(data, request_options)
-        except Busy as busy:
-            raise HTTPException(503, str(busy), _RETRY_AFTER) from None
-        finally:
-            accepted -= 1
-            metrics.queue.set(accepted)
-        if answer.batch:
-            metrics.batches.observe(answer.batch)
-        metrics.people.inc(answer.people)
-        return Response(answer.body, answer.status, media_type="application/json")
 
     async def healthz(request: Request) -> Response:
         state = await asyncio.to_thread(health)
@@ -139,33 +103,85 @@ def build_app(
     async def metrics_text(request: Request) -> Response:
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    async def about(request: Request) -> Response:
+    async def model_description(request: Request) -> Response:
         return JSONResponse(dict(model))
 
-    async def front_page(request: Request) -> Response:
+    async def page_html(request: Request) -> Response:
         return HTMLResponse(page, headers={"Content-Security-Policy": _PAGE_POLICY})
 
     return Starlette(
         routes=[
-            Route("/", front_page),
+            Route("/", page_html),
             Route("/healthz", healthz),
             Route("/metrics", metrics_text),
-            Route("/v1/model", about),
-            Route("/v1/people", people, methods=["POST"]),
+            Route("/v1/model", model_description),
+            Route("/v1/people", _People(find, model, config, metrics).answer, methods=["POST"]),
         ],
         exception_handlers={HTTPException: lambda request, error: _refusal(error)},
     )
+
+
+class _People:
+    """The endpoint `/v1/people` with its bounded queue."""
+
+    def __init__(
+        self, find: Find, model: Mapping[str, Any], config: ServeConfig, metrics: Metrics
+    ) -> None:
+        self._find, self._has_masks = find, bool(model["masks"])
+        self._config, self._metrics = config, metrics
+        self._accepted = 0
+
+    async def answer(self, request: Request) -> Response:
+        start = time.perf_counter()
+        try:
+            response = await self._find_people(request)
+        except HTTPException as refused:
+            response = _refusal(refused)
+        except ClientDisconnect:
+            response = Response(status_code=499)  # as proxies log it; no client reads it
+        self._metrics.requests.labels(response.status_code).inc()
+        if response.status_code == 200:
+            self._metrics.seconds.observe(time.perf_counter() - start)
+        return response
+
+    async def _find_people(self, request: Request) -> Response:
+        # Checked before the body is read, so that waiting requests use bounded memory.
+        if self._accepted >= self._config.max_queued:
+            raise HTTPException(
+                503, f"the queue of {self._config.max_queued} requests is full", _RETRY_AFTER
+            )
+        with self._place_in_queue():
+            request_options = _request_options(request, self._has_masks)
+            data = await _image_bytes(request, self._config)
+            try:
+                answer = await self._find(data, request_options)
+            except Busy as busy:
+                raise HTTPException(503, str(busy), _RETRY_AFTER) from None
+        if answer.batch:
+            self._metrics.batches.observe(answer.batch)
+        self._metrics.people.inc(answer.people)
+        return Response(answer.body, answer.status, media_type="application/json")
+
+    @contextlib.contextmanager
+    def _place_in_queue(self) -> Iterator[None]:
+        self._accepted += 1
+        self._metrics.queue.set(self._accepted)
+        try:
+            yield
+        finally:
+            self._accepted -= 1
+            self._metrics.queue.set(self._accepted)
 
 
 def _refusal(error: Any) -> Response:
     return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
 
 
-def _wishes(request: Request, has_masks: bool) -> RequestOptions:
-    """What the query asks for.
+def _request_options(request: Request, has_masks: bool) -> RequestOptions:
+    """Parses the query of a request.
 
     Raises:
-        HTTPException: 400: an unknown key or a value that it cannot have.
+        HTTPException: 400 for an unknown key or an invalid value.
     """
     given: dict[str, Any] = {}
     for name, text in request.query_params.items():
@@ -179,7 +195,7 @@ def _wishes(request: Request, has_masks: bool) -> RequestOptions:
                 f"the query takes masks=true|false and score_threshold=0..1. Received: {name}={text}",
             )
     if given.get("masks") and not has_masks:
-        raise HTTPException(400, "masks=true asks for what the served model does not give")
+        raise HTTPException(400, "masks=true: the served model gives no masks")
     return RequestOptions(**given)
 
 
@@ -192,11 +208,12 @@ def _number(text: str) -> float | None:
 
 
 async def _image_bytes(request: Request, config: ServeConfig) -> bytes:
-    """The image file that a request holds as its body, or as the only file of a multipart form.
+    """Reads the image file of a request: its body, or the only file of a multipart form.
 
     Raises:
-        HTTPException: 400 a form that is none or has no file; 408 too slow; 413 too large.
-        ClientDisconnect: the client has gone.
+        HTTPException: 400 for an invalid form or one without a file, 408 for a slow client, 413 for
+            a file that is too large.
+        ClientDisconnect: the client closed the connection.
     """
     is_form = (
         request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -206,7 +223,7 @@ async def _image_bytes(request: Request, config: ServeConfig) -> bytes:
     too_large = HTTPException(
         413, f"the image must be at most {config.max_bytes} bytes. Received: more"
     )
-    # What a client announces is refused before it is sent; what it does not is counted.
+    # An announced length is refused before the body is sent; bytes without one are counted.
     if int(request.headers.get("content-length", 0)) > limit:
         raise too_large
     received = 0

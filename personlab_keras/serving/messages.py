@@ -1,4 +1,4 @@
-"""What front and replicas hand to each other."""
+"""The messages between the HTTP application and the replicas."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class RequestOptions:
-    """What a request may ask for; None for what the model directory says.
+    """Options of a request; None for the setting of the model directory.
 
     Attributes:
         masks: whether to find instance masks.
-        score_threshold: least score of a person that is returned.
+        score_threshold: lowest score of the people returned.
     """
 
     masks: bool | None = None
@@ -21,15 +21,15 @@ class RequestOptions:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a request gets.
+    """The answer to a request.
 
     Attributes:
-        status: of HTTP: 200; 422 for what is no image or too large a one; 500 where the network or
-            the decoder failed on it.
-        body: JSON: an image's width, height and people in pixels as EXIF orients it, or {"error":
-            one line}.
-        people: how many were found.
-        batch: images in the batch, told by the first of them alone; 0 by the others.
+        status: HTTP status: 200; 422 if the body is not an image or too large; 500 if the network
+            or the decoder failed.
+        body: JSON with width, height and people in pixels of the image as EXIF orients it, or
+            {"error": one line}.
+        people: number of people found.
+        batch: number of images in the batch; set for its first image only, 0 for the others.
     """
 
     status: int
@@ -39,11 +39,19 @@ class Answer:
 
 
 def refusal(status: int, error: str) -> Answer:
-    """An answer that says in one line what is wrong."""
+    """An answer with an error in one line.
+
+    >>> refusal(422, "the image is empty")
+    Answer(status=422, body=b'{"error": "the image is empty"}', people=0, batch=0)
+    """
     return Answer(status, json.dumps({"error": error}).encode())
 
 
 def failure(error: Exception) -> Answer:
-    """The answer for an error that is no fault of the client."""
+    """The answer to an error that the client did not cause.
+
+    >>> failure(MemoryError("out of memory")).body
+    b'{"error": "MemoryError: out of memory"}'
+    """
     first = (str(error).strip().splitlines() or [""])[0]
     return refusal(500, f"{type(error).__name__}: {first}")

@@ -1,4 +1,4 @@
-"""Ray Serve: starts replicas on this machine or on a cluster, hands requests to them, ends them."""
+"""Starts replicas on Ray Serve, on this machine or on a cluster, and sends requests to them."""
 
 from __future__ import annotations
 
@@ -24,21 +24,19 @@ from personlab_keras.serving.messages import Answer, RequestOptions, failure, re
 from personlab_keras.serving.replica import Replica
 
 _OBJECT_STORE_BYTES = 256 * 1024**2
-"""Shared memory for images on their way to replicas. What does not fit waits on disk."""
+"""Shared memory for images on their way to replicas. Images that do not fit wait on disk."""
 _ATTEMPTS = 2
-"""A request whose replica dies under it is handed to another one, once: it may be what killed the
-first.
-"""
+"""A request whose replica dies is sent to another one only once: the request may be the cause."""
 
 
 @dataclass(frozen=True)
-class Engine:
-    """Replicas at work.
+class Replicas:
+    """Running replicas of a network.
 
     Attributes:
-        name: of their application on the cluster.
-        handle: Ray Serve's, to all of them.
-        model: what `Replica.describe` tells.
+        name: name of their application on the cluster.
+        handle: Ray Serve's handle of the deployment.
+        model: the description that `Replica.describe` returns.
     """
 
     name: str
@@ -46,10 +44,10 @@ class Engine:
     model: Mapping[str, Any]
 
     async def find(self, data: bytes, request_options: RequestOptions) -> Answer:
-        """The people in an image file.
+        """Finds the people in an image file.
 
         Raises:
-            Busy: no replica takes it now.
+            Busy: no replica accepts the request now.
         """
         for _ in range(_ATTEMPTS):
             try:
@@ -60,10 +58,10 @@ class Engine:
                 continue
             except Exception as error:
                 return failure(error)
-        return refusal(500, f"the process that had the image died, {_ATTEMPTS} times")
+        return refusal(500, f"the process that predicted the image died, {_ATTEMPTS} times")
 
     def health(self) -> dict[str, Any]:
-        """How many replicas are in which state, and whether one takes requests."""
+        """Counts the replicas in each state; ready if one is running."""
         application = ray_serve.status().applications.get(self.name)
         counts = application.deployments["Replica"].replica_states if application else {}
         states = {
@@ -75,17 +73,22 @@ class Engine:
 @contextlib.contextmanager
 def replicas(
     model: Path, config: ServeConfig, overrides: Sequence[str], address: str | None
-) -> Iterator[Engine]:
-    """Replicas of a model directory, warm, on the cluster at an address or on this machine; ended
-    with the context.
+) -> Iterator[Replicas]:
+    """Context manager that starts replicas of a model, warms them up and stops them at the end.
+
+    Args:
+        model: model directory or network file, as the replicas see it.
+        config: number of replicas, threads and limits.
+        overrides: settings `section.key=value` that replace those of the model.
+        address: address of a Ray cluster; None to start Ray on this machine.
 
     Raises:
-        InputError: there is no such cluster; the model directory or a setting is wrong.
+        InputError: there is no Ray cluster at the address; the model or a setting is invalid.
     """
     threads = config.threads or max(1, (os.cpu_count() or 1) // config.replicas)
     name = f"personlab-{socket.gethostname()}-{os.getpid()}"
     try:
-        # Ray takes SIGTERM for itself and answers it by ending the process.
+        # Ray installs its own handler of SIGTERM, which exits the process.
         handler = signal.getsignal(signal.SIGTERM)
         try:
             _connect(address, config.replicas * threads)
@@ -97,7 +100,7 @@ def replicas(
         described = handle.describe.remote().result()
         if "error" in described:
             raise InputError(described["error"])
-        yield Engine(name, handle, described)
+        yield Replicas(name, handle, described)
     finally:
         if address and ray.is_initialized():
             ray_serve.delete(name)
@@ -115,8 +118,8 @@ def _connect(address: str | None, cores: int) -> None:
                 f"{address}: no Ray cluster there: {str(error).splitlines()[0]}"
             ) from None
     else:
-        # Its CPUs are names only: as many as the replicas ask for, whatever the machine has, so
-        # that none waits for ever.
+        # Ray only counts CPUs. It is given as many as the replicas ask for, even if the machine has
+        # fewer, so that none waits forever.
         ray.init(
             address="local",
             num_cpus=max(cores, os.cpu_count() or 1),
@@ -130,8 +133,8 @@ def _connect(address: str | None, cores: int) -> None:
 def _deploy(
     name: str, model: Path, config: ServeConfig, overrides: Sequence[str], threads: int
 ) -> Any:
-    # The front counts what is accepted. Replicas take all of it, so that a batch is never kept
-    # waiting by a router that polls.
+    # The HTTP application bounds the queue. Replicas accept every request, so that a batch never
+    # waits for Ray's polling router.
     replica: Any = Replica  # the decorator's type is not declared
     deployment = replica.options(
         num_replicas=config.replicas,

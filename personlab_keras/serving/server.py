@@ -1,5 +1,5 @@
-"""The life of a server: a socket, the replicas, HTTP until a signal, and everything accepted
-answered before the end.
+"""Runs the server: opens the socket, starts the replicas, serves HTTP until a signal, and answers
+all accepted requests before it stops.
 """
 
 from __future__ import annotations
@@ -27,18 +27,16 @@ from personlab_keras.serving.app import build_app
 def run(
     model: Path, config: ServeConfig, overrides: Sequence[str], say: Callable[[str], None]
 ) -> None:
-    """As `serving.serve`, of a model directory named by its whole path."""
+    """As `serving.serve`, for the absolute path of a model."""
     address = config.address or os.environ.get("RAY_ADDRESS")
     if address is None and not is_network_file(model):
-        description_file(
-            model
-        )  # on this machine a wrong folder is seen before anything slow begins
+        description_file(model)  # refuses a wrong folder before anything slow starts
     with _listener(config) as listener, _signals(_interrupt):
-        _settle_ray(address)
+        _prepare_ray_environment(address)
         from personlab_keras.serving.ray_backend import replicas
 
-        with replicas(model, config, overrides, address) as engine:
-            app = build_app(engine.find, engine.health, engine.model, config)
+        with replicas(model, config, overrides, address) as running:
+            app = build_app(running.find, running.health, running.model, config)
             host, port = listener.getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
             options = uvicorn.Config(
@@ -49,19 +47,19 @@ def run(
             )
 
 
-def _settle_ray(address: str | None) -> None:
-    """What Ray reads from the environment when it is imported, and hands on to its processes."""
+def _prepare_ray_environment(address: str | None) -> None:
+    """Sets the environment variables that Ray reads at import and passes to its processes."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address is None and "ray" not in sys.modules:
-        # Whoever reaches the ports that Ray's processes talk over could run code. Only those who
-        # know this are listened to.
+        # Anyone who reaches the ports of Ray's processes could run code. With a token, Ray refuses
+        # connections from others.
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 class _Server(uvicorn.Server):
-    """Says when it takes requests, and takes a signal for the order to stop that it is, not for a
-    failure to report.
+    """A Uvicorn server that reports when it accepts requests, and that stops on a signal without
+    raising it again.
     """
 
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
@@ -81,12 +79,14 @@ class _Server(uvicorn.Server):
 
 @contextlib.contextmanager
 def _signals(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
-    before = {each: signal.signal(each, handler) for each in (signal.SIGINT, signal.SIGTERM)}
+    previous = {
+        number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield
     finally:
-        for each, earlier in before.items():
-            signal.signal(each, earlier)
+        for number, earlier in previous.items():
+            signal.signal(number, earlier)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -95,8 +95,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def _listener(config: ServeConfig) -> Iterator[socket.socket]:
-    """A bound socket, before anything slow begins. It refuses connections until the server listens
-    on it.
+    """Binds the socket before anything slow starts. Connections are refused until the server
+    listens.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -104,13 +104,13 @@ def _listener(config: ServeConfig) -> Iterator[socket.socket]:
         )[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise InputError(f"{config.host}: cannot be listened on: {error.strerror}") from None
+        raise InputError(f"{config.host}: cannot listen on this host: {error.strerror}") from None
     with listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(address)
         except OSError as error:
             raise InputError(
-                f"{config.host}, port {config.port}: cannot be listened on: {error.strerror}"
+                f"{config.host}, port {config.port}: cannot listen on this address: {error.strerror}"
             ) from None
         yield listener

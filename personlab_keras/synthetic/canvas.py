@@ -1,5 +1,5 @@
-"""From shapes to pixels: a canvas on which every stroke leaves its colour and its owner at once,
-and what is painted besides people.
+"""A canvas that records the colour and the owner of each pixel, and the backdrops and objects of
+scenes.
 
 All shapes are convex polygons in image pixels, pixel centres at integers.
 """
@@ -18,9 +18,9 @@ Colour = tuple[float, float, float]
 """RGB, 0..255."""
 
 SUPERSAMPLING = 2
-"""Canvas pixels along an image pixel."""
+"""Canvas pixels per image pixel along each axis."""
 PARTS_PER_LAYER = 16
-"""A layer tells this many parts apart."""
+"""Number of parts that a layer distinguishes."""
 MAX_LAYERS = 256 // PARTS_PER_LAYER - 1
 """Layer and part share one byte; layer 0 is scenery."""
 
@@ -40,7 +40,7 @@ HAIR_TONES = np.array(
     np.float64,
 )
 
-# Enough corners for a circle of the largest head to look round.
+# Enough corners for the largest head to look round.
 _ANGLES = np.linspace(0.0, 2.0 * np.pi, 20, endpoint=False)
 _CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=-1)
 _FRACTION_BITS = 4
@@ -53,7 +53,7 @@ class Shape:
     Attributes:
         polygon: (n, 2) float corners (x, y) in image pixels.
         colour: RGB.
-        part: which part of its owner it belongs to, 0 <= part < PARTS_PER_LAYER.
+        part: number of the part of its owner, 0 <= part < PARTS_PER_LAYER.
     """
 
     polygon: np.ndarray
@@ -66,13 +66,13 @@ class Shape:
 
 
 def ellipse(centre: np.ndarray, half_axes: tuple[float, float], angle: float = 0.0) -> np.ndarray:
-    """(n, 2) polygon of an ellipse whose first axis points `angle` radians from x towards y."""
+    """Polygon (n, 2) of an ellipse whose first axis is turned `angle` radians from x towards y."""
     c, s = np.cos(angle), np.sin(angle)
     return centre[:2] + (_CIRCLE * half_axes) @ np.array([[c, s], [-s, c]])
 
 
 def hull(circles: Iterable[tuple[np.ndarray, float]]) -> np.ndarray:
-    """(n, 2) polygon of the convex hull of circles (centre, radius): two of them make a limb, four
+    """Polygon (n, 2) of the convex hull of circles (centre, radius). Two circles make a limb, four
     a torso.
     """
     points = np.concatenate([centre[:2] + radius * _CIRCLE for centre, radius in circles])
@@ -80,14 +80,23 @@ def hull(circles: Iterable[tuple[np.ndarray, float]]) -> np.ndarray:
 
 
 def shade(colour: Sequence[float] | np.ndarray, factor: float) -> Colour:
-    """The colour made darker (factor < 1) or lighter."""
+    """Makes a colour darker (factor < 1) or lighter.
+
+    >>> shade((100, 200, 0), 1.5)
+    (150.0, 255.0, 0.0)
+    """
     r, g, b = np.clip(np.asarray(colour, np.float64) * factor, 0.0, 255.0).tolist()
     return r, g, b
 
 
 class Canvas:
-    """A raster finer than its image: colour and owner of every canvas pixel are written by the same
-    call, so masks are what is drawn.
+    """A raster finer than its image. The same call writes colour and owner of a canvas pixel, so
+    masks match the drawing exactly.
+
+    >>> canvas = Canvas(np.zeros((9, 9, 3), np.uint8))
+    >>> canvas.paint([Shape(np.array([(2, 2), (6, 2), (6, 6), (2, 6)]), (255, 0, 0))], layer=1)
+    >>> int(canvas.owners()[4, 4]), int(canvas.owners()[0, 0]), canvas.image()[4, 4].tolist()
+    (1, 0, [255, 0, 0])
     """
 
     def __init__(self, backdrop: np.ndarray) -> None:
@@ -98,7 +107,7 @@ class Canvas:
         self._pixels = cv2.resize(unowned, fine, interpolation=cv2.INTER_LINEAR)
 
     def paint(self, shapes: Iterable[Shape], layer: int = 0) -> None:
-        """Paint shapes over what is there, the last one on top. They belong to `layer`; layer 0 is
+        """Paints shapes in order, each over the previous ones. They belong to `layer`; layer 0 is
         scenery.
         """
         for shape in shapes:
@@ -109,22 +118,22 @@ class Canvas:
             cv2.fillConvexPoly(self._pixels, corners, (*shape.colour, owner), shift=_FRACTION_BITS)
 
     def surface_at(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Layers (n,) and parts (n,) on top at points (n, 2) inside the image."""
+        """The topmost layers (n,) and parts (n,) at points (n, 2) inside the image."""
         columns, rows = np.round(self._to_fine(points)).astype(np.int64).T
         owners = self._pixels[rows, columns, 3]
         return owners // PARTS_PER_LAYER, owners % PARTS_PER_LAYER
 
     def image(self) -> np.ndarray:
-        """(H, W, 3) uint8 RGB: the mean colour of the canvas pixels of each image pixel."""
+        """The image (H, W, 3) uint8 RGB: the mean colour of the canvas pixels of each pixel."""
         small = cv2.resize(self._pixels, (self._width, self._height), interpolation=cv2.INTER_AREA)
         return cv2.merge(cv2.split(small)[:3])
 
     def owners(self) -> np.ndarray:
-        """(H, W) uint8: the layer that covers at least half of each pixel (the higher one where two
-        do), 0 for scenery.
+        """The layer (H, W) uint8 that covers at least half of each pixel, the higher one if two do;
+        0 for scenery.
         """
         layers = cv2.extractChannel(self._pixels, 3) // PARTS_PER_LAYER
-        # One contiguous plane for each place inside a pixel.
+        # One contiguous plane per canvas pixel of an image pixel.
         planes = [
             layers[i::SUPERSAMPLING, j::SUPERSAMPLING].copy()
             for i in range(SUPERSAMPLING)
@@ -141,15 +150,15 @@ class Canvas:
 
 
 def draw_tone(rng: np.random.Generator, tones: np.ndarray) -> Colour:
-    """A colour between two neighbouring rows of `tones` (n, 3)."""
+    """Draws a colour between two neighbouring rows of `tones` (n, 3)."""
     first = int(rng.integers(len(tones) - 1))
     mix = rng.random()
     return shade((1.0 - mix) * tones[first] + mix * tones[first + 1] + rng.normal(0.0, 5.0, 3), 1.0)
 
 
 def draw_colour(rng: np.random.Generator) -> Colour:
-    """Any colour: bright, muted, or one that skin and hair have too, so that colour alone gives
-    nobody away.
+    """Draws a bright or muted colour, or one of skin or hair, so that a network cannot find people
+    by their colours alone.
     """
     kind = rng.random()
     if kind < 0.15:
@@ -161,8 +170,8 @@ def draw_colour(rng: np.random.Generator) -> Colour:
 
 
 def draw_backdrop(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """(height, width, 3) uint8 RGB: a wall, a horizon, tiles or stripes, with clouds of noise over
-    it.
+    """Draws a backdrop (height, width, 3) uint8 RGB: a wall, a horizon, tiles or stripes under
+    clouds of noise.
     """
     y, x = np.ogrid[0:height, 0:width]
     angle = rng.uniform(0.0, 2.0 * np.pi)
@@ -190,7 +199,7 @@ def draw_backdrop(height: int, width: int, rng: np.random.Generator) -> np.ndarr
 
 
 def _draw_clouds(rng: np.random.Generator) -> np.ndarray:
-    """(n, n, 3) float32: noise of three grains, its light varying more than its colour."""
+    """Noise (n, n, 3) float32 at three scales that varies more in brightness than in colour."""
     finest = 48
     clouds = np.zeros((finest, finest, 3), np.float32)
     for cells in (4, 12, finest):
@@ -202,15 +211,15 @@ def _draw_clouds(rng: np.random.Generator) -> np.ndarray:
 
 
 def _blend(along: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(H, W, 3) float32: from one colour to another as `along` (H, W) goes from 0 to 1."""
+    """A gradient (H, W, 3) float32 between two colours, as `along` (H, W) goes from 0 to 1."""
     start, end = (np.array(draw_colour(rng), np.float32) for _ in range(2))
     change = (end - start) * np.float32(rng.random())
     return cv2.merge([start[c] + change[c] * along for c in range(3)])
 
 
 def draw_thing(centre: np.ndarray, size: float, rng: np.random.Generator) -> list[Shape]:
-    """An object that is no person, about `size` pixels large: a limb-like bar, a ball, a box, a
-    bush, a post or a lone bent limb.
+    """Draws an object of about `size` pixels that is not a person: a bar, a ball, a box, a bush, a
+    post or a single bent limb.
     """
     colour = draw_colour(rng)
     dark, light = shade(colour, 0.65), shade(colour, 1.2)
@@ -271,8 +280,8 @@ def _shaded_bar(start: np.ndarray, end: np.ndarray, radius: float, colour: Colou
 
 
 def photograph(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(H, W, 3) uint8: the image under another light, out of focus by less than a pixel, and with
-    grain. Nothing moves.
+    """Changes the lighting of an image (H, W, 3) uint8, blurs it by less than a pixel and adds
+    grain. Points do not move.
     """
     gain = rng.uniform(0.7, 1.2) * rng.uniform(0.92, 1.08, 3)
     curve = (np.arange(256)[:, None] - 127.5) * gain + 127.5 + rng.normal(0.0, 15.0)

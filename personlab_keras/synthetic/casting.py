@@ -1,4 +1,4 @@
-"""Who plays in a synthetic scene: random bodies, clothes and poses for the puppet."""
+"""Draws random bodies, clothes and poses for the puppets of a scene."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import math
 
 import numpy as np
 
+from personlab_keras.synthetic.body import Build, Limb, Pose
+from personlab_keras.synthetic.body_shapes import Outfit
 from personlab_keras.synthetic.canvas import HAIR_TONES, SKIN_TONES, draw_colour, draw_tone
-from personlab_keras.synthetic.puppet import Build, Figure, Limb, Look, Pose, make_figure
+from personlab_keras.synthetic.puppet import Figure, make_figure
 
 
 def draw_figure(rng: np.random.Generator) -> Figure:
-    """A random person, about 1 tall when standing, the pelvis at (0, 0)."""
-    return make_figure(draw_pose(rng), draw_build(rng), draw_look(rng))
+    """Draws a random person, about 1 tall when standing, with the pelvis at (0, 0)."""
+    return make_figure(draw_pose(rng), draw_build(rng), draw_outfit(rng))
 
 
 def draw_build(rng: np.random.Generator) -> Build:
-    """Random proportions of a body, its shoulders wider than its hips."""
+    """Draws random proportions of a body whose shoulders are wider than its hips."""
     plain = Build()
     scale = {
         name: float(rng.normal(1.0, 0.05))
@@ -29,10 +31,10 @@ def draw_build(rng: np.random.Generator) -> Build:
     )  # fmt: skip
 
 
-def draw_look(rng: np.random.Generator) -> Look:
-    """Random colours and clothes."""
+def draw_outfit(rng: np.random.Generator) -> Outfit:
+    """Draws random colours and clothes."""
     shirt, pants, shoes, trim = (draw_colour(rng) for _ in range(4))
-    return Look(
+    return Outfit(
         skin=draw_tone(rng, SKIN_TONES), hair=draw_tone(rng, HAIR_TONES), shirt=shirt, pants=pants, shoes=shoes, trim=trim,
         hair_style=str(rng.choice(["short", "long", "bun", "bald", "hat"], p=[0.42, 0.22, 0.1, 0.08, 0.18])),
         sleeves=str(rng.choice(["none", "short", "long"], p=[0.2, 0.4, 0.4])),
@@ -42,8 +44,8 @@ def draw_look(rng: np.random.Generator) -> Look:
 
 
 def draw_pose(rng: np.random.Generator) -> Pose:
-    """A random pose: mostly facing the viewer and upright; now and then from behind, from the side,
-    or tipped over.
+    """Draws a random pose: mostly upright and facing the viewer, sometimes from behind, from the
+    side or leaning over.
     """
     view = rng.random()
     if view < 0.72:
@@ -71,7 +73,7 @@ def draw_pose(rng: np.random.Generator) -> Pose:
 
 
 _Ranges = tuple[tuple[float, float], tuple[float, float], tuple[float, float], tuple[float, float]]
-"""Degrees, from and to, of upper_out, upper_forward, lower_out and lower_forward."""
+"""Ranges (low, high) in degrees of upper_out, upper_forward, lower_out and lower_forward."""
 
 _ARMS: tuple[tuple[float, _Ranges], ...] = (
     (0.30, ((5, 25), (-15, 15), (-8, 20), (0, 30))),  # hanging
@@ -82,7 +84,7 @@ _ARMS: tuple[tuple[float, _Ranges], ...] = (
     (0.10, ((0, 30), (30, 70), (-20, 40), (45, 80))),  # reaching to the front
     (0.08, ((5, 25), (-5, 20), (-110, -60), (10, 40))),  # folded before the chest
 )
-"""How people hold an arm, and the share of those who do; the shares sum to one."""
+"""Positions of an arm with their probabilities, which sum to one."""
 
 _STANDING: _Ranges = ((1, 9), (-6, 8), (-2, 6), (-14, 2))
 _WIDE: _Ranges = ((12, 30), (-5, 15), (0, 24), (-20, 5))
@@ -98,13 +100,11 @@ _LEGS: tuple[tuple[float, tuple[_Ranges, _Ranges]], ...] = (
     (0.10, (_SEATED, _SEATED)),
     (0.08, (_CROUCHED, _CROUCHED)),
 )
-"""How people hold both legs, left and right, and the share of those who do; the shares sum to
-one.
-"""
+"""Positions of the left and right leg with their probabilities, which sum to one."""
 
 
 def _draw_arms(rng: np.random.Generator) -> tuple[Limb, Limb]:
-    """Half of all people do the same with both arms."""
+    """Draws both arms; half of all people hold them alike."""
     first, second = rng.choice(len(_ARMS), size=2, p=[share for share, _ in _ARMS])
     if rng.random() < 0.5:
         second = first

@@ -1,4 +1,4 @@
-"""Many scenes as files that any reader of COCO person keypoints takes."""
+"""Writes scenes as images and an annotation file in COCO's person keypoints format."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ IMAGE_QUALITY = 95
 
 @dataclass(frozen=True)
 class DatasetFiles:
-    """A written data set: its folder of images, its annotation file, and how much they hold."""
+    """A written data set: its folder of images, its annotation file, and the number of scenes and
+    of people.
+    """
 
     images: Path
     annotations: Path
@@ -43,24 +45,24 @@ def write_dataset(
     options: SceneOptions | None = None,
     skeleton: Skeleton = COCO_PERSON,
 ) -> DatasetFiles:
-    """Write `images/000001.jpg` ... and `annotations.json` (COCO person keypoints) into a folder,
-    which is made.
+    """Writes `images/000001.jpg` ... and `annotations.json` (COCO person keypoints) into a folder,
+    which is created.
 
-    Scene i depends on `seed` and i alone: neither the number of workers nor of scenes changes it.
-    The annotations come last and complete: where they are, all images are.
+    Scene i depends only on `seed` and i, not on the number of workers or scenes. The annotations
+    are written last and atomically: if they exist, all images do.
 
     Args:
-        folder: where to write.
-        scenes: how many.
+        folder: folder of the data set.
+        scenes: number of scenes.
         size: side of a square scene, or (height, width), in pixels.
-        seed: of the whole data set, at least 0.
-        workers: processes that draw; 0 for one per CPU core, 1 to draw in this one.
+        seed: seed of the data set, at least 0.
+        workers: number of processes; 0 for one per CPU core, 1 to draw in this process.
         progress: called with the number of scenes written so far.
-        options: what scenes hold; None for `SceneOptions()`.
-        skeleton: which joints become keypoints.
+        options: contents of the scenes; None for `SceneOptions()`.
+        skeleton: the joints that become keypoints.
 
     Raises:
-        InputError: the folder holds annotations already, a count is out of range, or as
+        InputError: the folder already holds annotations, a number is out of range, or as
             `draw_scene`.
         OSError: an image cannot be written.
     """
@@ -103,7 +105,7 @@ def _map_in_order(
     if min(workers, scenes) == 1:
         yield from map(write, indices)
         return
-    # Spawned, not forked: the caller may run threads, as TensorFlow does.
+    # Spawned, not forked: the parent may run threads, as TensorFlow does.
     with workers_ignore_interrupts():
         pool = multiprocessing.get_context("spawn").Pool(
             min(workers, scenes), initializer=cv2.setNumThreads, initargs=(1,)

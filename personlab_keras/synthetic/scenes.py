@@ -1,7 +1,7 @@
-"""One scene of articulated people, with exact masks and keypoints, as COCO annotates them.
+"""Draws a scene of articulated people with exact masks and keypoints in COCO's format.
 
-Keypoints are where the joints were drawn, masks hold the pixels that show the person, and what
-hides a joint is known."""
+Keypoints are the joints as drawn, masks are the visible pixels of each person, and hidden joints
+are known exactly."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pycocotools import mask as rle
 from personlab_keras.errors import InputError
 from personlab_keras.method.person import encode_mask
 from personlab_keras.method.skeleton import COCO_PERSON, Skeleton
+from personlab_keras.synthetic.body import BODY_PARTS, CARRIERS
 from personlab_keras.synthetic.canvas import (
     MAX_LAYERS,
     Canvas,
@@ -22,13 +23,13 @@ from personlab_keras.synthetic.canvas import (
     photograph,
 )
 from personlab_keras.synthetic.casting import draw_figure
-from personlab_keras.synthetic.puppet import BODY_PARTS, CARRIERS, Figure
+from personlab_keras.synthetic.puppet import Figure
 
 CATEGORY_ID = 1
 """COCO's id of the category person."""
 SMALLEST_SIDE = 33
 CROWD_LAYER = MAX_LAYERS
-"""The layers below it are for one person each."""
+"""The layer of crowds; each layer below it is for one person."""
 
 HIDDEN, VISIBLE = 1, 2
 """COCO's flags of a labelled keypoint."""
@@ -36,31 +37,32 @@ HIDDEN, VISIBLE = 1, 2
 
 @dataclass(frozen=True)
 class SceneOptions:
-    """What scenes hold. Probabilities are per scene unless said otherwise.
+    """Contents of scenes. Probabilities are per scene unless stated otherwise.
 
     Raises:
-        InputError: a range is reversed, a probability is none, or the people do not fit the canvas.
+        InputError: a range is reversed, a probability is outside 0..1, or the canvas has too few
+            layers for the people.
     """
 
     people: tuple[int, int] = (1, 3)
-    """Fewest and most people asked for; there are fewer where no room is left."""
+    """Fewest and most people to place; there are fewer if no room is left."""
     height: tuple[float, float] = (0.36, 0.84)
     """Standing height of a person, as a share of the scene's shorter side."""
     empty: float = 0.05
-    """Scenes that show nobody."""
+    """Probability of a scene without people."""
     crowd: float = 0.05
-    """A group of small people in the distance, annotated as one region (iscrowd 1)."""
+    """Probability of a group of small people in the distance, annotated as one crowd region."""
     unannotated: float = 0.05
-    """One of the people has a mask but no keypoints."""
+    """Probability that one of the people has a mask but no keypoints."""
     occluders: float = 0.35
-    """An object hides a part of somebody."""
+    """Probability that an object hides a part of a person."""
     cut: float = 0.15
-    """Per person: standing partly outside the image."""
+    """Probability per person of standing partly outside the image."""
     fully_labelled: bool = False
-    """Everybody has all keypoints inside the image and labelled: no empty scene, crowd, unannotated
-    or cut person, whatever the probabilities say."""
+    """Whether all people have all keypoints inside the image and labelled. Overrides the
+    probabilities of empty scenes, crowds, unannotated and cut people."""
     isolated: bool = False
-    """The boxes of no two people touch; a crowd may still stand behind them."""
+    """Whether the boxes of people do not touch; a crowd may still stand behind them."""
 
     def __post_init__(self) -> None:
         for name in ("people", "height"):
@@ -78,7 +80,7 @@ class SceneOptions:
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture and what is in it.
+    """An image with its annotations.
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
@@ -100,17 +102,20 @@ def draw_scene(
     skeleton: Skeleton = COCO_PERSON,
     options: SceneOptions | None = None,
 ) -> Scene:
-    """Draw one scene.
+    """Draws one scene.
 
     Args:
         size: side of a square scene, or (height, width), in pixels.
-        rng: source of all chance; the same state gives the same scene.
-        skeleton: which joints become keypoints, in its order; names as in `COCO_PERSON`.
-        options: what the scene holds; None for `SceneOptions()`.
+        rng: random generator; the same state gives the same scene.
+        skeleton: the joints that become keypoints, in its order; names as in `COCO_PERSON`.
+        options: contents of the scene; None for `SceneOptions()`.
 
     Raises:
-        InputError: the scene is smaller than SMALLEST_SIDE, or the skeleton names a joint that the
-            figures lack.
+        InputError: the scene is smaller than SMALLEST_SIDE, or the figures lack a keypoint of the
+            skeleton.
+
+    >>> draw_scene(65, np.random.default_rng(0)).image.shape
+    (65, 65, 3)
     """
     height, width = (size, size) if isinstance(size, int) else size
     if min(height, width) < SMALLEST_SIDE:
@@ -122,7 +127,7 @@ def draw_scene(
         raise InputError(
             f"skeleton {skeleton.name}: the figures have no joints {unknown}. Known: {', '.join(CARRIERS)}"
         )
-    options = _settle(options or SceneOptions())
+    options = _effective(options or SceneOptions())
     frame = (height, width)
 
     canvas = Canvas(draw_backdrop(height, width, rng))
@@ -148,7 +153,7 @@ def draw_scene(
             else _read_keypoints(canvas, figure, layer, frame, skeleton)
         )
         annotations.append(_annotate(owners == layer, keypoints, crowd=False))
-    # Nobody annotates what cannot be seen.
+    # Invisible people are not annotated.
     visible = tuple(annotation for annotation in annotations if annotation["area"] > 0)
     return Scene(image=photograph(canvas.image(), rng), annotations=visible)
 
@@ -156,11 +161,11 @@ def draw_scene(
 def _draw_one_of(
     people: list[Figure], probability: float, rng: np.random.Generator
 ) -> Figure | None:
-    """With that probability, one of the people."""
+    """Draws one of the people with the given probability, else None."""
     return people[int(rng.integers(len(people)))] if people and rng.random() < probability else None
 
 
-def _settle(options: SceneOptions) -> SceneOptions:
+def _effective(options: SceneOptions) -> SceneOptions:
     return (
         replace(options, empty=0.0, crowd=0.0, unannotated=0.0, cut=0.0)
         if options.fully_labelled
@@ -176,7 +181,7 @@ def _paint_clutter(canvas: Canvas, frame: tuple[int, int], rng: np.random.Genera
 
 
 def _paint_crowd(canvas: Canvas, frame: tuple[int, int], rng: np.random.Generator) -> None:
-    """A row of five to eleven small figures, shoulder to shoulder."""
+    """Paints a row of five to eleven small figures, shoulder to shoulder."""
     height, width = frame
     tall = rng.uniform(0.13, 0.24) * min(frame)
     ground = rng.uniform(0.25, 0.75) * height
@@ -190,7 +195,7 @@ def _paint_crowd(canvas: Canvas, frame: tuple[int, int], rng: np.random.Generato
 
 
 def _paint_occluder(canvas: Canvas, figure: Figure, rng: np.random.Generator) -> None:
-    """An object over one of the figure's joints, a fraction of the figure in size."""
+    """Paints an object over one of the figure's joints, smaller than the figure."""
     names = tuple(figure.joints)
     joint = figure.joints[names[int(rng.integers(len(names)))]]
     left, top, right, bottom = figure.box
@@ -203,7 +208,7 @@ def _paint_occluder(canvas: Canvas, figure: Figure, rng: np.random.Generator) ->
 def _place_people(
     frame: tuple[int, int], rng: np.random.Generator, options: SceneOptions
 ) -> list[Figure]:
-    """Figures in the image, the smaller ones first because they stand farther away."""
+    """Places figures in the image, sorted by size: smaller ones stand farther away."""
     wanted = int(rng.integers(options.people[0], options.people[1] + 1))
     placed: list[tuple[float, Figure]] = []
     boxes: list[np.ndarray] = []
@@ -211,7 +216,7 @@ def _place_people(
         figure, cut = draw_figure(rng), rng.random() < options.cut
         outline = figure.box
         tallest = rng.uniform(*options.height) * min(frame)
-        # Who finds no room steps back a little.
+        # A figure without room becomes smaller, as if it stepped back.
         for height in tallest * np.linspace(1.0, 0.7, 25):
             box = height * outline
             shift = _draw_shift(box, frame, rng, cut)
@@ -228,8 +233,8 @@ def _place_people(
 def _draw_shift(
     box: np.ndarray, frame: tuple[int, int], rng: np.random.Generator, cut: bool
 ) -> np.ndarray | None:
-    """(2,) shift that brings the box (4,) inside the image, or, cut, over one of its borders; None
-    where it is too large.
+    """Draws a shift (2,) that brings the box (4,) inside the image or, if `cut`, over one of its
+    borders; None if the box is too large.
     """
     size = box[2:] - box[:2]
     room = np.array([frame[1] - 1, frame[0] - 1]) - size
@@ -237,7 +242,7 @@ def _draw_shift(
         return None
     corner = rng.uniform(0.0, 1.0, 2) * room
     if cut:
-        # Left, right or bottom: few pictures behead people.
+        # Left, right or bottom: few photos cut off heads.
         side, axis = [(0, 0), (1, 0), (1, 1)][int(rng.integers(3))]
         hidden = rng.uniform(0.1, 0.5) * size[axis]
         corner[axis] = room[axis] + hidden if side else -hidden
@@ -245,8 +250,8 @@ def _draw_shift(
 
 
 def _may_stand(box: np.ndarray, other: np.ndarray, isolated: bool) -> bool:
-    """Whether two figures with these boxes share a scene: they may hide a part of each other, not
-    most of it.
+    """Whether two figures with these boxes can share a scene: they may hide a part of each other,
+    but not most.
     """
     overlap = np.minimum(box[2:], other[2:]) - np.maximum(box[:2], other[:2])
     if isolated:
@@ -258,7 +263,7 @@ def _may_stand(box: np.ndarray, other: np.ndarray, isolated: bool) -> bool:
 def _read_keypoints(
     canvas: Canvas, figure: Figure, layer: int, frame: tuple[int, int], skeleton: Skeleton
 ) -> np.ndarray:
-    """(K, 3) float (x, y, v): a joint is visible where one of the parts that carry it is on top."""
+    """Keypoints (K, 3) float (x, y, v); a joint is visible if one of its parts is on top."""
     keypoints = np.zeros((skeleton.keypoint_count, 3))
     points = np.array([figure.joints[name] for name in skeleton.keypoints])
     inside = np.flatnonzero(
@@ -272,7 +277,7 @@ def _read_keypoints(
 
 
 def _annotate(mask: np.ndarray, keypoints: np.ndarray, crowd: bool) -> dict[str, Any]:
-    """A COCO annotation of the (H, W) bool mask and the (K, 3) keypoints."""
+    """The COCO annotation of a mask (H, W) bool and keypoints (K, 3)."""
     segmentation = encode_mask(mask)
     return {
         "category_id": CATEGORY_ID,

@@ -65,7 +65,7 @@ def restore(state: State, path: Path) -> Position:
         values.pop(_VERSIONS)
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(
-            f"{path}: damaged checkpoint: {error}. Delete it to go on from the one before"
+            f"{path}: damaged checkpoint: {error}. Delete it to resume from the one before"
         ) from None
     unlike = sorted(values.keys() ^ state.keys()) or [
         name for name in state if values[name].shape != tuple(state[name].shape)
@@ -92,7 +92,7 @@ def best_checkpoint(folder: Path) -> Path | None:
 
 def _content(state: State, position: Position) -> bytes:
     buffer = io.BytesIO()
-    # For people who wonder why a run came out as it did.
+    # Versions help to explain differences between runs.
     versions = {
         "keras": keras.__version__,
         "numpy": np.__version__,

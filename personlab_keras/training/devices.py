@@ -1,4 +1,4 @@
-"""Which devices train, in how many processes, and how they share a batch."""
+"""The devices and processes that train, and how they share a batch."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ class Devices:
         return self.processes == 1 and (keras.backend.backend() != "jax" or self.count == 1)
 
     def scope(self) -> contextlib.AbstractContextManager[Any]:
-        """Networks and optimizers made within are shared by the devices."""
+        """Networks and optimizers created in this context are shared by the devices."""
         return self.strategy.scope() if self.strategy is not None else contextlib.nullcontext()
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Networks made and used within are this process' own."""
+        """Networks created and used in this context belong to this process alone."""
         if keras.backend.backend() != "jax":
             yield
             return
@@ -76,7 +76,7 @@ class Devices:
             )
 
     def feed(self, dataset: tf.data.Dataset, batch_size: int) -> Any:
-        """What `fit` takes for batches of this process' part of `batch_size` examples."""
+        """The input of `fit`, for batches of this process' part of `batch_size` examples."""
         if self.processes == 1 or self.strategy is None:
             return dataset
         # Strategies of several processes would have every process read everything.
@@ -86,7 +86,7 @@ class Devices:
         return self.strategy.distribute_datasets_from_function(lambda _: mine)
 
     def gather(self, value: float) -> np.ndarray:
-        """(processes,) float: the value that each process gives. All have to call it."""
+        """(processes,) float: the value of each process. All processes must call it."""
         if self.processes == 1:
             return np.array([value])
         if self.strategy is not None:

@@ -1,4 +1,4 @@
-"""Optimizers and learning rates by the settings."""
+"""Optimizers and learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def build_optimizer(settings: TrainConfig) -> keras.optimizers.Optimizer:
     else:
         raise InputError(f"train.optimizer must be sgd or adam. Received: {settings.optimizer}")
     if settings.weight_decay:
-        # Decay is for kernels: scales and shifts have no business near zero.
+        # Decay is for kernels: scales and shifts need not be near zero.
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     return optimizer
 

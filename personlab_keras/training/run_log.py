@@ -21,7 +21,7 @@ class RunLog:
 
     Args:
         folder: of the run.
-        step: it goes on from; lines after it are dropped.
+        step: from which it is resumed; lines after it are dropped.
         report: called with each line.
     """
 

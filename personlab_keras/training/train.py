@@ -1,6 +1,6 @@
-"""Training: a network, an optimizer and the records, taken step by step, checkpointed and resumed.
+"""Training: takes the steps of a run, with checkpoints from which it can be resumed.
 
-`fit` counts an epoch as `train.log_every` steps; passes over the data are the pipeline's affair.
+An epoch of `fit` is `train.log_every` steps; passes over the data are left to the pipeline.
 """
 
 from __future__ import annotations
@@ -148,8 +148,8 @@ def train(
 
 @contextlib.contextmanager
 def _sigterm() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, as those who give back machines send it. Only the main thread
-    hears signals.
+    """An event that SIGTERM sets, which is sent before a machine is taken away. Only the main
+    thread receives signals.
     """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -163,8 +163,8 @@ def _sigterm() -> Iterator[threading.Event]:
 
 
 def resolve(config: Config, meta: Meta) -> Config:
-    """The configuration with what the records decide filled in, and step counts rounded up to whole
-    log intervals.
+    """The configuration with the settings that the records decide, and step counts rounded up to
+    whole log intervals.
     """
 
     def whole(steps: int) -> int:

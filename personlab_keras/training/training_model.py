@@ -1,6 +1,4 @@
-"""What is trained: a network with its losses and its optimizer, in the form that Keras' `fit`
-takes.
-"""
+"""The Keras model that `fit` trains: a network with its losses and its optimizer."""
 
 from __future__ import annotations
 
@@ -34,10 +32,10 @@ WORST = "worst/"
 
 
 class WorstStep(keras.metrics.Metric):
-    """The step of the largest loss, counted from 1 since the last reset, the first of equals; 0
-    where all were 0. NaN is as large as infinity.
+    """The step of the largest loss, counted from 1 since the last reset; the first of equal ones, 0
+    if all losses were 0. NaN counts as infinity.
 
-    On the device: the loss of every step need not be fetched for it.
+    It is computed on the device, so that the loss of every step need not be fetched.
     """
 
     def __init__(self, name: str) -> None:
@@ -63,7 +61,7 @@ class WorstStep(keras.metrics.Metric):
 
 
 class TrainingModel(keras.Model):
-    """The network with its loss, as `fit` wants it. Logs each loss as a running mean.
+    """The network with its losses, for `fit`. Logs the running mean of each loss.
 
     Args:
         network: as `build_model` makes it.
@@ -128,8 +126,8 @@ class TrainingModel(keras.Model):
         }
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        """Nothing: all is built. Keras would first average a batch over the devices, which fails
-        with several processes.
+        """Does nothing, since everything is built. Keras would first average a batch over the
+        devices, which fails with several processes.
         """
 
 
@@ -164,7 +162,9 @@ def build_training_model(
 
 @contextlib.contextmanager
 def averaged_weights(training_model: TrainingModel) -> Iterator[None]:
-    """Within, the network has its Polyak-averaged weights, where the optimizer keeps them."""
+    """Inside this context the network has its Polyak-averaged weights, if the optimizer keeps
+    them.
+    """
     if not training_model.optimizer.use_ema:
         yield
         return

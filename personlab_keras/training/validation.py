@@ -1,5 +1,5 @@
-"""How good is a network on a folder of records: its losses, and keypoint AP of the decoded people
-against the records' persons.
+"""Validation of a network on a folder of records: its losses, and keypoint AP of the decoded people
+against the annotated ones.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from personlab_keras.model.losses import personlab_losses, total_loss
 
 
 class Validation(NamedTuple):
-    """How good a network is."""
+    """The result of a validation."""
 
     figures: dict[str, float]
     """Mean losses by name, 'loss' in all, and 'keypoint_AP' (COCO's definition, view pixels)."""
@@ -34,8 +34,8 @@ class Validation(NamedTuple):
 
 
 def validate(network: keras.Model, records: str, config: Config, shown: int = 0) -> Validation:
-    """Judges a network by all views of the records, and draws people over the first `shown` of
-    them.
+    """Validates a network on all views of the records, and draws the people found over the first
+    `shown` of them.
 
     Each view goes through the network once. Masks are not judged: records hold them at map
     resolution only."""

@@ -1,4 +1,4 @@
-"""Reading back: damage is found, named, and passed over as far as that is allowed."""
+"""Reading back: damage is found, named, and skipped as far as that is allowed."""
 
 import json
 import random
@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import TINY
+from tiny import TINY
 
 from data_prep.statistics import summary
 from personlab_keras.cli import main
@@ -116,7 +116,7 @@ def test_what_is_allowed_is_passed_over(records, copy, caplog):
     settings = replace(PLAIN, skip_corrupt=2)
     assert images_of(stored_examples(copy, meta, 2)) == kept
     for path, number in named:
-        assert f"passed over: {path}: record {number} (at byte" in caplog.text
+        assert f"skipped: {path}: record {number} (at byte" in caplog.text
     # Every pass over them shows each once, and the stream can be entered anywhere.
     stream = images_of(training_examples(copy, meta, settings, seed=3), count=16)
     assert sorted(stream[:8]) == sorted(stream[8:]) == sorted(kept)
@@ -193,6 +193,7 @@ def test_examples_with_other_features_are_no_records(records):
         read_example(crowded, replace(meta, max_persons=persons - 1))
 
 
+@pytest.mark.slow
 def test_training_and_inspection_stop_with_one_line_or_go_on(copy, tmp_path, capsys, tiny_config):
     path, number = spoil(copy, 4)
     with pytest.raises(

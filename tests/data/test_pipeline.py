@@ -375,6 +375,7 @@ def test_the_stream_can_be_entered_anywhere(records, first):
         np.testing.assert_array_equal(targets["mid_offsets"], targets_again["mid_offsets"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [2, 4])
 def test_processes_together_see_the_stream_of_one(records, parts):
     def batches(**named):
@@ -454,7 +455,7 @@ def test_meta_round_trip_and_refusals(tmp_path, meta):
         ("{", "damaged"),
         ("[]", "damaged"),
         ('{"format_version": 9}', "must be 2. Received: 9"),
-        ('{"format_version": 1}', "must be 2. Received: 1. Prepare the records anew"),
+        ('{"format_version": 1}', "must be 2. Received: 1. Prepare the records again"),
         ('{"format_version": 2}', "damaged"),
     ],
 )

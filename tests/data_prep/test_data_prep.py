@@ -288,7 +288,7 @@ def test_unreadable_annotation_files(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         read_coco(tmp_path / "none.json", COCO_PERSON)
     for text, words in (
-        ('{"images": [', "no valid JSON"),
+        ('{"images": [', "not valid JSON"),
         ("[]", "must hold a JSON object. Received: list"),
     ):
         (tmp_path / "bad.json").write_text(text)

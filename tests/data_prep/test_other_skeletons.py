@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import TINY
+from tiny import TINY
 
 from personlab_keras.cli import main
 from personlab_keras.data.records import read_meta
@@ -43,6 +43,7 @@ def beetles(tmp_path_factory):
     return folder, metrics
 
 
+@pytest.mark.slow
 def test_beetles_take_the_whole_path(beetles):
     folder, metrics = beetles
     beetle = load_skeleton(folder / "beetle.yaml")

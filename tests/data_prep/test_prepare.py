@@ -63,6 +63,7 @@ def stopping_after(count, error):
     return run
 
 
+@pytest.mark.slow
 def test_any_engine_gives_the_same_bytes(scenes, whole, tmp_path):
     build(scenes, tmp_path / "two", engine=processes(2))
     assert contents(tmp_path / "two") == whole
@@ -105,7 +106,7 @@ def test_the_lines_of_the_command(scenes, whole, tmp_path, capsys):
     assert "shards are finished, and as they were written" in capsys.readouterr().out
     for wrong, words in (
         (["--workers", "-1"], "--workers must be at least 0. Received: -1"),
-        (["--beam-options=--runner=x"], "options of a Beam pipeline come with --beam"),
+        (["--beam-options=--runner=x"], "options of a Beam pipeline require --beam"),
         (["--beam", "--beam-options", "'"], "--beam-options: No closing quotation"),
         (
             ["--skeleton", "cat"],
@@ -255,6 +256,7 @@ def running(process):
         return False
 
 
+@pytest.mark.slow
 def test_ctrl_c_of_a_terminal_is_one_line(scenes, tmp_path):
     out = tmp_path / "records"
     arguments = [

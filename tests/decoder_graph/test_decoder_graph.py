@@ -51,6 +51,8 @@ from personlab_keras.method.person import Person, decode_mask
 from personlab_keras.method.skeleton import COCO_PERSON, Skeleton
 from personlab_keras.model_directory import read_model_directory
 
+pytestmark = pytest.mark.slow
+
 GREY = (128, 128, 128)
 FEW = DecodeConfig(score_threshold=0.0, max_people=12)
 

@@ -1,4 +1,4 @@
-"""Many images by a Beam pipeline: what the SavedModel finds, nothing lost, nothing done twice."""
+"""Prediction by a Beam pipeline: the people of the SavedModel, each image exactly once."""
 
 from __future__ import annotations
 
@@ -26,9 +26,16 @@ from apache_beam.io.filesystem import FileMetadata
 from apache_beam.io.localfilesystem import LocalFileSystem
 
 from personlab_keras.errors import InputError
-from personlab_keras.inference.beam.filesystems import Listed, list_sources
-from personlab_keras.inference.beam.handler import Failure, PeopleHandler, _content, _read
-from personlab_keras.inference.beam.job import predict_many, shard_of
+from personlab_keras.inference.beam.filesystems import ImageFile, list_sources
+from personlab_keras.inference.beam.handler import (
+    Failure,
+    PeopleHandler,
+    prediction_of,
+    read_image_file,
+)
+from personlab_keras.inference.beam.job import predict_with_beam, shard_of
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 SCHEME = "elsewhere://"
@@ -97,7 +104,7 @@ def images(scenes) -> Path:
 def finished(images, model, tmp_path_factory) -> Path:
     """The results for the ten scenes."""
     out = tmp_path_factory.mktemp("finished") / "people"
-    summary = predict_many([images], model, out, shards=3)
+    summary = predict_with_beam([images], model, out, shards=3)
     assert (summary.images, summary.failed, summary.shards, summary.done_before) == (10, {}, 3, 0)
     return out
 
@@ -174,7 +181,7 @@ def test_a_keypoint_that_was_not_found_is_null():
         "box": [3.0, 4.0, 0.0, 0.0],
         "keypoints": [[3.0, 4.0, 0.5], [None, None, 0.0]],
     }
-    assert _content(found) == {"width": 70, "height": 50, "people": [person]}
+    assert prediction_of(found) == {"width": 70, "height": 50, "people": [person]}
 
 
 def png_that_promises(width: int, height: int) -> bytes:
@@ -220,11 +227,11 @@ def test_what_fails_is_counted_by_reason_and_the_others_are_there(
 
 
 def test_an_image_that_is_gone_is_a_failure_of_its_own(tmp_path):
-    gone = _read(Listed(str(tmp_path / "gone.jpg"), 10))
+    gone = read_image_file(ImageFile(str(tmp_path / "gone.jpg"), 10))
     assert isinstance(gone, Failure)
     assert gone.reason == "cannot be read"
     assert "No such file" in gone.detail
-    film = _read(Listed(str(tmp_path / "film.jpg"), 10**12))
+    film = read_image_file(ImageFile(str(tmp_path / "film.jpg"), 10**12))
     assert film == Failure("too large", f"{10**12} bytes")
 
 
@@ -276,7 +283,7 @@ def test_a_killed_run_goes_on_with_what_is_left(finished, images, model, tmp_pat
     before = contents(out)
     assert noted
     assert noted <= before.keys()
-    summary = predict_many([images], model, out)
+    summary = predict_with_beam([images], model, out)
     assert summary.done_before == len(noted)
     after = contents(out)
     assert len(after) == 10
@@ -293,9 +300,9 @@ def test_an_interrupted_run_says_how_far_it_came(images, model, tmp_path, monkey
     monkeypatch.setattr(PeopleHandler, "run_inference", interrupted)
     with pytest.raises(
         KeyboardInterrupt,
-        match="interrupted with 0 of 3 shards finished; the same command goes on from there",
+        match="interrupted with 0 of 3 shards finished; the same command resumes from there",
     ):
-        predict_many([images], model, tmp_path, shards=3)
+        predict_with_beam([images], model, tmp_path, shards=3)
 
 
 def test_other_input_is_refused_by_name(finished, images, model, model_directory, tmp_path, capsys):
@@ -303,20 +310,20 @@ def test_other_input_is_refused_by_name(finished, images, model, model_directory
     shutil.copytree(finished, out)
     before = contents(out)
     words = refusal(capsys, *command(images, "--model", model_directory, "--out", out))
-    assert "manifest.json: the results there are of another model" in words
+    assert "manifest.json: the folder holds results of another model" in words
     some = sorted(images.iterdir())[1:]
     words = refusal(capsys, *command(*some, "--model", model, "--out", out))
-    assert "manifest.json: the results there are of other images, 10 of them" in words
+    assert "manifest.json: the folder holds results of 10 images; choose another folder" in words
     assert "Received: 9 images" in words
     words = refusal(capsys, *command(images, "--model", model, "--out", out, "--shards", 4))
-    assert "are in 3 shards; choose another folder. Received: 4" in words
+    assert "holds results in 3 shards; choose another folder. Received: 4" in words
     assert contents(out) == before
     (out / "manifest.json").write_text("{}")
     assert "manifest.json: damaged" in refusal(
         capsys, *command(images, "--model", model, "--out", out)
     )
     (out / "manifest.json").unlink()
-    assert "holds results, but no manifest.json" in refusal(
+    assert "holds results without manifest.json" in refusal(
         capsys, *command(images, "--model", model, "--out", out)
     )
 
@@ -357,16 +364,16 @@ def test_what_cannot_begin_is_one_line(images, model, tmp_path, capsys, monkeypa
         (command(*whole, "--shards", 0), "--shards must be at least 1. Received: 0"),
         (
             command(*whole, "--flip", "--set", "decode.masks=false"),
-            "set it there. Received: predict.flip=true decode.masks=false",
+            "exporting it again. Received: predict.flip=true decode.masks=false",
         ),
-        (command("film.mp4", *whole[1:]), "film.mp4: --beam takes images"),
+        (command("film.mp4", *whole[1:]), "film.mp4: --beam accepts images only"),
         (command(*whole, "--beam-options=--direct_num_workers=many"), "invalid int value: 'many'"),
         (
             ["predict", *whole, "--beam-options=--x=y"],
-            "options of a Beam pipeline come with --beam",
+            "options of a Beam pipeline require --beam",
         ),
-        (["predict", *whole, "--shards", 2], "--shards comes with --beam"),
-        (["predict", "gs://x/y.jpg", *whole[1:]], "gs://x/y.jpg: an address takes --beam"),
+        (["predict", *whole, "--shards", 2], "--shards requires --beam"),
+        (["predict", "gs://x/y.jpg", *whole[1:]], "gs://x/y.jpg: addresses require --beam"),
     ):
         assert words in refusal(capsys, *wrong)
     assert not out.exists()

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from personlab_keras.cli import main
 from personlab_keras.config import Config, DataConfig, DecodeConfig, ModelConfig, PredictConfig
 from personlab_keras.decoder import Frame, decode
 from personlab_keras.errors import InputError
@@ -485,15 +486,49 @@ def test_images_of_one_name_keep_their_results_apart(predictor, tmp_path):
         ([], []),
         (["x.jpg"], ["x"]),
         (["a/x.jpg", "b/y.jpg"], ["x", "y"]),
-        (["a/x.jpg", "a/x.png", "a/y.png"], ["x.jpg", "x.png", "y.png"]),
+        (["a/x.jpg", "a/x.png", "a/y.png"], ["x.jpg", "x.png", "y"]),
         (["a/x.jpg", "a/X.png"], ["x.jpg", "X.png"]),
-        (["a/x.jpg", "b/x.png", "b/x.jpg.png"], ["x.jpg", "x.png", "x.jpg.png"]),
-        (["p/a/x.jpg", "p/b/x.jpg", "p/y.jpg"], ["a/x.jpg", "b/x.jpg", "y.jpg"]),
+        (["a/x.jpg", "b/x.png", "b/x.jpg.png"], ["a/x.jpg", "x.png", "x.jpg.png"]),
+        (["p/a/x.jpg", "p/b/x.jpg", "p/y.jpg"], ["a/x.jpg", "b/x.jpg", "y"]),
         (["p/a/x.jpg", "p/a/../x.jpg"], ["a/x.jpg", "x.jpg"]),
     ],
 )
 def test_output_names_are_the_shortest_that_differ(paths, names):
     assert output_names([Path(path) for path in paths]) == names
+
+
+def test_files_that_are_not_read_are_named(shared, model_directory, tmp_path, capsys):
+    folder = shared / "data" / "odd-files" / "folder"
+    assert (
+        main(["predict", str(folder), "--model", str(model_directory), "--out", str(tmp_path)]) == 0
+    )
+    said = capsys.readouterr()
+    assert "5 images" in said.out
+    assert "skipped 1 other file that looks like an image or video: f.HEIC" in said.err
+    read = {path.stem for path in tmp_path.glob("*.json")}
+    assert read == {"a", "b", "c", "d", "e"}
+
+
+def test_an_overlay_that_cannot_be_written_does_not_stop_the_json(predictor, tmp_path):
+    for name in ("a.png", "b.png"):
+        write_image(tmp_path / "in" / name, image_with_red(640, 480, (200, 100)))
+    (tmp_path / "out" / "a.overlay.jpg").mkdir(parents=True)
+    summary = predict_files(predictor, tmp_path / "in", tmp_path / "out")
+    assert (summary.done, summary.people) == (2, 2)
+    (failed,) = summary.failed
+    assert failed.startswith(f"{tmp_path / 'out' / 'a.overlay.jpg'}: cannot be written")
+    assert {"a.json", "b.json", "b.overlay.jpg"} <= {
+        path.name for path in (tmp_path / "out").iterdir()
+    }
+
+
+def test_an_overlay_larger_than_jpeg_allows_does_not_stop_the_json(predictor, tmp_path):
+    write_image(tmp_path / "in" / "long.png", np.full((4, 70_000, 3), 127, np.uint8))
+    summary = predict_files(predictor, tmp_path / "in", tmp_path / "out")
+    assert summary.done == 1
+    (failed,) = summary.failed
+    assert "long.overlay.jpg: cannot be encoded as JPEG: 70000 x 4 pixels" in failed
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["long.json"]
 
 
 def test_an_image_is_never_replaced_by_a_result(predictor, tmp_path):

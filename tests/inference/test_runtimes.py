@@ -22,11 +22,13 @@ from personlab_keras.export.export import export_model, import_weights
 from personlab_keras.export.file_options import FileOptions
 from personlab_keras.export.formats import export_formats
 from personlab_keras.inference.predict import Predictor, load
-from personlab_keras.inference.runtimes import read_network_file
+from personlab_keras.inference.runtimes import may_have_accelerator, read_network_file
 from personlab_keras.io.images import read_image
 from personlab_keras.method.skeleton import COCO_PERSON
 from personlab_keras.model.network import build_model
 from personlab_keras.model_directory import DESCRIPTION_FILE, describe, read_model_directory
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = [
@@ -198,6 +200,8 @@ def test_one_file_is_enough_for_the_same_people_as_the_model_directory(shared, t
         shared / "weights" / "bodypix-mobilenet-v1-050" / "MobileNetV1-x050-stride16.onnx", model
     )
     export_formats(model, files, ["litert", "onnx"])
+    # import-weights has written the same LiteRT file already.
+    shutil.copytree(model, files / "model")
     photo = sorted((shared / "data" / "photos").glob("*.jpg"))[0]
     settings = ["predict.longer_side=513"]
     expected = load(model, [*settings, "predict.runtime=keras"])(read_image(photo))
@@ -216,6 +220,8 @@ def test_one_file_is_enough_for_the_same_people_as_the_model_directory(shared, t
         # Neither the model directory nor TensorFlow is there.
         code = (
             "import sys; sys.modules.update(tensorflow=None, keras=None, onnx=None); "
+            "import personlab_keras.inference.runtimes as runtimes; "
+            "runtimes.may_have_accelerator = lambda: False; "
             "from personlab_keras.cli import main; sys.exit(main())"
         )
         subprocess.run(
@@ -230,6 +236,20 @@ def test_one_file_is_enough_for_the_same_people_as_the_model_directory(shared, t
             np.testing.assert_allclose(points[:, :2], person.keypoints, atol=0.5)
             np.testing.assert_allclose(points[:, 2], person.keypoint_scores, atol=1e-3)
             assert found["score"] == pytest.approx(person.score, abs=1e-3)
+
+
+def test_device_files_say_whether_there_may_be_an_accelerator(tmp_path):
+    if not sys.platform.startswith("linux"):
+        assert may_have_accelerator(tmp_path)
+        return
+    (tmp_path / "nvidiactl").touch()  # of a driver without a card
+    (tmp_path / "vfio").mkdir()
+    (tmp_path / "vfio" / "vfio").touch()
+    assert not may_have_accelerator(tmp_path)
+    for name in ("nvidia0", "kfd", "dxg", "accel0", "vfio/0"):
+        (tmp_path / name).touch()
+        assert may_have_accelerator(tmp_path), name
+        (tmp_path / name).unlink()
 
 
 # --- which runtime a folder uses
@@ -252,7 +272,7 @@ def test_on_a_cpu_a_model_directory_runs_in_the_fastest_file_that_is_there(
     assert runtime(load(bare)) == "OnnxNetwork"
     with pytest.raises(
         InputError,
-        match=r"predict\.runtime=litert needs model\.tflite there; `personlab export --format` adds it",
+        match=r"predict\.runtime=litert needs model\.tflite in this folder; `personlab export --format` adds it",
     ):
         load(bare, ["predict.runtime=litert"])
     # What takes one size only has to be asked for.
@@ -264,6 +284,7 @@ def test_on_a_cpu_a_model_directory_runs_in_the_fastest_file_that_is_there(
 def test_where_there_is_a_gpu_a_model_directory_runs_in_keras(directory, monkeypatch):
     import tensorflow as tf
 
+    monkeypatch.setattr("personlab_keras.inference.runtimes.may_have_accelerator", lambda: True)
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: ["GPU:0"])
     assert type(load(directory).model).__name__ == "Functional"
 
@@ -281,7 +302,7 @@ def test_settings_of_the_directory_hold_for_its_files(directory, tmp_path):
     description["radius"] = 7.0
     (changed / DESCRIPTION_FILE).write_text(json.dumps(description))
     with pytest.raises(
-        InputError, match=r"model\.onnx: is of another network than .*changed; export it again"
+        InputError, match=r"model\.onnx: does not hold the network of .*changed; export it again"
     ):
         load(changed)
 
@@ -312,7 +333,7 @@ def test_threads_of_keras_are_set_before_it_starts(directory):
     assert done.stdout.split() == ["3"]
     with pytest.raises(
         InputError,
-        match=r"predict\.threads=3: TensorFlow runs already in this process with other threads",
+        match=r"predict\.threads=3: TensorFlow already runs in this process with another number of threads",
     ):
         load(directory, ["predict.runtime=keras", "predict.threads=3"])
 
@@ -389,12 +410,13 @@ def test_a_missing_package_to_write_a_file(directory, monkeypatch, capsys, tmp_p
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["--format", "onxx"], "--format must be of saved_model, litert, onnx, each once, between commas. Received: onxx"),
-    (["--format", "onnx", "--weights", "int4"], "--weights must be of float32, float16, int8, each once, between commas. Received: int4"),
-    (["--weights", "int8"], "--weights, --input-size and --calibration are of litert and onnx. Received: --format saved_model"),
+    (["--format", "onxx"], "--format must be a comma-separated list of saved_model, litert, onnx, each at most once. Received: onxx"),
+    (["--format", "onnx", "--weights", "int4"],
+     "--weights must be a comma-separated list of float32, float16, int8, each at most once. Received: int4"),
+    (["--weights", "int8"], "--weights, --input-size and --calibration need --format litert or onnx. Received: --format saved_model"),
     (["--format", "onnx", "--input-size", "400x"], "--input-size must be WIDTHxHEIGHT in pixels, or one number for both. Received: 400x"),
     (["--format", "onnx", "--input-size", "400"], "Received: 400. Nearest: 401"),
-    (["--format", "onnx", "--calibration", "x"], "--calibration is of --weights int8. Received: --weights float32"),
+    (["--format", "onnx", "--calibration", "x"], "--calibration needs --weights int8. Received: --weights float32"),
     (["--format", "onnx", "--weights", "int8", "--calibration", "nowhere"], "nowhere"),
 ])  # fmt: skip
 def test_options_that_cannot_be(directory, tmp_path, capsys, arguments, message):
@@ -409,12 +431,12 @@ def test_files_are_added_to_a_model_directory_from_itself_only(directory, finer,
     before = sorted(path.name for path in directory.iterdir())
     with pytest.raises(
         InputError,
-        match="is a model directory, and files of other runtimes are added to one from itself",
+        match="is a model directory, to which only files of its own network can be added",
     ):
         export_formats(finer, directory, ["onnx"])
     with pytest.raises(
         InputError,
-        match=r"changed settings need a folder of their own\. Received: --set decode\.masks=false",
+        match=r"changed settings need another folder\. Received: --set decode\.masks=false",
     ):
         export_formats(directory, directory, ["onnx"], overrides=["decode.masks=false"])
     with pytest.raises(InputError, match=r"must be a folder\. Received: a file"):

@@ -15,8 +15,16 @@ import pytest
 from personlab_keras.cli import main
 from personlab_keras.errors import InputError
 from personlab_keras.inference.predict import load
-from personlab_keras.inference.video import ahead, is_video, predict_video
+from personlab_keras.inference.video import (
+    OverlayFile,
+    ahead,
+    is_video,
+    overlay_rate,
+    predict_video,
+)
 from personlab_keras.io.images import list_images, read_image
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 
@@ -141,7 +149,108 @@ def test_a_video_that_ends_too_soon_is_said(model_directory, scenes, tmp_path, c
     lines = (tmp_path / "out" / "clip.jsonl").read_text().splitlines()
     assert 10 < len(lines) < 60
     assert f"{len(lines)} frames" in said.out
-    assert f"could be read for {len(lines)} of the 60 frames" in said.err
+    assert f"only {len(lines)} of its 60 frames could be read" in said.err
+
+
+def odd_video(shared: Path, name: str) -> Path:
+    return shared / "data" / "odd-files" / "video" / name
+
+
+def numbers_in(path: Path) -> list[int]:
+    return [json.loads(line)["frame"] for line in path.read_text().splitlines()]
+
+
+def test_a_rate_that_mpeg4_cannot_hold(predictor, shared, tmp_path):
+    summary = predict_video(
+        predictor, str(odd_video(shared, "slow_motion_239.814.avi")), tmp_path / "slow"
+    )
+    assert (summary.frames, summary.damaged, summary.overlay_error) == (6, (), None)
+    assert numbers_in(tmp_path / "slow.jsonl") == list(range(6))
+    assert len(frames_of(tmp_path / "slow.overlay.mp4")) == 6
+
+
+@pytest.mark.parametrize("rate", [0.1, 7.123456, 59.94006, 239.814, 999.999, 70_000.0, 1e9])
+def test_every_rate_makes_an_overlay(rate, tmp_path):
+    overlay = OverlayFile(tmp_path / "x.overlay.mp4", overlay_rate(rate))
+    for shade in range(3):
+        overlay.add(np.full((32, 32, 3), 80 * shade, np.uint8))
+    overlay.finish()
+    assert overlay.error is None
+    assert len(frames_of(tmp_path / "x.overlay.mp4")) == 3
+
+
+def test_a_damaged_frame_is_named_and_skipped(model_directory, shared, tmp_path, capsys):
+    source = odd_video(shared, "one_bad_frame.avi")
+    assert (
+        main(["predict", str(source), "--model", str(model_directory), "--out", str(tmp_path)]) == 2
+    )
+    said = capsys.readouterr()
+    assert said.err == f"personlab predict: {source}: frame 1 is damaged\n"
+    assert "5 frames" in said.out
+    lines = [
+        json.loads(line) for line in (tmp_path / "one_bad_frame.jsonl").read_text().splitlines()
+    ]
+    assert [line["frame"] for line in lines] == [0, 2, 3, 4, 5]
+    np.testing.assert_allclose(
+        [line["time"] for line in lines], np.array([0, 2, 3, 4, 5]) / 30, atol=1e-3
+    )
+    assert len(frames_of(tmp_path / "one_bad_frame.overlay.mp4")) == 5
+
+
+def test_several_damaged_frames_and_a_damaged_end(predictor, scenes, tmp_path):
+    source = film(tmp_path / "clip.avi", 12, scenes)
+    data = source.read_bytes()
+    starts = [at for at in range(len(data)) if data.startswith(b"\xff\xd8\xff", at)]
+    assert len(starts) == 12
+    for frame in (3, 4, 7, 11):
+        end = data.index(b"\xff\xd9", starts[frame]) + 2
+        data = data[: starts[frame]] + bytes(end - starts[frame]) + data[end:]
+    source.write_bytes(data)
+    summary = predict_video(predictor, str(source), tmp_path / "clip")
+    assert summary.damaged == (3, 4, 7)
+    assert (summary.frames, summary.announced) == (8, 12)
+    assert numbers_in(tmp_path / "clip.jsonl") == [0, 1, 2, 5, 6, 8, 9, 10]
+
+
+def test_a_container_of_phones(predictor, shared, tmp_path):
+    summary = predict_video(predictor, str(odd_video(shared, "clip.3gp")), tmp_path / "clip")
+    assert (summary.frames, summary.announced) == (6, 6)
+
+
+def test_an_overlay_that_cannot_be_written_does_not_stop_the_json(
+    model_directory, scenes, tmp_path, capsys
+):
+    source = film(tmp_path / "clip.avi", 4, scenes)
+    (tmp_path / "out" / "clip.overlay.mp4").mkdir(parents=True)
+    arguments = [
+        "predict",
+        str(source),
+        "--model",
+        str(model_directory),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert main(arguments) == 2
+    said = capsys.readouterr()
+    assert "4 frames" in said.out
+    assert "clip.overlay.mp4: the overlay cannot be written" in said.err
+    assert said.err.count("\n") == 1
+    assert numbers_in(tmp_path / "out" / "clip.jsonl") == list(range(4))
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "clip.jsonl",
+        "clip.overlay.mp4",
+    ]
+
+
+def test_a_size_that_the_codec_refuses_is_an_error_of_the_overlay_alone(tmp_path):
+    overlay = OverlayFile(tmp_path / "x.overlay.mp4", 25.0)
+    for _ in range(3):
+        overlay.add(np.full((40, 1, 3), 90, np.uint8))
+    overlay.finish()
+    assert (
+        "x.overlay.mp4: the overlay cannot be written: OpenCV cannot write 0 x 40" in overlay.error
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -276,6 +385,8 @@ def test_closing_ahead_ends_all_threads():
 
 
 def test_what_is_a_video():
+    for extension in ("3gp", "wmv", "flv", "ts"):
+        assert is_video(f"clip.{extension}")
     assert [is_video(name) for name in ("a.mp4", "b.MOV", "0", "c.jpg", "photos", "d.mp4.jpg")] == [
         True,
         True,

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from personlab_keras.errors import InputError
-from personlab_keras.io.image_headers import image_size
-from personlab_keras.io.images import decode_image, list_images, read_image
+from personlab_keras.io.image_headers import image_size, is_whole
+from personlab_keras.io.images import decode_image, list_images, read_image, unread_media
 
 # Four flat quarters: no codec blurs them beyond recognition, and every turn moves them.
 CORNERS = {
@@ -377,6 +377,68 @@ def test_a_file_reached_twice_is_listed_once(tree):
         "a.PNG",
         "odd[1].jpg",
     ]
+
+
+RARER = [".avif", ".jp2", ".gif"]
+
+
+def encoded_as(image: np.ndarray, extension: str) -> bytes:
+    if extension == ".gif":  # OpenCV's writer dithers
+        return encoded(image, "GIF")
+    try:
+        done, data = cv2.imencode(extension, image[..., ::-1])
+    except cv2.error:
+        done = False
+    if not done:
+        pytest.skip(f"this OpenCV does not write {extension}")
+    return data.tobytes()
+
+
+@pytest.mark.parametrize("extension", RARER)
+def test_rarer_formats_are_read_in_their_size_and_colours(extension):
+    for height, width in ((64, 96), (48, 200)):
+        image = quarters(height, width)
+        data = encoded_as(image, extension)
+        assert image_size(data) == (width, height)
+        found = decode_image(data, f"x{extension}")
+        assert found.shape == image.shape
+        assert np.abs(found.astype(int) - image).mean() < 12
+
+
+@pytest.mark.parametrize("extension", [".avif", ".jp2"])
+def test_a_truncated_box_is_refused(extension):
+    data = encoded_as(quarters(), extension)
+    assert is_whole(data)
+    for kept in (len(data) - 1, len(data) // 2, 40):
+        assert image_size(data[:kept]) in (None, (96, 64))
+        with pytest.raises(InputError, match=f"x{extension}: must be a"):
+            decode_image(data[:kept], f"x{extension}")
+
+
+def test_transparent_pixels_of_rarer_formats_show_the_background():
+    image = np.zeros((64, 96, 4), np.uint8)
+    image[:, :48] = (0, 0, 255, 255)
+    done, data = cv2.imencode(".avif", image)
+    if not done:
+        pytest.skip("this OpenCV does not write .avif")
+    found = decode_image(data.tobytes(), "x.avif", background=(0, 255, 0)).astype(int)
+    assert np.abs(found[:, :44] - (255, 0, 0)).max() < 40
+    assert np.abs(found[:, 52:] - (0, 255, 0)).max() < 40
+
+
+def test_media_that_is_not_read_is_listed(tree):
+    for name in ("x.HEIC", "clip.MP4", "notes.txt"):
+        (tree / name).write_bytes(b"")
+    images = [path.name for path in list_images(tree)]
+    assert [path.name for path in unread_media(tree)] == ["clip.MP4", "x.HEIC"]
+    assert [path.name for path in unread_media([str(tree / "*.HEIC"), tree / "b.jpg"])] == [
+        "x.HEIC"
+    ]
+    assert not {"x.HEIC", "clip.MP4", "notes.txt"} & set(images)
+    (tree / "films").mkdir()
+    (tree / "films" / "a.mov").write_bytes(b"")
+    with pytest.raises(InputError, match=r"1 other file that looks like an image or video: a\.mov"):
+        list_images(tree / "films")
 
 
 def test_sources_without_images_are_refused(tree):

@@ -158,8 +158,8 @@ def test_mirroring_exchanges_left_and_right(name):
             "[[left_wing, right_wing], [right_wing, tail]]",
             "each keypoint at most once",
         ),
-        ("name: beetle", "name: [", "no valid YAML"),
-        ("name: beetle", "name: \x00", "no valid YAML"),
+        ("name: beetle", "name: [", "not valid YAML"),
+        ("name: beetle", "name: \x00", "not valid YAML"),
     ],
 )
 def test_bad_skeleton_files_get_one_line(tmp_path, old, new, words):

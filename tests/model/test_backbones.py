@@ -18,6 +18,8 @@ from personlab_keras.errors import InputError
 from personlab_keras.model.backbones import BACKBONES, build_backbone, rebuild_at_stride
 from personlab_keras.model.layers import PREPROCESSING, CropToMatch, DilatedMaxPooling, Preprocess
 
+pytestmark = pytest.mark.slow
+
 SPATIAL = (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D)
 CASES = [
     *[

@@ -229,6 +229,7 @@ np.savez({file!r}, **{{f"loss_{{n}}": v for n, v in losses.items()}}, **{{f"slop
 """
 
 
+@pytest.mark.slow
 def test_jax_gives_the_same_losses_and_gradients(tmp_path):
     pytest.importorskip("jax")
     file = tmp_path / "jax.npz"

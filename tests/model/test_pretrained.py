@@ -14,7 +14,6 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import TINY
 from released_graphs import (
     POSENET,
     STYLES,
@@ -25,6 +24,7 @@ from released_graphs import (
     resnet_file,
     run_by_tensorflow,
 )
+from tiny import TINY
 
 from personlab_keras.cli import main
 from personlab_keras.config import load_config
@@ -45,6 +45,8 @@ from personlab_keras.model.pretrained.network import locate, read_network
 from personlab_keras.model.pretrained.tfjs import read_tfjs
 from personlab_keras.model_directory import read_model_directory
 from personlab_keras.training.train import train
+
+pytestmark = pytest.mark.slow
 
 PROBABILITY_TOLERANCE = 1e-5
 OFFSET_TOLERANCE = 1e-2  # input pixels
@@ -420,7 +422,7 @@ def test_poses_without_masks_and_it_says_so(scenes, tmp_path, capsys):
     path = mobilenet_file(random_network(outputs=POSENET)).write(tmp_path / "posenet")
     out = tmp_path / "model"
     assert main(["import-weights", str(path.parent), "--out", str(out)]) == 0
-    assert "poses without masks" in capsys.readouterr().out
+    assert "predicts poses only" in capsys.readouterr().out
     predictor = load(out, ["predict.longer_side=97", "decode.max_people=3"])
     assert not predictor.decode_options.masks
     assert all(person.mask is None for person in predictor(np.zeros((60, 80, 3), np.uint8)))
@@ -642,7 +644,7 @@ def test_damaged_files_get_one_line_and_leave_no_model_directory(change, words, 
             "no TensorFlow.js graph model",
         ),
         ("model.json", b"[]", "must hold a JSON object"),
-        ("model.json", b"\x00", "no valid JSON"),
+        ("model.json", b"\x00", "not valid JSON"),
         ("model.onnx", b"no onnx at all", "no ONNX model"),
         ("model.onnx", b"", "no ONNX model"),
         ("model.h5", b"x", "must be a TensorFlow.js model"),

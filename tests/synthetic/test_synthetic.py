@@ -12,17 +12,11 @@ from personlab_keras.errors import InputError
 from personlab_keras.method.person import decode_mask
 from personlab_keras.method.skeleton import COCO_PERSON
 from personlab_keras.synthetic import SceneOptions, draw_scene, write_dataset
+from personlab_keras.synthetic.body import BODY_PARTS, CARRIERS, Build, Limb, Pose
+from personlab_keras.synthetic.body_shapes import Outfit
 from personlab_keras.synthetic.canvas import Canvas, Shape, photograph
-from personlab_keras.synthetic.casting import draw_build, draw_figure, draw_look, draw_pose
-from personlab_keras.synthetic.puppet import (
-    BODY_PARTS,
-    CARRIERS,
-    Build,
-    Limb,
-    Look,
-    Pose,
-    make_figure,
-)
+from personlab_keras.synthetic.casting import draw_build, draw_figure, draw_outfit, draw_pose
+from personlab_keras.synthetic.puppet import make_figure
 
 HANGING = Limb(0.15, 0.0, 0.1, 0.1)
 STRAIGHT = Limb(0.08, 0.0, 0.03, 0.0)
@@ -30,7 +24,7 @@ UPRIGHT = Pose(
     yaw=0.0, roll=0.0, bend=0.0, lean=0.0, head_yaw=0.0, head_nod=0.0, head_tilt=0.0,
     left_arm=HANGING, right_arm=HANGING, left_leg=STRAIGHT, right_leg=STRAIGHT,
 )  # fmt: skip
-PLAIN = Look(
+PLAIN = Outfit(
     skin=(200, 150, 120), hair=(60, 40, 30), shirt=(200, 40, 40), pants=(40, 40, 200), shoes=(20, 20, 20), trim=(0, 200, 0)
 )  # fmt: skip
 
@@ -172,8 +166,8 @@ def test_raised_bent_and_seated_poses_move_the_joints_they_should():
 
 def test_eyes_and_hands_are_painted_where_the_joints_are():
     canvas = Canvas(np.full((241, 161, 3), 128, np.uint8))
-    look = replace(PLAIN, sleeves="none", hair_style="bald", skin=(0.0, 220.0, 0.0))
-    figure = make_figure(UPRIGHT, Build(), look).placed(220.0, np.array([80.3, 120.6]))
+    outfit = replace(PLAIN, sleeves="none", hair_style="bald", skin=(0.0, 220.0, 0.0))
+    figure = make_figure(UPRIGHT, Build(), outfit).placed(220.0, np.array([80.3, 120.6]))
     canvas.paint(figure.shapes, layer=1)
     image = canvas.image().astype(int)
     dark = np.argwhere(image.max(axis=-1) < 60)[:, ::-1]
@@ -205,7 +199,7 @@ def test_figures_vary():
     rng = np.random.default_rng(0)
     wrists = np.array([draw_figure(rng).joints["left_wrist"] for _ in range(100)])
     assert (wrists.std(axis=0) > 0.1).all()
-    assert len({draw_look(rng).hair_style for _ in range(100)}) == 5
+    assert len({draw_outfit(rng).hair_style for _ in range(100)}) == 5
 
 
 # --- scenes ---

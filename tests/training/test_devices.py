@@ -10,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY
+from tiny import TINY
 
 from personlab_keras.errors import InputError
 from personlab_keras.training.checkpoints import latest_checkpoint
 from personlab_keras.training.devices import Devices, connect
 from personlab_keras.training.run_log import read_log
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = [

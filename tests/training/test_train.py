@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import TINY
+from tiny import TINY
 
 from personlab_keras.config import TrainConfig, load_config
 from personlab_keras.data.pipeline import make_dataset, training_examples
@@ -32,6 +32,8 @@ from personlab_keras.training.train import train
 from personlab_keras.training.training_model import TrainingModel
 from personlab_keras.training.validation import Validation
 from personlab_keras.training.workdir import load_workdir
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import TINY
+from tiny import TINY
 
 from personlab_keras.config import load_config
 from personlab_keras.data.pipeline import make_dataset
@@ -19,6 +19,8 @@ from personlab_keras.training.training_model import (
     averaged_weights,
     build_training_model,
 )
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 

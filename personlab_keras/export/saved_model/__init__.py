@@ -1,0 +1,1 @@
+"""The SavedModel: signatures, image decoding in the graph, files for TensorFlow Serving."""

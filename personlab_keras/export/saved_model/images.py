@@ -1,4 +1,6 @@
-"""From the bytes of an image file to the network's input; `images` and `fitting` in TensorFlow."""
+"""Decodes image files and fits images to the network in TensorFlow, as `io.images` and
+`inference.input_fit` do.
+"""
 
 from __future__ import annotations
 
@@ -7,29 +9,30 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from personlab_keras.decoder_graph.masks import Frame
+from personlab_keras.io.image_headers import JPEG_MAGIC, PNG_MAGIC
 from personlab_keras.io.images import MAX_PIXELS
 
-_PNG = b"\x89PNG\r\n\x1a\n"
-_JPEG = b"\xff\xd8\xff"
 _EXIF = b"Exif\0\0"
 _ORIENTATION_TAG = 0x0112
 
 
 def decode_bytes(data: tf.Tensor, background: tuple[int, int, int]) -> tf.Tensor:
-    """(H, W, 3) uint8 RGB of the bytes () of a JPEG or PNG file, turned as its EXIF tag says; as
-    `images.decode_image`.
+    """Decodes a JPEG or PNG file and rotates it by its EXIF tag, as `io.images.decode_image` does.
 
     Args:
-        data: () string.
-        background: RGB that shows through transparent pixels.
+        data: () string, the content of the file.
+        background: RGB behind transparent pixels.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
 
     Raises:
-        tf.errors.InvalidArgumentError: when it runs: the bytes are neither, are damaged, or
-            announce more than `MAX_PIXELS`, which is told before anything is decoded.
+        tf.errors.InvalidArgumentError: when the graph runs: the bytes are in another format or
+            corrupt, or the header announces more than `MAX_PIXELS`.
     """
     stored = tf.io.decode_raw(data, tf.uint8)
-    is_png = tf.strings.substr(data, 0, len(_PNG)) == _PNG
-    is_jpeg = tf.strings.substr(data, 0, len(_JPEG)) == _JPEG
+    is_png = tf.strings.substr(data, 0, len(PNG_MAGIC)) == PNG_MAGIC
+    is_jpeg = tf.strings.substr(data, 0, len(JPEG_MAGIC)) == JPEG_MAGIC
     known = tf.debugging.Assert(
         is_png | is_jpeg,
         ["the bytes must be a JPEG or PNG image. Received bytes:", tf.size(stored)],
@@ -58,8 +61,16 @@ def fit(
     upscale: bool,
     pad_colour: tuple[int, int, int],
 ) -> tuple[tf.Tensor, Frame]:
-    """The network's input (B, height, width, 3) float32 of images (B, H, W, 3) in 0..255, and their
-    frame; as `fitting.InputFit`.
+    """Fits images to the network, as `input_fit.InputFit` does.
+
+    Args:
+        image: (B, H, W, 3) in 0..255, uint8 or float32.
+        longer_side, upscale: as in section `predict` of the settings.
+        side_step: input sides become side_step * n + 1.
+        pad_colour: RGB of the padding.
+
+    Returns:
+        The network's input (B, height, width, 3) float32, and the frame of the images.
     """
     size = tf.shape(image)[1:3]
     exact = tf.cast(size, tf.float64)
@@ -70,7 +81,7 @@ def fit(
         else tf.minimum(tf.constant(longer_side, tf.float64), longest)
     )
     resized = tf.maximum(1, tf.cast(tf.round(exact * target / longest), tf.int32))
-    # Bytes stay bytes until they are few.
+    # Images stay uint8 until they are small.
     small = tf.case(
         [
             (tf.reduce_all(resized == size), lambda: tf.cast(image, tf.float32)),
@@ -87,8 +98,8 @@ def fit(
 
 
 def padded(image: tf.Tensor, side_step: int, pad_colour: tuple[int, int, int]) -> tf.Tensor:
-    """Images (B, H, W, 3) float32 with `pad_colour` on the right and below, so that sides are the
-    next side_step * n + 1, n >= 1.
+    """Pads images (B, H, W, 3) float32 on the right and below with `pad_colour`, to sides of the
+    next side_step * n + 1 with n >= 1.
     """
     size = tf.shape(image)[1:3]
     sides = side_step * tf.maximum(1, -(-(size - 1) // side_step)) + 1
@@ -124,8 +135,8 @@ def _int64(value: int) -> tf.Tensor:
 def _number(
     stored: tf.Tensor, at: tf.Tensor | int, length: int, little_endian: tf.Tensor | bool = False
 ) -> tf.Tensor:
-    """The unsigned number (...) int64 in `length` bytes from each of the positions (...); bytes
-    beyond the end are 0.
+    """Reads unsigned integers (...) int64 of `length` bytes at positions (...); bytes beyond the
+    end are 0.
     """
     at = tf.convert_to_tensor(at, tf.int64)[..., None] + tf.range(length, dtype=tf.int64)
     inside = (at >= 0) & (at < tf.size(stored, out_type=tf.int64))
@@ -137,8 +148,8 @@ def _number(
 
 
 def _tiff_in_jpeg(stored: tf.Tensor) -> tf.Tensor:
-    """() int64: where the EXIF block's TIFF header lies in a JPEG file, -1 where there is none: a
-    walk over the segments.
+    """Walks the segments of a JPEG file to the TIFF header of its EXIF block; returns its position
+    () int64, or -1 if there is none.
     """
 
     def step(at: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -146,8 +157,8 @@ def _tiff_in_jpeg(stored: tf.Tensor) -> tf.Tensor:
         exif = (marker == 0xE1) & (_number(stored, at + 4, 6) == int.from_bytes(_EXIF, "big"))
         alone = (marker == 0x01) | ((marker >= 0xD0) & (marker <= 0xD7))
         length = tf.where(alone, _int64(2), 2 + tf.maximum(_number(stored, at + 2, 2), 2))
-        length = tf.where(marker == 0xFF, _int64(1), length)  # a byte that fills
-        # The scan begins, or what should be a segment is none.
+        length = tf.where(marker == 0xFF, _int64(1), length)  # a fill byte
+        # The scan begins, or this is not a segment.
         over = (marker == 0xDA) | (marker == 0xD9) | (_number(stored, at, 1) != 0xFF)
         return tf.where(exif | over, _int64(_END), at + length), tf.where(
             exif & ~over, at + 10, _int64(-1)
@@ -157,7 +168,7 @@ def _tiff_in_jpeg(stored: tf.Tensor) -> tf.Tensor:
 
 
 def _tiff_in_png(stored: tf.Tensor) -> tf.Tensor:
-    """As `_tiff_in_jpeg`, in a PNG file: its chunk eXIf."""
+    """As `_tiff_in_jpeg`, for the chunk eXIf of a PNG file."""
 
     def step(at: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         exif = _number(stored, at + 4, 4) == int.from_bytes(b"eXIf", "big")
@@ -165,7 +176,7 @@ def _tiff_in_png(stored: tf.Tensor) -> tf.Tensor:
             exif, at + 8, _int64(-1)
         )
 
-    return _walk(step, stored, len(_PNG))
+    return _walk(step, stored, len(PNG_MAGIC))
 
 
 _END = tf.int64.max // 2
@@ -180,8 +191,8 @@ def _walk(
 
 
 def _orientation(stored: tf.Tensor, tiff: tf.Tensor) -> tf.Tensor:
-    """() int64 in 1..8: EXIF's orientation, by the TIFF header at a position; 1 where nothing says
-    otherwise.
+    """Reads the EXIF orientation () int64 in 1..8 from the TIFF header at a position; 1 if there is
+    none.
     """
     little = _number(stored, tiff, 2) == int.from_bytes(b"II", "big")
     big = _number(stored, tiff, 2) == int.from_bytes(b"MM", "big")
@@ -195,7 +206,7 @@ def _orientation(stored: tf.Tensor, tiff: tf.Tensor) -> tf.Tensor:
 
 
 def _turned(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """An image (H, W, C) as it is meant to be seen."""
+    """Rotates and mirrors an image (H, W, C) by its EXIF orientation."""
 
     def among(*orientations: int) -> tf.Tensor:
         return tf.reduce_any(orientation == tf.constant(orientations, tf.int64))

@@ -1,4 +1,4 @@
-"""The three functions of a SavedModel: maps, people, people from bytes."""
+"""The three signatures of the SavedModel: maps, people, and people from image files."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ MAPS_SIGNATURE, PEOPLE_SIGNATURE, BYTES_SIGNATURE = "serving_default", "people",
 
 
 class Served(tf.Module):
-    """A network with what comes before and after it, all in the graph.
+    """A network with image decoding, fitting and the decoder in one graph.
 
-    N is `decode.max_people`, the number of places for people; free ones hold zeros and empty
-    strings. A keypoint that was not found is (0, 0, 0).
+    Outputs have room for N = `decode.max_people` people; unused rows hold zeros and empty strings.
+    A keypoint that was not found is (0, 0, 0).
 
     Args:
-        network: as it predicts (`model.inference_model`), on Keras' TensorFlow backend.
-        config: its settings. One view is seen, not mirrored, whatever `predict.scales` and
-            `predict.flip` say.
-        skeleton: that it was trained with.
+        network: the network as it predicts (`network.inference_model`), on Keras' TensorFlow
+            backend.
+        config: its settings. `predict.scales` and `predict.flip` are ignored: each image is
+            predicted once, at scale 1.
+        skeleton: its skeleton.
 
     Attributes:
-        decode: the people of one image, by its flat outputs (h, w, channels) and the fields of its
-            `Frame`; as `people`, without the batch.
+        decode: finds the people of one image, given its flat outputs (h, w, channels) and the
+            fields of its `Frame`; as `people`, without the batch.
     """
 
     def __init__(self, network: keras.Model, config: Config, skeleton: Skeleton) -> None:
@@ -43,7 +44,7 @@ class Served(tf.Module):
         self._network, self._config, self._skeleton = network, config, skeleton
         self._stride = config.model.target_stride or config.model.output_stride
         self.weights = [variable.value for variable in network.variables]
-        # Traced once, whoever calls them.
+        # Traced once for all signatures.
         inputs = tf.TensorSpec([None, None, None, 3], tf.float32)
         self._maps = tf.function(self._run_network, input_signature=[inputs], autograph=False)
         outputs = {
@@ -58,44 +59,46 @@ class Served(tf.Module):
         self.decode = tf.function(self._decode, input_signature=[outputs, *frame], autograph=False)
 
     def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
-        """The functions by the names under which clients find them."""
-        pictures = tf.TensorSpec([None, None, None, 3], tf.uint8, IMAGE)
-        numbers = tf.TensorSpec([None, None, None, 3], tf.float32, IMAGE)
+        """The functions of the signatures by name."""
+        bytes_of_pixels = tf.TensorSpec([None, None, None, 3], tf.uint8, IMAGE)
+        floats = tf.TensorSpec([None, None, None, 3], tf.float32, IMAGE)
         signatures = {
-            MAPS_SIGNATURE: self.maps.get_concrete_function(numbers),
-            PEOPLE_SIGNATURE: self.people.get_concrete_function(pictures),
+            MAPS_SIGNATURE: self.maps.get_concrete_function(floats),
+            PEOPLE_SIGNATURE: self.people.get_concrete_function(bytes_of_pixels),
             BYTES_SIGNATURE: self.people_from_bytes.get_concrete_function(
                 tf.TensorSpec([None], tf.string, BYTES)
             ),
         }
-        # Who loads the SavedModel by Python may give the other type to the same functions.
-        self.maps.get_concrete_function(pictures)
-        self.people.get_concrete_function(numbers)
+        # Python code that loads the SavedModel may pass the other type to the same functions.
+        self.maps.get_concrete_function(bytes_of_pixels)
+        self.people.get_concrete_function(floats)
         return signatures
 
     @tf.function(autograph=False)
     def maps(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The network's maps of images (B, H, W, 3) RGB in 0..255, uint8 or float32, padded on the
-        right and below to the sides that the network takes: flat outputs (B, h, w, channels) by
-        name."""
+        """Runs the network on images (B, H, W, 3) RGB in 0..255, uint8 or float32, padded on the
+        right and below to sides that the network takes.
+
+        Returns:
+            Flat outputs (B, h, w, channels) by name.
+        """
         return self._maps(
             padded(tf.cast(image, tf.float32), self._side_step, self._config.data.pad_colour)
         )
 
     @tf.function(autograph=False)
     def people(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The people in images (B, H, W, 3) RGB in 0..255, uint8 or float32, all of one size, in
-        their pixels.
+        """Finds the people in images (B, H, W, 3) RGB in 0..255, uint8 or float32, of one size.
 
         Returns:
-            keypoints: (B, N, K, 3) float32 (x, y, score).
+            keypoints: (B, N, K, 3) float32 (x, y, score) in pixels of the image.
             scores: (B, N) float32, best first.
             boxes: (B, N, 4) float32 [x, y, width, height], as `Person.box`.
-            count: (B,) int32, how many of the N places are taken.
-            size: (B, 2) int32, height and width of the frame that all this is in.
-            masks: (B, N) string, COCO's compressed run lengths; and
+            count: (B,) int32, number of people found.
+            size: (B, 2) int32, height and width of the image.
+            masks: (B, N) string, COCO's compressed run lengths; not from networks without masks.
             cell_masks: (B, N, h, w) bool at the maps' resolution, in the frame of the network's
-                input. Neither from a network without masks.
+                input; not from networks without masks.
         """
         inputs, frame = self._fit(image)
         maps = self._maps(inputs)
@@ -113,9 +116,14 @@ class Served(tf.Module):
 
     @tf.function(autograph=False)
     def people_from_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The people in JPEG and PNG files (B,), in the pixels of each image as its EXIF tag turns
-        it: as `people`, without `cell_masks`. One that is no image, damaged or huge fails the call
-        with `InvalidArgumentError`."""
+        """Finds the people in JPEG and PNG files (B,) string.
+
+        Returns:
+            As `people`, without `cell_masks`, in pixels of each image as EXIF orients it.
+
+        Raises:
+            tf.errors.InvalidArgumentError: one of the files is not an image, corrupt or too large.
+        """
 
         def of_file(data: tf.Tensor) -> dict[str, tf.Tensor]:
             with tf.device("/CPU:0"):
@@ -163,7 +171,9 @@ class Served(tf.Module):
     def _decode(
         self, outputs: Mapping[str, tf.Tensor], size: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor
     ) -> dict[str, tf.Tensor]:
-        """The people of one image, by its flat outputs (h, w, channels) and its `Frame`."""
+        """Decodes the flat outputs (h, w, channels) of one image, given the fields of its
+        `Frame`.
+        """
         options, frame = self._config.decode, Frame(size, scale, offset)
         fields = fields_of(outputs, self._stride)
         poses = find_poses(
@@ -205,7 +215,11 @@ class Served(tf.Module):
 
 
 def save(network: keras.Model, config: Config, skeleton: Skeleton, folder: str) -> None:
-    """Writes the SavedModel of a network as it predicts.
+    """Writes the SavedModel of a network.
+
+    Args:
+        network, config, skeleton: as for `Served`.
+        folder: folder of the SavedModel.
 
     Raises:
         InputError: Keras does not run on TensorFlow.
@@ -213,7 +227,7 @@ def save(network: keras.Model, config: Config, skeleton: Skeleton, folder: str) 
     backend = keras.backend.backend()
     if backend != "tensorflow":
         raise InputError(
-            f"a SavedModel is made on Keras' TensorFlow backend: set KERAS_BACKEND=tensorflow. Received: {backend}"
+            f"a SavedModel needs Keras' TensorFlow backend: set KERAS_BACKEND=tensorflow. Received: {backend}"
         )
     served = Served(network, config, skeleton)
     tf.saved_model.save(served, folder, signatures=served.signatures())
@@ -225,8 +239,8 @@ def _with_scores(points: tf.Tensor, poses: Poses) -> tf.Tensor:
 
 
 def _boxes(points: tf.Tensor) -> tf.Tensor:
-    """(N, 4) [x, y, width, height] around the keypoints found (N, K, 2); zeros where there are
-    none.
+    """Boxes (N, 4) [x, y, width, height] around the found keypoints (N, K, 2); zeros if none were
+    found.
     """
     found = tf.math.is_finite(points)
     low = tf.reduce_min(tf.where(found, points, points.dtype.max), axis=1)

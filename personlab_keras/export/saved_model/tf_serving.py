@@ -1,4 +1,4 @@
-"""What TensorFlow Serving wants beside a SavedModel: requests to warm up with, and how to batch."""
+"""Files for TensorFlow Serving beside a SavedModel: warm-up requests and batching parameters."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ num_batch_threads { value: 2 }
 def predict_request(
     signature: str, name: str, value: np.ndarray | list[bytes], model: str = "personlab"
 ) -> predict_pb2.PredictRequest:
-    """A request to one of the signatures, as clients send it by gRPC.
+    """Builds a gRPC request to one of the signatures.
 
     Args:
-        signature: its name.
-        name: of its only input, `IMAGE` or `BYTES`.
-        value: that input.
-        model: the name under which the server knows the model.
+        signature: name of the signature.
+        name: name of its only input, `IMAGE` or `BYTES`.
+        value: value of the input.
+        model: name of the model on the server.
     """
     request = predict_pb2.PredictRequest()
     request.model_spec.name, request.model_spec.signature_name = model, signature
@@ -49,8 +49,12 @@ def predict_request(
 def write_extras(folder: str | Path, longer_side: int) -> None:
     """Writes both files into the folder of a SavedModel.
 
-    The first request to a signature is many times as slow as the next. So the server sends itself
-    one of each when it loads the model, of an image of the size that the network sees.
+    The first request to a signature is many times slower than the next one. So the server sends one
+    of each to itself when it loads the model, with an image of the network's usual size.
+
+    Args:
+        folder: folder of the SavedModel.
+        longer_side: longer side of that image in pixels.
     """
     image = np.full((longer_side * 3 // 4 + 1, longer_side, 3), 128, np.uint8)
     requests = [

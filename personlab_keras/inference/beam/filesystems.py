@@ -1,4 +1,4 @@
-"""Files by their address: on a disk, or wherever else Beam's file systems reach (gs://, s3://,
+"""Lists, reads and writes files on the local disk and on Beam's file systems (gs://, s3://,
 hdfs://).
 """
 
@@ -21,49 +21,50 @@ from personlab_keras.io.files import sole_writer, write_atomically
 from personlab_keras.io.images import EXTENSIONS, list_images
 
 READERS = 8
-"""Files that are read at a time: from a bucket each is a good part of a second on its way."""
+"""Number of files read at a time: each takes a good part of a second to arrive from a bucket."""
 
 _PATTERN = frozenset("*?[")
 _UNFINISHED = ".part"
 
 
 @dataclass(frozen=True, order=True)
-class Listed:
-    """An image file that was found.
+class ImageFile:
+    """An image file that a source names.
 
     Attributes:
-        path: absolute, or an address.
-        size: bytes.
+        path: absolute path, or address.
+        size: number of bytes.
     """
 
     path: str
     size: int
 
 
-def set_options(options: PipelineOptions) -> None:
-    """Tells the file systems what the options of a pipeline say of them, such as where HDFS is, as
-    the pipeline itself does later.
+def configure(options: PipelineOptions) -> None:
+    """Configures the file systems by the options of a pipeline, such as the host of HDFS, before
+    the pipeline itself does so.
     """
     FileSystems.set_options(options)
 
 
-def list_sources(sources: Iterable[str | Path]) -> list[Listed]:
-    """The image files meant by sources, each once, by path.
+def list_sources(sources: Iterable[str | Path]) -> list[ImageFile]:
+    """Lists the image files that sources name, each once, sorted by path.
 
-    On a disk a source is what it is for `images.list_images`. An address is that of a file, of a
-    folder (the images directly in it), or a pattern, where `*` stays within a folder and `**` does
-    not. A pattern and a folder give files of known `images.EXTENSIONS` only.
+    Args:
+        sources: local sources as for `images.list_images`, or addresses of files, of folders (the
+            images directly in them) or of patterns, where `*` matches within a folder and `**`
+            across folders. Folders and patterns give files with known `images.EXTENSIONS` only.
 
     Raises:
-        InputError: a source matches nothing, or is of a file system that Beam does not know here.
+        InputError: a source matches no image, or Beam has no file system for it.
     """
-    found: set[Listed] = set()
+    found: set[ImageFile] = set()
     for source in sources:
         if is_address(source):
-            found |= {Listed(each.path, each.size_in_bytes) for each in _images_at(str(source))}
+            found |= {ImageFile(each.path, each.size_in_bytes) for each in _images_at(str(source))}
         else:
             found |= {
-                Listed(str(path.absolute()), path.stat().st_size) for path in list_images(source)
+                ImageFile(str(path.absolute()), path.stat().st_size) for path in list_images(source)
             }
     return sorted(found)
 
@@ -89,30 +90,28 @@ def _images_among(found: Iterable[FileMetadata]) -> list[FileMetadata]:
 def _match(pattern: str) -> list[FileMetadata]:
     try:
         return list(FileSystems.match([pattern])[0].metadata_list)
-    except (
-        ValueError,
-        BeamIOError,
-    ) as error:  # no such file system; no such bucket, or no leave to list it
+    # ValueError: no such file system. BeamIOError: no such bucket, or no permission to list it.
+    except (ValueError, BeamIOError) as error:
         raise InputError(
             f"{pattern}: cannot be listed: {' '.join(str(error).split())[:300]}"
         ) from None
 
 
 def join_path(folder: str, *names: str) -> str:
-    """The address of a file in a folder."""
+    """Joins the path or address of a folder with names."""
     return str(FileSystems.join(folder, *names))
 
 
 def names_in(folder: str) -> set[str]:
-    """Names of the files directly in a folder; none where there is no such folder."""
+    """Names of the files directly in a folder; empty if the folder does not exist."""
     return {PurePosixPath(each.path).name for each in _match(join_path(folder, "*"))}
 
 
 def read(path: str) -> bytes:
-    """The content of a file.
+    """Reads a file.
 
     Raises:
-        Exception: what the file system raises, a class of its own on each.
+        Exception: of a class that depends on the file system.
     """
     with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
         content: bytes = file.read()
@@ -120,23 +119,23 @@ def read(path: str) -> bytes:
 
 
 def write(path: str, content: bytes) -> None:
-    """Writes a file that appears whole or not at all.
+    """Writes a file atomically.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: the file cannot be written.
     """
     if not is_address(path):
         write_atomically(path, content)
         return
     folder, _, name = path.rpartition("/")
-    # A runner may have two workers at the same shard.
-    beside = join_path(folder, f".{name}.{uuid.uuid4().hex}{_UNFINISHED}")
+    # A runner may process a shard in two workers at once.
+    temporary = join_path(folder, f".{name}.{uuid.uuid4().hex}{_UNFINISHED}")
     try:
         _make_folder(folder)
-        with FileSystems.create(beside, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+        with FileSystems.create(temporary, compression_type=CompressionTypes.UNCOMPRESSED) as file:
             file.write(content)
         remove(path)  # HDFS does not rename over a file
-        FileSystems.rename([beside], [path])
+        FileSystems.rename([temporary], [path])
     except (ValueError, BeamIOError, OSError) as error:
         raise InputError(
             f"{path}: cannot be written: {' '.join(str(error).split())[:300]}"
@@ -144,45 +143,44 @@ def write(path: str, content: bytes) -> None:
 
 
 def _make_folder(folder: str) -> None:
-    with contextlib.suppress(
-        BeamIOError, OSError
-    ):  # it is there, by now perhaps; if not, what follows says so
+    # Another worker may create it at the same time; any other error shows when the file is created.
+    with contextlib.suppress(BeamIOError, OSError):
         if not FileSystems.exists(folder):
             FileSystems.mkdirs(folder)
 
 
 def remove(path: str) -> None:
-    """Removes a file, if it is there."""
+    """Removes a file if it exists."""
     if FileSystems.exists(path):
         FileSystems.delete([path])
 
 
 @contextlib.contextmanager
 def writing_in(folders: Sequence[str]) -> Iterator[None]:
-    """Clears folders of what killed runs left unfinished. On a disk no other process can be the
-    writer meanwhile; elsewhere nobody watches over that.
+    """Context manager that removes the unfinished files of killed runs from folders and, on a local
+    disk, makes this process their only writer. Other file systems have no lock.
 
     Args:
-        folders: the first of them holds the others.
+        folders: the first one contains the others.
 
     Raises:
-        InputError: another process writes there.
+        InputError: another process is writing there.
     """
     if not is_address(folders[0]):
         with sole_writer(Path(folders[0])):
             yield
         return
     for folder in folders:
-        left = [each.path for each in _match(join_path(folder, f".*{_UNFINISHED}"))]
-        if left:
-            FileSystems.delete(left)
+        unfinished = [each.path for each in _match(join_path(folder, f".*{_UNFINISHED}"))]
+        if unfinished:
+            FileSystems.delete(unfinished)
     yield
 
 
 @contextlib.contextmanager
-def on_disk(folder: str) -> Iterator[str]:
-    """A folder on a disk with the same files, which need not be there afterwards: a folder on a
-    disk is that itself.
+def local_copy(folder: str) -> Iterator[str]:
+    """Context manager that gives a local folder with the same files: a temporary copy, or the
+    folder itself if it is local.
     """
     if not is_address(folder):
         yield folder
@@ -190,7 +188,7 @@ def on_disk(folder: str) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as copy:
         root = folder.rstrip("/") + "/"
         for each in _match(f"{root}**"):
-            if each.path.endswith("/"):  # what stands for a folder in a bucket
+            if each.path.endswith("/"):  # buckets have such entries for folders
                 continue
             target = Path(copy, each.path.removeprefix(root))
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The SavedModel as Beam's RunInference takes it: a shard of images in, lines about them out."""
+"""Runs the SavedModel in a Beam pipeline, a shard of images at a time."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler
 
 from personlab_keras.errors import InputError
-from personlab_keras.inference.beam.filesystems import READERS, Listed, on_disk, read
-from personlab_keras.io.image_headers import image_size
+from personlab_keras.inference.beam.filesystems import READERS, ImageFile, local_copy, read
+from personlab_keras.io.image_headers import JPEG_MAGIC, PNG_MAGIC, image_size
 from personlab_keras.io.images import MAX_PIXELS
 from personlab_keras.io.processes import import_tensorflow_quietly
 from personlab_keras.method.person import Person
 
 MAX_BYTES = 500_000_000
-"""Largest file that is read: several are in memory at a time, and a film called x.jpg must not take
-a worker down.
+"""Largest file to read: several are in memory at a time, and a video called x.jpg must not exhaust
+the memory of a worker.
 """
 
-UNREADABLE, EMPTY, LARGE, OTHER, DAMAGED, BROKE = (
+UNREADABLE, EMPTY, TOO_LARGE, OTHER_FORMAT, DAMAGED, NETWORK_FAILED = (
     "cannot be read",
     "empty file",
     "too large",
@@ -35,27 +35,26 @@ UNREADABLE, EMPTY, LARGE, OTHER, DAMAGED, BROKE = (
     "damaged image",
     "the network failed on it",
 )
-"""Why an image failed."""
+"""The reasons why images fail."""
 
 _SIGNATURE, _INPUT = "people_from_bytes", "image_bytes"
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why an image gave no people: one of the reasons above, and what was received."""
+    """An image that failed: one of the reasons above, and the details."""
 
     reason: str
     detail: str
 
 
 @dataclass(frozen=True)
-class Found:
-    """What became of a shard.
+class ShardResults:
+    """The results of a shard.
 
     Attributes:
-        done: of each image that could be read, its path and what a line says of it.
-        failed: of each other one, its path and why.
+        done: the JSON line of each image that was predicted, with its path.
+        failed: the path, reason and details of each image that failed.
     """
 
     done: Sequence[dict[str, Any]]
@@ -63,23 +62,22 @@ class Found:
 
     @property
     def counts(self) -> dict[str, Any]:
-        """Images predicted, people in them, failed images by reason."""
+        """Number of images predicted, of people in them, and of failed images by reason."""
         people = sum(len(line["people"]) for line in self.done)
         failed = Counter(line["reason"] for line in self.failed)
         return {"images": len(self.done), "people": people, "failed": dict(sorted(failed.items()))}
 
 
-class PeopleHandler(ModelHandler[str, Found, Any]):
-    """A shard is an example: Beam loads the SavedModel once for all threads of a worker, and a
-    shard can be written as soon as it is done.
+class PeopleHandler(ModelHandler[str, ShardResults, Any]):
+    """The SavedModel for Beam's RunInference, which loads it once for all threads of a worker.
 
-    With images as examples, the lines of a shard would have to be gathered, and a batch pipeline
-    gathers nothing before its last image is done: a job that was stopped would leave nothing
-    behind.
+    An example is a whole shard, so that it can be written as soon as it is predicted. If images
+    were the examples, the lines of a shard would have to be grouped, and a batch pipeline groups
+    nothing before its last image is predicted: a stopped job would leave no results.
 
     Args:
         model: folder of the SavedModel, as the workers see it.
-        batch_size: images that are handed to the SavedModel together.
+        batch_size: number of images per call of the SavedModel.
     """
 
     def __init__(self, model: str, batch_size: int) -> None:
@@ -87,15 +85,15 @@ class PeopleHandler(ModelHandler[str, Found, Any]):
         self._model, self._batch_size = model, batch_size
 
     def load_model(self) -> Any:
-        """The SavedModel, loaded.
+        """Loads the SavedModel.
 
         Raises:
-            InputError: it has no signature that takes bytes.
+            InputError: it has no signature for bytes.
         """
         import_tensorflow_quietly()
         import tensorflow as tf
 
-        with on_disk(self._model) as folder:
+        with local_copy(self._model) as folder:
             model = tf.saved_model.load(folder)
         if _SIGNATURE not in model.signatures:
             raise InputError(
@@ -105,81 +103,84 @@ class PeopleHandler(ModelHandler[str, Found, Any]):
 
     def run_inference(
         self, batch: Sequence[str], model: Any, inference_args: dict[str, Any] | None = None
-    ) -> Iterable[Found]:
-        """What became of shards, given by the addresses of their lists (`job`)."""
+    ) -> Iterable[ShardResults]:
+        """Predicts shards, given by the addresses of their lists of images (see `job`)."""
         return [
-            self._shard([Listed(*entry) for entry in json.loads(read(listing))], model)
+            self._shard([ImageFile(*entry) for entry in json.loads(read(listing))], model)
             for listing in batch
         ]
 
     def get_metrics_namespace(self) -> str:
-        """Under which Beam counts."""
+        """The namespace of Beam's counters."""
         return "personlab"
 
-    def _shard(self, images: Sequence[Listed], model: Any) -> Found:
+    def _shard(self, images: Sequence[ImageFile], model: Any) -> ShardResults:
         done: list[dict[str, Any]] = []
         failed: list[dict[str, str]] = []
-        for image, answer in self._answers(images, model):
-            if isinstance(answer, Failure):
+        for image, result in self._predict(images, model):
+            if isinstance(result, Failure):
                 failed.append(
-                    {"path": image.path, "reason": answer.reason, "detail": answer.detail}
+                    {"path": image.path, "reason": result.reason, "detail": result.detail}
                 )
             else:
-                done.append({"path": image.path, "image": PurePosixPath(image.path).name, **answer})
-        found = Found(done, failed)
+                done.append({"path": image.path, "image": PurePosixPath(image.path).name, **result})
+        results = ShardResults(done, failed)
         for name, count in (
             ("images", len(done)),
-            ("people", found.counts["people"]),
+            ("people", results.counts["people"]),
             ("failed", len(failed)),
         ):
             Metrics.counter(self.get_metrics_namespace(), name).inc(count)
-        return found
+        return results
 
-    def _answers(
-        self, images: Sequence[Listed], model: Any
-    ) -> Iterator[tuple[Listed, dict[str, Any] | Failure]]:
-        """In the order of the images. The next batch is read while one is in the network."""
+    def _predict(
+        self, images: Sequence[ImageFile], model: Any
+    ) -> Iterator[tuple[ImageFile, dict[str, Any] | Failure]]:
+        """Yields results in the order of the images; reads a batch while the network runs on the
+        previous one.
+        """
         batches = [
             images[first : first + self._batch_size]
             for first in range(0, len(images), self._batch_size)
         ]
-        now: Sequence[Listed] = []
+        current: Sequence[ImageFile] = []
         contents: list[Future[bytes | Failure]] = []
         with ThreadPoolExecutor(READERS, "read") as readers:
-            for ahead in [*batches, []]:
-                reading = [readers.submit(_read, image) for image in ahead]
-                yield from zip(
-                    now, _find([content.result() for content in contents], model), strict=True
-                )
-                now, contents = ahead, reading
+            for following in [*batches, []]:
+                reading = [readers.submit(read_image_file, image) for image in following]
+                results = _predict_contents([content.result() for content in contents], model)
+                yield from zip(current, results, strict=True)
+                current, contents = following, reading
 
 
-def _read(image: Listed) -> bytes | Failure:
-    """The bytes of a JPEG or PNG file; what its first bytes tell against it is told before the
-    SavedModel sees it.
+def read_image_file(image: ImageFile) -> bytes | Failure:
+    """Reads a JPEG or PNG file; by its first bytes it refuses files that the SavedModel cannot
+    decode.
     """
     if image.size > MAX_BYTES:
-        return Failure(LARGE, f"{image.size} bytes")
+        return Failure(TOO_LARGE, f"{image.size} bytes")
     try:
         data = read(image.path)
-    except Exception as error:  # each file system has classes of its own
+    except Exception as error:  # each file system raises its own classes
         return Failure(UNREADABLE, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
     if not data:
         return Failure(EMPTY, "0 bytes")
-    if not data.startswith(_MAGIC):
-        return Failure(OTHER, f"{len(data)} bytes that begin with {data[:8]!r}")
+    if not data.startswith((JPEG_MAGIC, PNG_MAGIC)):
+        return Failure(OTHER_FORMAT, f"{len(data)} bytes that begin with {data[:8]!r}")
     size = image_size(data)
     if size and size[0] * size[1] > MAX_PIXELS:
-        return Failure(LARGE, f"{size[0]} x {size[1]} pixels")
+        return Failure(TOO_LARGE, f"{size[0]} x {size[1]} pixels")
     return data
 
 
-def _find(contents: Sequence[bytes | Failure], model: Any) -> list[dict[str, Any] | Failure]:
-    """What is found in files, in their order."""
+def _predict_contents(
+    contents: Sequence[bytes | Failure], model: Any
+) -> list[dict[str, Any] | Failure]:
+    """Predicts the files that could be read; returns the results of all in their order."""
     readable = {i: content for i, content in enumerate(contents) if isinstance(content, bytes)}
-    answers = dict(zip(readable, _call(list(readable.values()), model), strict=True))
+    results = dict(zip(readable, _call(list(readable.values()), model), strict=True))
     return [
-        content if isinstance(content, Failure) else answers[i]
+        content if isinstance(content, Failure) else results[i]
         for i, content in enumerate(contents)
     ]
 
@@ -192,32 +193,34 @@ def _call(data: Sequence[bytes], model: Any) -> list[dict[str, Any] | Failure]:
     try:
         outputs = model.signatures[_SIGNATURE](**{_INPUT: tf.constant(list(data))})
     except tf.errors.OpError as error:
-        if len(data) > 1:  # all images of a call fail together
-            return [answer for each in data for answer in _call([each], model)]
-        reason = DAMAGED if isinstance(error, tf.errors.InvalidArgumentError) else BROKE
-        return [Failure(reason, _said(error.message))]
+        if len(data) > 1:  # one image fails the whole call
+            return [result for each in data for result in _call([each], model)]
+        is_damaged = isinstance(error, tf.errors.InvalidArgumentError)
+        return [Failure(DAMAGED if is_damaged else NETWORK_FAILED, _first_line(error.message))]
     values = {name: value.numpy() for name, value in outputs.items()}
-    return [_content({name: value[i] for name, value in values.items()}) for i in range(len(data))]
+    return [
+        prediction_of({name: value[i] for name, value in values.items()}) for i in range(len(data))
+    ]
 
 
-def _said(message: str) -> str:
-    """TensorFlow's own line about an error, without the names of nodes."""
+def _first_line(message: str) -> str:
+    """TensorFlow's message about an error, without the names of nodes."""
     lines = re.sub(r"\{\{.*?\}\}|\[\[.*?\]\]", "", message).split("\n")
     return next((line.strip()[:200] for line in lines if line.strip()), "")
 
 
-def _content(found: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """What `personlab predict` writes of an image, by the outputs of the signature for it."""
-    height, width = (int(side) for side in found["size"])
+def prediction_of(outputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The JSON of an image as `personlab predict` writes it, from the outputs of the signature."""
+    height, width = (int(side) for side in outputs["size"])
     people = []
-    for j in range(int(found["count"])):
-        keypoints = found["keypoints"][j].astype(float)
-        seen = keypoints.any(axis=-1)  # (0, 0, 0) where not found
+    for j in range(int(outputs["count"])):
+        keypoints = outputs["keypoints"][j].astype(float)
+        seen = keypoints.any(axis=-1)  # (0, 0, 0) if not found
         points = np.where(seen[:, None], keypoints[:, :2], np.nan)
         rle = (
-            {"size": [height, width], "counts": found["masks"][j].decode("ascii")}
-            if "masks" in found
+            {"size": [height, width], "counts": outputs["masks"][j].decode("ascii")}
+            if "masks" in outputs
             else None
         )
-        people.append(Person(points, keypoints[:, 2], float(found["scores"][j]), rle).to_dict())
+        people.append(Person(points, keypoints[:, 2], float(outputs["scores"][j]), rle).to_dict())
     return {"width": width, "height": height, "people": people}

@@ -1,5 +1,5 @@
-"""A job of many images, split into shards: each is written whole or not at all, and the same
-command goes on with those that are left.
+"""Predicts large sets of images in shards. Each shard is written atomically, and the same command
+resumes with the shards that are left.
 """
 
 from __future__ import annotations
@@ -23,37 +23,37 @@ from personlab_keras.errors import InputError
 from personlab_keras.inference.beam import is_address
 from personlab_keras.inference.beam.filesystems import (
     READERS,
-    Listed,
+    ImageFile,
+    configure,
     join_path,
     list_sources,
     names_in,
     read,
     remove,
-    set_options,
     write,
     writing_in,
 )
-from personlab_keras.inference.beam.handler import Found, PeopleHandler
+from personlab_keras.inference.beam.handler import PeopleHandler, ShardResults
 from personlab_keras.model_directory import DESCRIPTION_FILE, description_file, parse_description
 
 MANIFEST = "manifest.json"
 STATE = "state"
-"""Folder beside the results: the images of each shard, and what became of it."""
+"""Subfolder of the results with the list of images and the counts of each shard."""
 
 IMAGES_PER_SHARD = 256
-"""Where the number of shards is not given: what a stop loses at most in each worker."""
+"""Default size of a shard: at most this many images per worker are lost when a job is stopped."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a folder holds the results of.
+    """Identifies the job whose results a folder holds.
 
     Attributes:
-        images: how many.
+        images: number of images.
         listing: digest of their paths and sizes.
         model: digest of `personlab.json` and of the index of the SavedModel's variables, which
             holds checksums of all weights.
-        shards: how many.
+        shards: number of shards.
     """
 
     images: int
@@ -63,15 +63,15 @@ class Manifest:
 
 
 @dataclass(frozen=True)
-class ManySummary:
-    """What became of all images of a job, those of earlier runs included.
+class BeamSummary:
+    """Counts over all images of a job, including those of earlier runs.
 
     Attributes:
-        images: predicted.
-        people: found in them.
-        failed: images that could not be, by reason.
-        shards: of the job.
-        done_before: shards that were there already.
+        images: number of images predicted.
+        people: number of people found in them.
+        failed: number of failed images by reason.
+        shards: number of shards of the job.
+        done_before: number of shards that earlier runs had finished.
     """
 
     images: int
@@ -81,30 +81,31 @@ class ManySummary:
     done_before: int
 
 
-def predict_many(
+def predict_with_beam(
     sources: Iterable[str | Path],
     model: str | Path,
     out: str | Path,
     pipeline: PipelineOptions | None = None,
     shards: int | None = None,
     say: Callable[[str], None] = lambda line: None,
-) -> ManySummary:
-    """Writes `people-*.jsonl`, a line for each image, and `failed-*.jsonl` for those that failed,
-    by a Beam pipeline.
+) -> BeamSummary:
+    """Predicts images by a Beam pipeline and writes `people-*.jsonl`, a line per image, and
+    `failed-*.jsonl` for the images that failed.
 
     Args:
-        sources: as for `addresses.list_sources`.
+        sources: as for `filesystems.list_sources`.
         model: model directory with its SavedModel.
-        out: folder or address for the results; the same call again does what is left.
-        pipeline: its options; None runs it here, in this process.
-        shards: into how many files; None for those that are there, or one for every
+        out: folder or address for the results; the same call again resumes.
+        pipeline: options of the pipeline; None runs it in this process.
+        shards: number of result files; None for the number of an earlier run, or one per
             `IMAGES_PER_SHARD` images.
-        say: gets a line when the work is known.
+        say: receives a line with the number of images and shards.
 
     Raises:
-        InputError: a source matches nothing; the model cannot be used; `out` is of other images,
-            another model or other shards, or somebody else writes there; the pipeline failed.
-        KeyboardInterrupt: interrupted; its text says how far it came.
+        InputError: a source matches no image; the model cannot be used; `out` holds results of
+            other images, another model or another number of shards, or another process is writing
+            there; the pipeline failed.
+        KeyboardInterrupt: interrupted; its text says how many shards are finished.
     """
     if shards is not None and shards < 1:
         raise InputError(f"--shards must be at least 1. Received: {shards}")
@@ -113,7 +114,7 @@ def predict_many(
     if not is_address(out) and Path(out).exists() and not Path(out).is_dir():
         raise InputError(f"{out}: must be a folder for the results. Received: a file")
     options = PipelineOptions([]) if pipeline is None else pipeline
-    set_options(options)
+    configure(options)
     described = _read_of_model(model, DESCRIPTION_FILE)
     batch_size = parse_description(
         described, join_path(model, DESCRIPTION_FILE)
@@ -122,35 +123,38 @@ def predict_many(
     images = list_sources(sources)
     with writing_in([out, join_path(out, STATE)]):
         manifest = _begin(out, images, hashlib.sha256(described + weights).hexdigest(), shards)
-        every = [ResultShard(out, number, manifest.shards) for number in range(manifest.shards)]
-        left = _unfinished(out, every)
+        all_shards = [
+            ResultShard(out, number, manifest.shards) for number in range(manifest.shards)
+        ]
+        remaining = _unfinished(out, all_shards)
+        done_before = len(all_shards) - len(remaining)
         say(
-            f"{out}: {manifest.images} images in {len(every)} shards, {len(every) - len(left)} of them finished before"
+            f"{out}: {manifest.images} images in {len(all_shards)} shards, {done_before} of them finished before"
         )
-        if left:
+        if remaining:
             try:
-                _run(left, PeopleHandler(model, batch_size), options)
+                _run(remaining, PeopleHandler(model, batch_size), options)
             except KeyboardInterrupt:
-                finished = len(every) - len(_unfinished(out, every))
+                finished = len(all_shards) - len(_unfinished(out, all_shards))
                 raise KeyboardInterrupt(
-                    f"interrupted with {finished} of {len(every)} shards finished; the same command goes on from there"
+                    f"interrupted with {finished} of {len(all_shards)} shards finished; the same command resumes from there"
                 ) from None
-        lost = _unfinished(out, every)
-        if lost:
+        missing = _unfinished(out, all_shards)
+        if missing:
             raise InputError(
-                f"{lost[0].people}: not written by the pipeline, or its workers see another folder of that name"
+                f"{missing[0].people}: not written by the pipeline, or its workers see another folder of that name"
             )
-        return _summary(every, done_before=len(every) - len(left))
+        return _summary(all_shards, done_before)
 
 
 @dataclass(frozen=True)
 class ResultShard:
-    """A unit of work: some of the images, one file of results.
+    """A part of the images of a job, whose results are one file.
 
     Attributes:
         out: folder of the results.
-        number: from 0, of
-        count: shards.
+        number: index of the shard, from 0.
+        count: number of shards.
     """
 
     out: str
@@ -159,36 +163,36 @@ class ResultShard:
 
     @property
     def people(self) -> str:
-        """Address of its results."""
+        """Path or address of its results."""
         return join_path(self.out, self._name("people"))
 
     @property
     def failed(self) -> str:
-        """Address of its list of failed images."""
+        """Path or address of its list of failed images."""
         return join_path(self.out, self._name("failed"))
 
     @property
     def listing(self) -> str:
-        """Address of the list of its images, pairs of path and size."""
+        """Path or address of the list of its images, pairs of path and size."""
         return join_path(self.out, STATE, f"images-{self.number:05}.json")
 
     @property
-    def note(self) -> str:
-        """Address of what became of it, written last."""
+    def counts(self) -> str:
+        """Path or address of its counts, which are written last."""
         return join_path(self.out, STATE, f"done-{self.number:05}.json")
 
     def is_finished(self, results: set[str], state: set[str]) -> bool:
-        """Whether its files are among the names in the two folders."""
+        """Whether its files are among the names in the folder of the results and its subfolder."""
         return self._name("people") in results and f"done-{self.number:05}.json" in state
 
-    def write(self, found: Found) -> None:
-        """Writes all its files, the note last."""
-        if found.failed:
-            write(self.failed, _lines(found.failed))
+    def write(self, results: ShardResults) -> None:
+        """Writes all its files, the counts last."""
+        if results.failed:
+            write(self.failed, _lines(results.failed))
         else:
             remove(self.failed)
-        write(self.people, _lines(found.done))
-        write(self.note, json.dumps(found.counts).encode())
+        write(self.people, _lines(results.done))
+        write(self.counts, json.dumps(results.counts).encode())
 
     def _name(self, kind: str) -> str:
         return f"{kind}-{self.number:05}-of-{self.count:05}.jsonl"
@@ -199,7 +203,11 @@ def _lines(values: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def shard_of(path: str, count: int) -> int:
-    """The shard of an image, which does not depend on the other images."""
+    """The shard of an image, whatever the other images are.
+
+    >>> shard_of("gs://bucket/1.jpg", 8) == shard_of("gs://bucket/1.jpg", 8) < 8
+    True
+    """
     return int.from_bytes(hashlib.sha256(path.encode()).digest()[:8], "big") % count
 
 
@@ -207,14 +215,14 @@ def _read_of_model(model: str, *names: str) -> bytes:
     path = join_path(model, *names)
     try:
         return read(path)
-    except Exception as error:  # each file system has classes of its own
+    except Exception as error:  # each file system raises its own classes
         raise InputError(
             f"{path}: cannot be read; --beam takes a model directory with its SavedModel. {' '.join(str(error).split())[:200]}"
         ) from None
 
 
-def _begin(out: str, images: Sequence[Listed], model: str, shards: int | None) -> Manifest:
-    """The manifest of a job, written now or found as it should be."""
+def _begin(out: str, images: Sequence[ImageFile], model: str, shards: int | None) -> Manifest:
+    """Writes the manifest of a new job, or checks that of an earlier run."""
     digest = hashlib.sha256(
         json.dumps([[image.path, image.size] for image in images]).encode()
     ).hexdigest()
@@ -224,22 +232,20 @@ def _begin(out: str, images: Sequence[Listed], model: str, shards: int | None) -
         there = _manifest(path)
         if there.model != model:
             raise InputError(
-                f"{path}: the results there are of another model, or of other settings of it; choose another folder"
+                f"{path}: the folder holds results of another model, or of other settings; choose another folder"
             )
         if there.listing != digest:
             raise InputError(
-                f"{path}: the results there are of other images, {there.images} of them; choose another folder. "
-                f"Received: {len(images)} images, new or changed ones among them, or some are gone"
+                f"{path}: the folder holds results of {there.images} images; choose another folder. "
+                f"Received: {len(images)} images, of which some are new, changed or missing"
             )
         if shards not in (None, there.shards):
             raise InputError(
-                f"{path}: the results there are in {there.shards} shards; choose another folder. Received: {shards}"
+                f"{path}: the folder holds results in {there.shards} shards; choose another folder. Received: {shards}"
             )
         return there
     if any(name.startswith("people-") for name in names):
-        raise InputError(
-            f"{out}: holds results, but no {MANIFEST} that tells of what; choose another folder"
-        )
+        raise InputError(f"{out}: holds results without {MANIFEST}; choose another folder")
     count = shards or -(-len(images) // IMAGES_PER_SHARD)
     members: dict[int, list[tuple[str, int]]] = defaultdict(list)
     for image in images:
@@ -270,14 +276,13 @@ def _unfinished(out: str, shards: Sequence[ResultShard]) -> list[ResultShard]:
 def _run(shards: Sequence[ResultShard], handler: PeopleHandler, options: PipelineOptions) -> None:
     try:
         with _quiet_beam(), apache_beam.Pipeline(options=options) as pipeline:
-            # Spread over the workers; from there to its file a shard stays in one of them, and is
-            # written when it is done.
+            # Shards are spread over the workers; each stays in one worker until it is written.
             spread = (
                 pipeline | "shards" >> apache_beam.Create(list(shards)) | apache_beam.Reshuffle()
             )
             examples = spread | "listing" >> apache_beam.Map(_with_listing)
-            found = examples | "people" >> RunInference(KeyedModelHandler(handler))
-            _ = found | "write" >> apache_beam.MapTuple(ResultShard.write)
+            results = examples | "people" >> RunInference(KeyedModelHandler(handler))
+            _ = results | "write" >> apache_beam.MapTuple(ResultShard.write)
     except Exception as error:
         if _is_interrupt(error):
             raise KeyboardInterrupt from None
@@ -288,26 +293,26 @@ def _run(shards: Sequence[ResultShard], handler: PeopleHandler, options: Pipelin
 
 @contextlib.contextmanager
 def _quiet_beam() -> Iterator[None]:
-    """Within, Beam's log holds neither the tracebacks of what is told in one line here, nor that it
-    cannot measure memory.
+    """Silences Beam's tracebacks of errors that are reported here in one line, and its warning that
+    it cannot measure memory.
     """
     runner, root = logging.getLogger("apache_beam.runners.common"), logging.getLogger()
     level = runner.level
 
-    def tells(record: logging.LogRecord) -> bool:
+    def is_wanted(record: logging.LogRecord) -> bool:
         return not record.getMessage().startswith("Resource module is not available")
 
     runner.setLevel(logging.CRITICAL)
-    root.addFilter(tells)
+    root.addFilter(is_wanted)
     try:
         yield
     finally:
         runner.setLevel(level)
-        root.removeFilter(tells)
+        root.removeFilter(is_wanted)
 
 
 def _is_interrupt(error: BaseException | None) -> bool:
-    """Whether this began as Ctrl-C, of which Beam makes an error of the step that it met."""
+    """Whether Ctrl-C caused an error: Beam turns it into an error of the interrupted step."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error is not None
@@ -317,11 +322,11 @@ def _with_listing(shard: ResultShard) -> tuple[ResultShard, str]:
     return shard, shard.listing
 
 
-def _summary(shards: Sequence[ResultShard], done_before: int) -> ManySummary:
+def _summary(shards: Sequence[ResultShard], done_before: int) -> BeamSummary:
     with ThreadPoolExecutor(READERS) as pool:
-        notes = [json.loads(note) for note in pool.map(read, [shard.note for shard in shards])]
+        counts = [json.loads(text) for text in pool.map(read, [shard.counts for shard in shards])]
     failed: Counter[str] = Counter()
-    for note in notes:
-        failed.update(note["failed"])
-    images, people = (sum(note[name] for note in notes) for name in ("images", "people"))
-    return ManySummary(images, people, dict(sorted(failed.items())), len(shards), done_before)
+    for each in counts:
+        failed.update(each["failed"])
+    images, people = (sum(each[name] for each in counts) for name in ("images", "people"))
+    return BeamSummary(images, people, dict(sorted(failed.items())), len(shards), done_before)

@@ -1,14 +1,17 @@
-"""Small things that many tests share, made once: a synthetic COCO set, its records, a model
-directory; and the real samples.
+"""Fixtures that tests and docstring examples share: a synthetic COCO set, its records, a model
+directory, and the real samples.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+from _pytest.doctest import DoctestItem
 from hypothesis import settings
+from tiny import TINY
 
 # The suite is a function of the code: an example that fails does so every time.
 # HYPOTHESIS_PROFILE=random looks for new ones.
@@ -16,30 +19,27 @@ settings.register_profile("repeatable", derandomize=True)
 settings.register_profile("random", derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
-TINY = [
-    "data.view_size=97",
-    "data.workers=1",
-    "data.shuffle_records=16",
-    "targets.radius=8",
-    "targets.stride=8",
-    "model.backbone=small",
-    "model.alpha=0.25",
-    "model.output_stride=8",
-    "model.weights=null",
-    "train.freeze_batch_norm=false",
-    "train.optimizer=adam",
-    "train.batch_size=2",
-    "train.log_every=2",
-    "train.steps=4",
-    "predict.longer_side=97",
-]
-"""Overrides that make everything small."""
+
+def pytest_collection_modifyitems(items):
+    """Whatever needs a trained network is slow."""
+    for item in items:
+        if isinstance(item, DoctestItem):
+            trained = "exported" in _names_in(item)
+        else:
+            trained = bool({"workdir", "model_directory"} & set(item.fixturenames))
+        if trained:
+            item.add_marker(pytest.mark.slow)
+
+
+def _names_in(item: DoctestItem) -> set[str]:
+    """The quoted strings of a docstring's examples."""
+    return {word for example in item.dtest.examples for word in example.source.split('"')[1::2]}
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real samples and weights, named by PERSONLAB_SHARED."""
-    folder = Path(os.environ.get("PERSONLAB_SHARED", Path(__file__).parents[2] / "shared"))
+    folder = Path(os.environ.get("PERSONLAB_SHARED", Path(__file__).parents[1] / "shared"))
     if not folder.is_dir():
         pytest.skip(f"real samples are not at {folder}; set PERSONLAB_SHARED")
     return folder
@@ -88,3 +88,21 @@ def model_directory(workdir, tmp_path_factory) -> Path:
     from personlab_keras.export.export import export_source
 
     return export_source(workdir, tmp_path_factory.mktemp("models") / "exported")
+
+
+@pytest.fixture(autouse=True)
+def _example_files(request, tmp_path_factory, monkeypatch):
+    """Docstring examples run in a folder with the files that they name."""
+    if not isinstance(request.node, DoctestItem):
+        return
+    folder = tmp_path_factory.mktemp("example")
+    monkeypatch.chdir(folder)
+    named = _names_in(request.node)
+    if "exported" in named:
+        (folder / "exported").symlink_to(request.getfixturevalue("model_directory"))
+    if "records" in named:
+        (folder / "records").symlink_to(request.getfixturevalue("records"))
+    if {"photo.jpg", "annotations.json"} & named:
+        scenes = request.getfixturevalue("scenes")
+        shutil.copytree(scenes, folder, dirs_exist_ok=True)
+        shutil.copy(min((scenes / "images").iterdir()), folder / "photo.jpg")

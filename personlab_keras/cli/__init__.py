@@ -1,0 +1,62 @@
+"""The command line, `personlab COMMAND`: `parser` reads it, `commands` carries it out."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from personlab_keras.cli.parser import build_parser
+from personlab_keras.config import load_config
+from personlab_keras.errors import InputError, Stopped
+from personlab_keras.io.processes import import_tensorflow_quietly
+
+_WITHOUT_TENSORFLOW = ("config", "evaluate", "inspect", "predict", "prepare", "serve")
+"""Commands that do not import TensorFlow before they know that they need it."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    >>> main(["config", "--set", "train.steps=many"])
+    2
+
+    Args:
+        arguments: those of the command line; None for `sys.argv`.
+
+    Returns:
+        The exit status: 0 for success, or if training was asked to stop and has saved its state; 2
+        for a wrong command line or bad input, or if some files failed; 130 if interrupted; 141 if
+        the reader of a pipe went away.
+    """
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help(sys.stderr)
+        return 2
+    try:
+        config = load_config(options.config, options.set)
+        if _needs_tensorflow(options):
+            import_tensorflow_quietly()
+        status: int = options.run(options, config)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # As behind `| head`. What is still buffered would fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Stopped as stopped:
+        print(f"personlab {options.command}: {stopped}")
+        return 0
+    except InputError as error:
+        print(f"personlab {options.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as interrupt:
+        reason = interrupt.args[0] if interrupt.args else "interrupted"
+        print(f"personlab {options.command}: {reason}", file=sys.stderr)
+        return 130
+
+
+def _needs_tensorflow(options: argparse.Namespace) -> bool:
+    return options.command not in _WITHOUT_TENSORFLOW and not getattr(options, "list", False)

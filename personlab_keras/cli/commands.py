@@ -1,0 +1,347 @@
+"""What each command does: it checks its options, calls one function, prints the result.
+
+Every function takes the parsed options and the configuration and returns the exit status. Imports
+are local, so that a command loads no more than it needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+from personlab_keras.cli.console import progress_bars, say
+from personlab_keras.config import Config, config_to_described_yaml, load_config
+from personlab_keras.errors import InputError
+from personlab_keras.inference.beam import is_address
+from personlab_keras.io.processes import import_tensorflow_quietly
+
+
+def run_demo(options: argparse.Namespace, config: Config) -> int:
+    from personlab_keras.demo import demo
+
+    # Without --config, the shipped demo.yaml replaces the defaults.
+    if options.config is None:
+        config = load_config("demo", options.set)
+    with progress_bars() as progress:
+        metrics = demo(options.out, config, progress=progress, say=say)
+    _print_metrics(metrics)
+    print(
+        f"{options.out / 'index.html'}: targets, loss curve, overlays; "
+        f"{options.out / 'metrics.json'}: all metrics"
+    )
+    return 0
+
+
+def run_prepare(options: argparse.Namespace, config: Config) -> int:
+    from data_prep.build import prepare
+    from data_prep.engines import beam, processes
+    from personlab_keras.method.skeleton import load_skeleton
+
+    pipeline = _pipeline_arguments(options)
+    if options.workers is not None and options.workers < 0:
+        raise InputError(f"--workers must be at least 0. Received: {options.workers}")
+    workers = config.data.workers or os.cpu_count() or 1
+    engine = (
+        beam(pipeline)
+        if options.beam
+        else processes(workers if options.workers is None else options.workers)
+    )
+    skeleton = load_skeleton(options.skeleton or config.data.skeleton)
+    with progress_bars() as progress:
+        meta = prepare(
+            options.annotations,
+            options.images,
+            options.out,
+            config,
+            skeleton,
+            progress("images"),
+            engine=engine,
+            categories=options.category,
+            strict=options.strict,
+            overwrite=options.overwrite,
+            say=say,
+        )
+    print(f"{options.out}: {meta.records} views in {len(meta.shards)} shards")
+    for name, count in meta.counts.items():
+        print(f"  {name}: {count}")
+    print(f"  skipped or repaired: {sum(meta.skipped.values())}")
+    for reason, count in meta.skipped.items():
+        print(f"    {reason}: {count}, for example {meta.examples[reason][0]}")
+    return 0
+
+
+def _pipeline_arguments(options: argparse.Namespace) -> list[str]:
+    try:
+        arguments = [*shlex.split(options.beam_options), *getattr(options, "pipeline", [])]
+    except ValueError as error:
+        raise InputError(f"--beam-options: {error}. Received: {options.beam_options}") from None
+    if arguments and not options.beam:
+        raise InputError(
+            f"options of a Beam pipeline require --beam. Received: {' '.join(arguments)}"
+        )
+    return arguments
+
+
+def run_inspect(options: argparse.Namespace, config: Config) -> int:
+    if options.out is None:
+        from data_prep.statistics import summary
+
+        counts = summary(options.records, options.skip_corrupt)
+    else:
+        import_tensorflow_quietly()  # needed to draw targets, but not to count
+        from data_prep.inspection import inspect
+
+        counts = inspect(
+            options.records,
+            options.out,
+            options.count,
+            options.sheet,
+            config.data.seed,
+            options.skip_corrupt,
+        )
+    print(json.dumps(counts, indent=1))
+    if options.out is not None:
+        print(
+            f"{options.out / 'index.html'}: counts, histograms, contact sheet, drawings of targets"
+        )
+    return 0
+
+
+def run_train(options: argparse.Namespace, config: Config) -> int:
+    from personlab_keras.data.records import check_meta, read_meta
+    from personlab_keras.model_directory import read_model_directory
+    from personlab_keras.training.devices import join
+    from personlab_keras.training.train import starting_config, train
+
+    join(config.train.strategy)
+    directory = None if options.init is None else read_model_directory(options.init)
+    meta = read_meta(options.records)
+    skip = [] if options.skip_corrupt is None else [f"data.skip_corrupt={options.skip_corrupt}"]
+    config = load_config(
+        options.config, [*skip, *options.set], base=starting_config(meta, directory)
+    )
+    if directory is not None:
+        check_meta(meta, options.records, skeleton=directory.skeleton)
+    init = None if directory is None else directory.network
+    with progress_bars() as progress:
+        advance = progress("steps")
+
+        def report(log: dict[str, float]) -> None:
+            say(
+                "  ".join(
+                    f"{name} {value:.4g}" if name != "step" else f"step {int(value)}"
+                    for name, value in log.items()
+                )
+            )
+            advance(int(log["step"]), config.train.steps)
+
+        train(
+            options.records,
+            options.workdir,
+            config,
+            val_records=options.val_records,
+            init=init,
+            report=report,
+        )
+    print(f"{options.workdir}: trained; next: personlab export {options.workdir} --out exported")
+    return 0
+
+
+def run_export(options: argparse.Namespace, config: Config) -> int:
+    from personlab_keras.export.file_options import FileOptions
+    from personlab_keras.export.formats import export_formats, parse_input_size
+
+    options_of_files = {
+        "weights": options.weights and tuple(options.weights.split(",")),
+        "input_size": options.input_size and parse_input_size(options.input_size),
+        "calibration": options.calibration and tuple(options.calibration),
+    }
+    given = {name: value for name, value in options_of_files.items() if value}
+    files = FileOptions(**given) if given else None
+    for path in export_formats(
+        options.source,
+        options.out,
+        options.format.split(","),
+        files,
+        options.set,
+        best=options.best,
+    ):
+        content = (
+            "SavedModel, Keras weights, personlab.json"
+            if path.is_dir()
+            else f"{path.stat().st_size / 1e6:.1f} MB"
+        )
+        print(f"{path}: {content}")
+    return 0
+
+
+def run_import_weights(options: argparse.Namespace, config: Config) -> int:
+    if options.list:
+        from personlab_keras.model.pretrained.catalogue import listing
+
+        print("\n".join(listing()))
+        return 0
+    from personlab_keras.export.export import import_weights
+
+    if options.source is None or options.out is None:
+        raise InputError("requires SOURCE and --out DIR, or --list")
+    with progress_bars() as progress:
+        start = cache(progress)  # no bar unless something is downloaded
+        directory = import_weights(
+            options.source,
+            options.out,
+            options.set,
+            progress=lambda *counts: start("bytes")(*counts),
+        )
+    model = directory.config.model
+    print(
+        f"{options.out}: {model.backbone} x{model.alpha:g}, maps at stride {directory.stride}: {', '.join(model.outputs)}"
+    )
+    if not directory.config.decode.masks:
+        print("  predicts poses only: the network has no segmentation or long-range offsets")
+    return 0
+
+
+def run_predict(options: argparse.Namespace, config: Config) -> int:
+    pipeline = _pipeline_arguments(options)
+    if options.beam:
+        return _predict_with_beam(options, pipeline)
+    from personlab_keras.inference.predict import load
+    from personlab_keras.inference.predict_files import predict_files
+    from personlab_keras.inference.video import is_video, predict_video, video_names
+    from personlab_keras.io.images import describe_unread
+
+    for place in (*options.sources, options.model, options.out):
+        if is_address(place):
+            raise InputError(f"{place}: addresses require --beam")
+    if options.shards is not None:
+        raise InputError(f"--shards requires --beam. Received: {options.shards}")
+    predictor = load(options.model, [*_view_settings(options), *options.set])
+    videos = [source for source in options.sources if is_video(source)]
+    images = [source for source in options.sources if not is_video(source)]
+    failed: tuple[str, ...] = ()
+    if images:
+        with progress_bars() as progress:
+            summary = predict_files(predictor, images, options.out, progress=progress("images"))
+        print(f"{options.out}: {summary.done} images, {summary.people} people")
+        failed = summary.failed
+        if summary.unread:
+            print(f"personlab predict: skipped {describe_unread(summary.unread)}", file=sys.stderr)
+    for video, name in zip(videos, video_names(videos), strict=True):
+        with progress_bars() as progress:
+            video_summary = predict_video(
+                predictor, video, options.out / name, progress=progress("frames")
+            )
+        rate = f"{video_summary.frames / video_summary.seconds:.1f} frames/s"
+        print(
+            f"{options.out}: {video}: {video_summary.frames} frames, {video_summary.people} people, {rate}"
+        )
+        if video_summary.interrupted:
+            raise KeyboardInterrupt
+        failed += tuple(f"{video}: frame {i} is damaged" for i in video_summary.damaged)
+        if video_summary.overlay_error:
+            failed += (video_summary.overlay_error,)
+        if video_summary.frames + len(video_summary.damaged) < video_summary.announced:
+            failed += (
+                f"{video}: only {video_summary.frames} of its {video_summary.announced} frames could be read",
+            )
+    for reason in failed:
+        print(f"personlab predict: {reason}", file=sys.stderr)
+    return 2 if failed else 0
+
+
+def _predict_with_beam(options: argparse.Namespace, pipeline: list[str]) -> int:
+    from personlab_keras.beam_options import beam_options
+    from personlab_keras.inference.video import is_video
+
+    parsed = beam_options(pipeline)
+    from personlab_keras.inference.beam.job import predict_with_beam
+
+    changed = [*_view_settings(options), *options.set]
+    if changed:
+        raise InputError(
+            "--beam uses the settings of the exported SavedModel; change them by exporting it again. "
+            f"Received: {' '.join(changed)}"
+        )
+    for source in filter(is_video, options.sources):
+        raise InputError(f"{source}: --beam accepts images only")
+    summary = predict_with_beam(
+        options.sources, options.model, options.out, parsed, options.shards, say=say
+    )
+    failed = sum(summary.failed.values())
+    print(f"{options.out}: {summary.images} images, {summary.people} people, {failed} failed")
+    for reason, count in summary.failed.items():
+        print(
+            f"personlab predict: {reason}: {count}, see {options.out}/failed-*.jsonl",
+            file=sys.stderr,
+        )
+    return 2 if failed else 0
+
+
+def run_evaluate(options: argparse.Namespace, config: Config) -> int:
+    from personlab_keras.evaluation import evaluate
+    from personlab_keras.inference.predict import load
+
+    # Average precision covers all thresholds, so only a threshold that the user sets applies.
+    predictor = load(
+        options.model, ["decode.score_threshold=0", *_view_settings(options), *options.set]
+    )
+    with progress_bars() as progress:
+        metrics = evaluate(
+            predictor,
+            options.annotations,
+            options.images,
+            options.out,
+            skeleton=predictor.skeleton,
+            limit=options.limit,
+            progress=progress("images"),
+            categories=options.category,
+        )
+    _print_metrics(metrics)
+    return 0
+
+
+def run_serve(options: argparse.Namespace, config: Config) -> int:
+    from personlab_keras.serving import serve
+
+    given = {
+        name: getattr(options, name)
+        for name in ("port", "host")
+        if getattr(options, name) is not None
+    }
+    serve(
+        options.model,
+        replace(config.serve, **given),
+        options.set,
+        say=lambda line: print(line, flush=True),
+    )
+    return 0
+
+
+def _view_settings(options: argparse.Namespace) -> list[str]:
+    """The settings that --scales and --flip stand for."""
+    scales = [f"predict.scales={options.scales}"] if options.scales else []
+    return [*scales, "predict.flip=true"] if options.flip else scales
+
+
+def run_config(options: argparse.Namespace, config: Config) -> int:
+    print(config_to_described_yaml(config), end="")
+    return 0
+
+
+def _print_metrics(metrics: dict[str, Any]) -> None:
+    for kind in ("keypoints", "segmentation"):
+        if metrics[kind] is None:  # the model predicts no masks, or they are switched off
+            continue
+        values = "  ".join(
+            f"{name} {value:.3f}"
+            for name, value in metrics[kind].items()
+            if isinstance(value, float)
+        )
+        print(f"{kind}: {values}")

@@ -1,0 +1,61 @@
+"""Lines and progress bars on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+def say(line: str) -> None:
+    """Prints a line at once, above a progress bar if there is one."""
+    _console().print(line, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def progress_bars() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
+    """Yields a function that starts a bar: its label -> a function (done, total) that advances it.
+
+    Without a terminal there are no bars, but a line for every tenth of the total.
+    """
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = _console()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+
+        def start(label: str) -> Callable[[int, int], None]:
+            task = bars.add_task(label, total=None)
+            tenths = 0
+
+            def advance(done: int, total: int) -> None:
+                nonlocal tenths
+                bars.update(task, completed=done, total=total)
+                if console.is_terminal or not total:
+                    return
+                if done == total or done * 10 // total > tenths:
+                    tenths = done * 10 // total
+                    say(f"{label}: {done} of {total}")
+
+            return advance
+
+        yield start
+
+
+def _console() -> Any:
+    from rich import get_console
+
+    return get_console()

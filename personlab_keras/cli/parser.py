@@ -1,0 +1,344 @@
+"""The commands and their options, one function for each command."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from personlab_keras import __version__
+from personlab_keras.cli import commands
+from personlab_keras.config import Config
+from personlab_keras.inference.beam import is_address
+
+Run = Callable[[argparse.Namespace, Config], int]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `personlab`.
+
+    The namespace that it returns has `command` (None if none was given), `run` (a function of
+    `commands`), `config` and `set`, and the options of the command.
+    """
+    parser = argparse.ArgumentParser(
+        prog="personlab",
+        description="Find every person in a photo: keypoints and instance masks (PersonLab, ECCV 2018).",
+    )
+    parser.add_argument("--version", action="version", version=f"personlab {__version__}")
+    group = parser.add_subparsers(dest="command", metavar="COMMAND")
+    common = _settings()
+
+    def add(name: str, run: Run, about: str) -> argparse.ArgumentParser:
+        command = group.add_parser(name, parents=[common], help=about, description=about)
+        command.set_defaults(run=run)
+        return command
+
+    for add_command in (
+        _add_demo,
+        _add_prepare,
+        _add_inspect,
+        _add_train,
+        _add_export,
+        _add_import_weights,
+        _add_predict,
+        _add_evaluate,
+        _add_serve,
+        _add_config,
+    ):
+        add_command(add)
+    return parser
+
+
+Add = Callable[[str, Run, str], argparse.ArgumentParser]
+
+
+def _settings() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--config",
+        metavar="FILE",
+        help="YAML file of settings, or the name of one that comes with the package",
+    )
+    common.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="change one setting; `personlab config` prints all of them",
+    )
+    return common
+
+
+def _add_demo(add: Add) -> None:
+    command = add(
+        "demo",
+        commands.run_demo,
+        "run the whole pipeline on synthetic scenes: records, training, export, evaluation, a page",
+    )
+    command.add_argument(
+        "--out", type=Path, default=Path("demo"), help="output folder (default: demo)"
+    )
+
+
+def _add_prepare(add: Add) -> None:
+    command = add(
+        "prepare",
+        commands.run_prepare,
+        "convert COCO keypoint annotations to TFRecords with targets",
+    )
+    command.add_argument("--annotations", type=Path, required=True, help="COCO keypoints JSON")
+    command.add_argument("--images", type=Path, required=True, help="folder of the images")
+    command.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="folder for the records; repeat the command to resume an interrupted run",
+    )
+    command.add_argument(
+        "--skeleton",
+        metavar="FILE",
+        help="YAML file of the keypoints, or the name of one that comes with the package "
+        "(default: data.skeleton)",
+    )
+    _add_category(command)
+    command.add_argument(
+        "--strict",
+        action="store_true",
+        help="stop at the first fault in the data set instead of skipping and counting it",
+    )
+    command.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace records made from other input or with other settings",
+    )
+    command.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="number of processes; 0 or 1 runs in this process (default: data.workers)",
+    )
+    command.add_argument(
+        "--beam",
+        action="store_true",
+        help="run as an Apache Beam pipeline; put its options after --",
+    )
+    _add_beam_options(command)
+    command.add_argument(
+        "pipeline",
+        nargs="*",
+        metavar="-- OPTION",
+        help="options of the Beam pipeline, such as --runner=FlinkRunner",
+    )
+
+
+def _add_inspect(add: Add) -> None:
+    command = add(
+        "inspect", commands.run_inspect, "show what records contain: counts, histograms, images"
+    )
+    command.add_argument("records", type=Path, help="folder of records")
+    command.add_argument(
+        "--out", type=Path, help="folder for a page, index.html, and drawings of the targets"
+    )
+    command.add_argument(
+        "--count", type=int, default=12, help="number of views to draw targets for (default: 12)"
+    )
+    command.add_argument(
+        "--sheet", type=int, default=48, help="number of views on the contact sheet (default: 48)"
+    )
+    _add_skip_corrupt(command, "0", default=0)
+
+
+def _add_train(add: Add) -> None:
+    command = add("train", commands.run_train, "train a network, or resume a run")
+    command.add_argument("--records", type=Path, required=True, help="records to train on")
+    command.add_argument(
+        "--workdir",
+        type=Path,
+        required=True,
+        help="folder for checkpoints, logs and the resolved configuration",
+    )
+    command.add_argument("--val-records", type=Path, help="records to validate on")
+    _add_skip_corrupt(command, "data.skip_corrupt")
+    command.add_argument(
+        "--init", type=Path, metavar="MODEL", help="model directory with the initial weights"
+    )
+
+
+def _add_export(add: Add) -> None:
+    command = add(
+        "export",
+        commands.run_export,
+        "export a run as a SavedModel with Keras weights, or convert a model to LiteRT or ONNX",
+    )
+    command.add_argument(
+        "source", type=Path, metavar="WORKDIR_OR_MODEL", help="training run or model directory"
+    )
+    command.add_argument("--out", type=Path, required=True, help="model directory to write")
+    command.add_argument(
+        "--format",
+        default="saved_model",
+        metavar="NAME,...",
+        help="formats to write: saved_model (default), litert, onnx",
+    )
+    command.add_argument(
+        "--weights",
+        metavar="KIND,...",
+        help="kinds of weights, one litert or onnx file for each: float32 (default), float16, int8",
+    )
+    command.add_argument(
+        "--input-size",
+        metavar="WIDTHxHEIGHT",
+        help="fix the input of these files to one image of this size (default: any batch and size)",
+    )
+    command.add_argument(
+        "--calibration",
+        nargs="+",
+        metavar="IMAGES",
+        help="images or folders to calibrate int8 with",
+    )
+    command.add_argument(
+        "--best",
+        action="store_true",
+        help="export the checkpoint with the best validation AP instead of the latest one",
+    )
+
+
+def _add_import_weights(add: Add) -> None:
+    command = add(
+        "import-weights",
+        commands.run_import_weights,
+        "convert one of Google's released PoseNet or BodyPix networks to a model directory",
+    )
+    command.add_argument(
+        "source",
+        nargs="?",
+        metavar="SOURCE",
+        help="name of a released network (see --list), URL, file or folder",
+    )
+    command.add_argument("--out", type=Path, help="model directory to write")
+    command.add_argument(
+        "--list", action="store_true", help="list the released networks with sizes and licence"
+    )
+
+
+def _add_predict(add: Add) -> None:
+    command = add(
+        "predict",
+        commands.run_predict,
+        "find people in images, videos or camera streams; write JSON and overlays",
+    )
+    command.add_argument(
+        "sources",
+        nargs="+",
+        metavar="SOURCE",
+        help="images, folders, globs or videos, or the number of a camera",
+    )
+    command.add_argument(
+        "--model",
+        type=_path_or_address,
+        required=True,
+        help="model directory, or an .onnx or .tflite file",
+    )
+    command.add_argument(
+        "--out", type=_path_or_address, required=True, help="folder for the results"
+    )
+    command.add_argument(
+        "--beam",
+        action="store_true",
+        help="run as an Apache Beam pipeline; sources, model and results may be in a bucket",
+    )
+    _add_beam_options(command)
+    command.add_argument(
+        "--shards",
+        type=int,
+        metavar="N",
+        help="number of result files with --beam (default: one per 256 images)",
+    )
+    _add_test_time_views(command)
+
+
+def _add_evaluate(add: Add) -> None:
+    command = add(
+        "evaluate", commands.run_evaluate, "compute a model's COCO metrics for keypoints and masks"
+    )
+    command.add_argument(
+        "--model",
+        type=Path,
+        required=True,
+        help="model directory, or an .onnx or .tflite file",
+    )
+    command.add_argument(
+        "--annotations", type=Path, required=True, help="COCO person keypoints JSON"
+    )
+    command.add_argument("--images", type=Path, required=True, help="folder of the images")
+    command.add_argument(
+        "--out", type=Path, required=True, help="folder for results and metrics.json"
+    )
+    _add_category(command)
+    command.add_argument("--limit", type=int, metavar="N", help="evaluate the first N images only")
+    _add_test_time_views(command)
+
+
+def _add_serve(add: Add) -> None:
+    command = add(
+        "serve", commands.run_serve, "serve a model over HTTP, with a page to try it in a browser"
+    )
+    command.add_argument("--model", type=Path, required=True, help="model directory")
+    command.add_argument(
+        "--port", type=int, help="port to listen on; 0 picks a free one (default: serve.port)"
+    )
+    command.add_argument(
+        "--host", help="address to listen on (default: serve.host, this machine only)"
+    )
+
+
+def _add_config(add: Add) -> None:
+    add("config", commands.run_config, "print all settings, with a description of each, as YAML")
+
+
+def _add_category(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--category",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="use annotations of this category only; repeat the option for several",
+    )
+
+
+def _add_skip_corrupt(command: argparse.ArgumentParser, shown_default: str, **default: Any) -> None:
+    command.add_argument(
+        "--skip-corrupt",
+        type=int,
+        metavar="N",
+        help=f"skip up to N corrupt records (default: {shown_default})",
+        **default,
+    )
+
+
+def _add_beam_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--beam-options",
+        default="",
+        metavar="TEXT",
+        help="options of the Beam pipeline in one quoted string",
+    )
+
+
+def _add_test_time_views(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--scales",
+        type=float,
+        nargs="+",
+        metavar="FACTOR",
+        help="run the network on each image at these scales and pool the votes",
+    )
+    command.add_argument(
+        "--flip", action="store_true", help="run the network on each image mirrored as well"
+    )
+
+
+def _path_or_address(text: str) -> str | Path:
+    # `Path` would collapse the two slashes of an address.
+    return text if is_address(text) else Path(text)

@@ -1,0 +1,20 @@
+"""Settings of a network, records and a run that take seconds."""
+
+TINY = [
+    "data.view_size=97",
+    "data.workers=1",
+    "data.shuffle_records=16",
+    "targets.radius=8",
+    "targets.stride=8",
+    "model.backbone=small",
+    "model.alpha=0.25",
+    "model.output_stride=8",
+    "model.weights=null",
+    "train.freeze_batch_norm=false",
+    "train.optimizer=adam",
+    "train.batch_size=2",
+    "train.log_every=2",
+    "train.steps=4",
+    "predict.longer_side=97",
+]
+"""Overrides that make everything small."""
