@@ -5,6 +5,7 @@ counted.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,10 @@ def read_coco(
             "Received: none"
         )
     return Dataset(
-        images=people.with_images(),
+        images=tuple(
+            replace(image, complete=False) if image.id in images.incomplete else image
+            for image in people.with_images()
+        ),
         skipped=dict(tally.counts),
         examples=tally.examples,
         bytes=lists.bytes,
@@ -138,6 +142,8 @@ class _Images:
         self._tally = tally
         self._known: dict[int, tuple[str, int, int]] = {}
         self._shared: set[int] = set()
+        self.incomplete: set[int] = set()
+        """Ids of images that say of themselves that not everybody in them is annotated."""
 
     def add(self, number: int, entry: Any) -> None:
         place = f"images[{number}]"
@@ -146,6 +152,8 @@ class _Images:
             self._tally.add(Reason.IMAGE_MALFORMED, f"{place}{problem}")
             return
         identity, fields = entry["id"], (entry["file_name"], entry["width"], entry["height"])
+        if not entry.get("complete", True):
+            self.incomplete.add(identity)
         if self._known.setdefault(identity, fields) != fields:
             self._shared.add(identity)
             self._tally.add(
@@ -176,6 +184,8 @@ def _image_problem(entry: Any) -> str:
         return f".id must be from 0 to 2**63 - 1. Received: {shown(entry['id'])}"
     if not (1 <= entry["width"] <= _LARGEST_SIDE and 1 <= entry["height"] <= _LARGEST_SIDE):
         return f" must have a size of at least one pixel. Received: {shown(entry['width'])} x {shown(entry['height'])}"
+    if type(entry.get("complete", True)) is not bool:
+        return f".complete must be true or false. Received: {shown(entry['complete'])}"
     try:
         entry["file_name"].encode()
     except UnicodeEncodeError:

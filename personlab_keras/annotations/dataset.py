@@ -46,13 +46,19 @@ class Annotation:
 
 @dataclass(frozen=True, slots=True)
 class AnnotatedImage:
-    """An image of the file with its people."""
+    """An image of the file with its people.
+
+    Attributes:
+        complete: whether everybody in it is annotated. If not, a place without an annotation is
+            unknown instead of background.
+    """
 
     id: int
     file_name: str
     width: int
     height: int
     annotations: tuple[Annotation, ...]
+    complete: bool = True
 
 
 @dataclass(frozen=True)
