@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import cv2
@@ -42,6 +43,18 @@ class People:
     annotated: np.ndarray  # (P,) bool
     unknown: tuple[np.ndarray, ...]  # (H, W) bool each: crowds, where nothing is known
     maskless: tuple[np.ndarray, ...]  # (H, W) bool each: the boxes of people without a mask
+    complete: bool  # whether everybody in the image is annotated
+
+    @cached_property
+    def from_unannotated(self) -> np.ndarray | None:
+        """(H, W) float32: distance in pixels from the nearest pixel of a person without keypoints;
+        None if there is no such person.
+        """
+        masks = [mask for mask, known in zip(self.masks, self.annotated, strict=True) if not known]
+        if not masks:
+            return None
+        free = np.logical_not(np.logical_or.reduce(masks)).astype(np.uint8)
+        return cv2.distanceTransform(free, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
 
 
 def image_records(
@@ -114,6 +127,7 @@ def gather_people(image: AnnotatedImage, skeleton: Skeleton, tally: Tally) -> Pe
         annotated=np.array([a.annotated for a in annotations], bool),
         unknown=tuple(unknown),
         maskless=tuple(maskless),
+        complete=image.complete,
     )
 
 
@@ -215,6 +229,7 @@ def view_targets(
     def anywhere(masks: Sequence[np.ndarray]) -> np.ndarray:
         return np.logical_or.reduce(sampled(masks))
 
+    away = people.from_unannotated if settings.ignore_near_unannotated else None
     return encode(
         keypoints=warp_keypoints(people.keypoints, view, skeleton),
         masks=sampled(people.masks),
@@ -224,6 +239,8 @@ def view_targets(
         radius=settings.radius,
         stride=settings.stride,
         maskless=anywhere(people.maskless),
+        near_unannotated=None if away is None else anywhere([away <= settings.radius / view.scale]),
+        complete=people.complete,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,10 @@ class TargetsConfig:
     (paper: 32)."""
     stride: int = 8
     """View pixels per target cell. The network's maps are resized to this stride."""
+    ignore_near_unannotated: bool = False
+    """Whether to skip cells within the radius of a person without annotated keypoints in the
+    heatmap loss, like those inside the mask of the person: the discs of its keypoints extend beyond
+    the mask. Discs of annotated people still count."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,8 @@ class TrainConfig:
     weight_decay: float = 0.0
     """Decoupled weight decay (AdamW, SGDW)."""
     freeze_batch_norm: bool = True
-    """Whether to keep the batch-norm statistics and scales of the initial weights (paper)."""
+    """Whether to keep the batch-norm statistics and scales of the initial weights (paper). Refused
+    for random weights."""
     mixed_precision: str | None = None
     """Compute type of the backbone, 'bfloat16' or 'float16'; null for float32. Heads and losses
     always use float32."""
@@ -357,6 +362,24 @@ class Config:
 
     def __post_init__(self) -> None:
         map_side(self.data.view_size, self.targets.stride)
+
+
+def remaining_decoding(config: Config) -> DecodeConfig:
+    """The decoder's settings for the maps of this network.
+
+    `decode.mid_refinements` and `decode.long_refinements` count all steps of refinement. What the
+    network does itself (`model.mid_refinements`, `model.long_refinements`) is left out here.
+
+    >>> config = load_config(None, ["model.mid_refinements=2", "decode.mid_refinements=4"])
+    >>> remaining_decoding(config).mid_refinements
+    2
+    """
+    decode, model = config.decode, config.model
+    return replace(
+        decode,
+        mid_refinements=max(0, decode.mid_refinements - model.mid_refinements),
+        long_refinements=max(0, decode.long_refinements - model.long_refinements),
+    )
 
 
 def load_config(

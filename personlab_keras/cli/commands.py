@@ -117,7 +117,9 @@ def run_train(options: argparse.Namespace, config: Config) -> int:
     from personlab_keras.data.records import check_meta, read_meta
     from personlab_keras.model_directory import read_model_directory
     from personlab_keras.training.devices import join
+    from personlab_keras.training.run_log import read_log, verdict
     from personlab_keras.training.train import starting_config, train
+    from personlab_keras.training.validation import other_size
 
     join(config.train.strategy)
     directory = None if options.init is None else read_model_directory(options.init)
@@ -128,6 +130,10 @@ def run_train(options: argparse.Namespace, config: Config) -> int:
     )
     if directory is not None:
         check_meta(meta, options.records, skeleton=directory.skeleton)
+    if options.val_records is not None:
+        remark = other_size(read_meta(options.val_records), config)
+        if remark is not None:
+            say(f"{options.val_records}: {remark}")
     init = None if directory is None else directory.network
     with progress_bars() as progress:
         advance = progress("steps")
@@ -149,6 +155,9 @@ def run_train(options: argparse.Namespace, config: Config) -> int:
             init=init,
             report=report,
         )
+    judged = verdict(read_log(options.workdir))
+    if judged is not None:
+        print(f"{options.workdir}: {judged}")
     print(f"{options.workdir}: trained; next: personlab export {options.workdir} --out exported")
     return 0
 

@@ -80,15 +80,7 @@ def warp(
     """
     side, cells = meta.view_size, meta.map_side
     inverse = tf.linalg.inv(tf.concat([affine, [[0.0, 0.0, 1.0]]], axis=0))[:2]
-    pad = tf.constant(pad_colour, tf.float32)
-    image = tf.raw_ops.ImageProjectiveTransformV3(
-        images=(tf.cast(example["image"], tf.float32) - pad)[None],
-        transforms=tf.concat([tf.reshape(inverse, [1, 6]), tf.zeros([1, 2])], axis=1),
-        output_shape=[side, side],
-        interpolation="BILINEAR",
-        fill_mode="CONSTANT",
-        fill_value=0.0,
-    )[0]
+    image = _warped_image(tf.cast(example["image"], tf.float32), affine, pad_colour)
     points = tf.reshape(tf.constant(grid(cells, cells, meta.stride)), [-1, 2])
     nearest = tf.cast(tf.floor(_moved(points, inverse) / meta.stride + 0.5), tf.int32)
     inside = tf.reduce_all((nearest >= 0) & (nearest < cells), axis=1)
@@ -111,7 +103,7 @@ def warp(
     low, high = tf.reduce_min(corners, axis=1), tf.reduce_max(corners, axis=1)
     return {
         **example,
-        "image": image + pad,
+        "image": image,
         "keypoints": keypoints,
         # Compiled: one pass over the distances of all cells from all keypoints instead of one per
         # operation.
@@ -123,6 +115,40 @@ def warp(
         "person_boxes": tf.concat([low, high - low], axis=1),
         "person_areas": example["person_areas"] * tf.abs(tf.linalg.det(affine[:, :2])),
     }
+
+
+def _warped_image(
+    image: tf.Tensor, affine: tf.Tensor, pad_colour: tuple[int, int, int]
+) -> tf.Tensor:
+    """(side, side, 3) float32 under an affine map, smoothed first where it shrinks, as
+    `data_prep.geometry.warp_image` does it.
+    """
+    side = image.shape[0]
+    pad = tf.constant(pad_colour, tf.float32)
+    scale = tf.sqrt(tf.abs(tf.linalg.det(affine[:, :2])))
+    reduced = tf.clip_by_value(tf.cast(tf.round(side * scale), tf.int32), 1, side)
+
+    def shrunk() -> tf.Tensor:
+        return tf.image.resize(image, tf.stack([reduced, reduced]), antialias=True)
+
+    source = tf.cond(reduced < side, shrunk, lambda: image)
+    # From pixels of the view to pixels of the source, by the half-pixel rule.
+    part = tf.cast(reduced, tf.float32) / side
+    inverse = tf.linalg.inv(tf.concat([affine, [[0.0, 0.0, 1.0]]], axis=0))[:2]
+    inverse = part * inverse + tf.stack(
+        [tf.zeros(2), tf.zeros(2), tf.fill([2], (part - 1.0) / 2.0)], 1
+    )
+    return (
+        tf.raw_ops.ImageProjectiveTransformV3(
+            images=(source - pad)[None],
+            transforms=tf.concat([tf.reshape(inverse, [1, 6]), tf.zeros([1, 2])], axis=1),
+            output_shape=[side, side],
+            interpolation="BILINEAR",
+            fill_mode="CONSTANT",
+            fill_value=0.0,
+        )[0]
+        + pad
+    )
 
 
 def _moved(points: tf.Tensor, affine: tf.Tensor) -> tf.Tensor:

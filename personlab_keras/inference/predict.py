@@ -11,7 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from personlab_keras.config import Config, DecodeConfig, PredictConfig, apply_overrides
+from personlab_keras.config import (
+    Config,
+    DecodeConfig,
+    PredictConfig,
+    apply_overrides,
+    remaining_decoding,
+)
 from personlab_keras.decoder import FramedMaps, decode
 from personlab_keras.errors import InputError
 from personlab_keras.inference.input_fit import InputFit, fit_for
@@ -360,7 +366,7 @@ def _predictor(
         input_stride=config.model.output_stride,
         radius=description.radius,
         pad_colour=config.data.pad_colour,
-        decode_options=config.decode,
+        decode_options=remaining_decoding(config),
         options=config.predict,
         input_size=input_size,
     )

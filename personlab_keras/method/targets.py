@@ -79,6 +79,8 @@ def encode(
     radius: float,
     stride: int,
     maskless: np.ndarray | None = None,
+    near_unannotated: np.ndarray | None = None,
+    complete: bool = True,
 ) -> CompactTargets:
     """Compact targets of a view.
 
@@ -95,18 +97,30 @@ def encode(
         stride: view pixels per map cell.
         maskless: (h, w) bool, the boxes of persons without a mask at the points of the map cells;
             None for nowhere.
+        near_unannotated: (h, w) bool, cells within the radius of a person without keypoints: they
+            do not count for the heatmaps, unless they lie in a disc of somebody annotated. None
+            for nowhere.
+        complete: whether everybody in the image is annotated. If not, a cell counts only where
+            somebody annotated is: for the heatmaps in the discs, for the rest in the masks.
     """
     height, width = (map_side(side, stride) for side in view_size)
     labelled = _labelled(keypoints, view_size)
     kept = np.where(labelled[..., None], keypoints, 0.0).astype(np.float32)
     kept[..., 2] = labelled
+    owners = disc_owners(kept, height, width, radius, stride)
+    claimed, covered = owners.any(axis=2), masks.any(axis=0)
     ignore = np.where(crowd, IGNORE_CROWD, 0).astype(np.uint8)
     ignore[masks[~annotated].any(axis=0)] |= IGNORE_UNANNOTATED
+    if near_unannotated is not None:
+        ignore[near_unannotated & ~claimed] |= IGNORE_UNANNOTATED
     if maskless is not None:
-        ignore[maskless & ~masks.any(axis=0)] |= IGNORE_MASKLESS
+        ignore[maskless & ~covered] |= IGNORE_MASKLESS
+    if not complete:
+        ignore[~covered] |= IGNORE_MASKLESS
+        ignore[~covered & ~claimed] |= IGNORE_CROWD
     return CompactTargets(
         keypoints=kept,
-        disc_owner=disc_owners(kept, height, width, radius, stride),
+        disc_owner=owners,
         instance=instance_ids(masks),
         ignore=ignore,
     )

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
+from collections import Counter
 from typing import Any
 
 import keras
@@ -118,6 +120,11 @@ def freeze_batch_norm(model: keras.Model) -> None:
             layer.trainable = (
                 False  # for this layer Keras takes that to mean inference mode as well
             )
+
+
+def has_batch_norm(model: keras.Model) -> bool:
+    """Whether any layer normalises by statistics of the batches."""
+    return any(isinstance(layer, layers.BatchNormalization) for layer in model.layers)
 
 
 def freeze_untrained_heads(model: keras.Model) -> None:
@@ -240,22 +247,50 @@ def _stride_of(backbone: keras.Model, features: Any, output_stride: int) -> int:
 
 
 def copy_weights(source: keras.Model, target: keras.Model) -> None:
-    """Sets the weights of `target` from a network of the same layers; stride and upsampling may
-    differ.
+    """Sets the weights of `target` to those of the same names in `source`.
+
+    Stride, upsampling and refinement have no weights and may differ. Heads of a middle layer serve
+    training alone: `target` keeps its own where `source` has none, and does without those that it
+    lacks.
 
     Raises:
-        InputError: the networks differ in the number or shape of their weights.
+        InputError: any other weight is missing on one side, or of another shape.
     """
-    theirs, ours = source.variables, target.variables
-    different = [
-        f"{a.path} {a.shape}" for a, b in zip(ours, theirs, strict=False) if a.shape != b.shape
-    ]
-    if len(theirs) != len(ours) or different:
-        raise InputError(
-            f"the other network has other weights than this configuration: {len(theirs)} arrays where {len(ours)} are due"
-            + (f", first difference at {different[0]}" if different else "")
-        )
-    assign(ours, copies(theirs))
+    theirs, ours = weights_by_name(source), weights_by_name(target)
+    for name in sorted(theirs.keys() ^ ours.keys()):
+        if not name.startswith(MIDDLE_PREFIX):
+            side = "lacks" if name in ours else "has"
+            raise InputError(
+                f"the weights are those of another network: it {side} {name} "
+                f"({len(theirs)} arrays, where {len(ours)} are expected)"
+            )
+    shared = [name for name in ours if name in theirs]
+    for name in shared:
+        if ours[name].shape != theirs[name].shape:
+            raise InputError(
+                f"the weights are those of another network: {name} must have shape "
+                f"{tuple(ours[name].shape)}. Received: {tuple(theirs[name].shape)}"
+            )
+    assign([ours[name] for name in shared], copies([theirs[name] for name in shared]))
+
+
+def weights_by_name(model: keras.Model) -> dict[str, Any]:
+    """The variables of a network by "<layer>/<variable>".
+
+    Keras numbers the layers that nobody named ("conv2d_7") through all networks of a process. Here
+    they are numbered within the network, so that two networks of one kind have the same names.
+    """
+    unnamed: Counter[str] = Counter()
+    found = {}
+    for layer in model.layers:
+        name, kind = layer.name, re.sub(r"_\d+$", "", layer.name)
+        if kind.replace("_", "") == type(layer).__name__.lower():
+            unnamed[kind] += 1
+            name = f"{kind}_{unnamed[kind]}"
+        for variable in layer.variables:
+            rest = variable.path.removeprefix(layer.name)
+            found[name + re.sub(r"seed_generator_\d+", "seed_generator", rest)] = variable
+    return found
 
 
 def copies(variables: list[Any]) -> list[np.ndarray]:

@@ -1,7 +1,9 @@
 """Refinement of offset fields inside the network (METHOD: Refinement).
 
-A field F is moved along: F(x) <- F(x) + G(x + F(x)), G sampled bilinearly. Gradients flow into G
-and, through the position where G is sampled, into F.
+A field F leads from a cell x to the point x' = x + F(x). One step replaces it by the field that
+leads to x' + G(x'), with G sampled bilinearly. A point beyond the border is first moved to the
+nearest point of the border, as in the decoder (`decoder.sampling.step_along`). Gradients flow into
+G and, through the point where G is sampled, into F.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ def sample(fields: Any, x: Any, y: Any) -> Any:
 
 
 def refine(field: Any, source: Any, stride: int) -> Any:
-    """One step, F(x) + G(x + F(x)).
+    """One step: x -> p + G(p) - x, where p is the point of the frame nearest to x + F(x).
 
     Args:
         field: F, (B, h, w, F, 2) float, (dx, dy) in input pixels.
@@ -53,7 +55,9 @@ def refine(field: Any, source: Any, stride: int) -> Any:
     _, height, width, _, _ = ops.shape(field)
     columns = ops.reshape(ops.cast(ops.arange(width), field.dtype), (-1, 1))
     rows = ops.reshape(ops.cast(ops.arange(height), field.dtype), (-1, 1, 1))
-    return field + sample(source, columns + field[..., 0] / stride, rows + field[..., 1] / stride)
+    x = _within(columns + field[..., 0] / stride, width)
+    y = _within(rows + field[..., 1] / stride, height)
+    return ops.stack([x - columns, y - rows], axis=-1) * stride + sample(source, x, y)
 
 
 @keras.saving.register_keras_serializable(package="personlab_keras")
@@ -137,9 +141,14 @@ def _neighbours(position: Any, count: Any) -> tuple[Any, Any, Any]:
     """
     # The integers are clipped as well as the position: `count` - 1 - tiny is `count` - 1 in
     # float32, and NaN becomes any integer.
-    inside = ops.clip(position, 0.0, ops.cast(count - 1, position.dtype))
+    inside = _within(position, count)
     first = ops.clip(ops.cast(ops.floor(inside), "int32"), 0, count - 1)
     return first, ops.minimum(first + 1, count - 1), inside - ops.cast(first, position.dtype)
+
+
+def _within(position: Any, count: Any) -> Any:
+    """The nearest position on an axis of `count` cells."""
+    return ops.clip(position, 0.0, ops.cast(count - 1, position.dtype))
 
 
 def _between(first: Any, second: Any, part: Any) -> Any:

@@ -16,12 +16,15 @@ from personlab_keras.model.network import assign, copies
 from personlab_keras.training.checkpoints import Position, latest_checkpoint, save, save_best
 from personlab_keras.training.devices import memory
 from personlab_keras.training.loss_guard import BadStep, LossGuard
-from personlab_keras.training.run_log import Log, RunLog, read_log
-from personlab_keras.training.training_model import WORST, averaged_weights, build_training_model
+from personlab_keras.training.run_log import SCORE, Log, RunLog, read_log
+from personlab_keras.training.training_model import (
+    WORST,
+    averaged_variables,
+    averaged_weights,
+    build_training_model,
+)
 from personlab_keras.training.validation import Validation, validate
 from personlab_keras.training.workdir import Run, training_state
-
-_BEST_BY = "validation/keypoint_AP"
 
 
 class RunCallback(keras.callbacks.Callback):
@@ -65,6 +68,11 @@ class RunCallback(keras.callbacks.Callback):
             step, self._start.example + (step - self._start.step) * self._settings.batch_size
         )
 
+    def on_train_begin(self, logs: Any = None) -> None:
+        # A run must not make the weights that it starts from worse unnoticed.
+        if self.step == 0 and self._run.from_trained and self._run.val_records is not None:
+            self._validate(averaged=False)
+
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._begin, self._began = self.step, time.perf_counter()
 
@@ -91,12 +99,12 @@ class RunCallback(keras.callbacks.Callback):
         last = self.step >= settings.steps
         whole = self.step % settings.log_every == 0
         if epoch + 1 == self.params["epochs"] and self.model.optimizer.use_ema:
-            self._current = copies(self.model.trainable_variables)
+            self._current = copies(averaged_variables(self.model))
         if self._log is not None and whole:
             self._log.write(self._line(values, wait))
         validating = self._run.val_records is not None and whole and not self.stopping
         if validating and (last or self.step % settings.validate_every == 0):
-            self._validate()
+            self._validate(averaged=True)
         if self._log is not None and (
             last or self.stopping or self.step % settings.checkpoint_every == 0
         ):
@@ -114,21 +122,22 @@ class RunCallback(keras.callbacks.Callback):
             **{name if name == "loss" else f"loss/{name}": value for name, value in losses.items()},
         }
 
-    def _validate(self) -> None:
-        """Logs figures and pictures of the averaged weights, and with `train.validate_raw` the
+    def _validate(self, averaged: bool) -> None:
+        """Logs figures and pictures of the averaged weights (of the current ones before the first
+        step, when there is no average yet), and with `train.validate_raw` the
         figures of the current weights too; keeps the checkpoint if it is the best so far.
         """
-        found = self._judge(averaged=True, shown=self._settings.shown_views)
-        raw = self._judge(averaged=False) if self._settings.validate_raw else None
+        found = self._judge(averaged, shown=self._settings.shown_views)
+        raw = self._judge(averaged=False) if averaged and self._settings.validate_raw else None
         if self._log is None or found is None:
             return
         figures = {f"validation/{name}": value for name, value in found.figures.items()}
         if raw is not None:
             figures |= {f"validation_raw/{name}": value for name, value in raw.figures.items()}
-        best = self._log.best(_BEST_BY)
+        best = self._log.best(SCORE)
         self._log.write({"step": self.step, **figures})
         self._log.show("validation", self.step, found.overlays)
-        if self._log.best(_BEST_BY) > best:
+        if self._log.best(SCORE) > best:
             save_best(training_state(self.model), self._run.folder, self.position)
 
     def _judge(self, averaged: bool, shown: int = 0) -> Validation | None:
@@ -154,7 +163,7 @@ class RunCallback(keras.callbacks.Callback):
         optimizer replaces them by their averages.
         """
         if self.model.optimizer.use_ema:
-            assign(self.model.trainable_variables, self._current)
+            assign(averaged_variables(self.model), self._current)
 
     def _describe(self, bad: BadStep) -> str:
         """The step, its batch, and the checkpoint from which the run can be resumed."""

@@ -16,6 +16,8 @@ from personlab_keras.errors import InputError
 from personlab_keras.io.files import write_atomically
 
 CHECKPOINTS = "checkpoints"
+AVERAGES = "averaged_statistics"
+"""The group of variables that older checkpoints lack; a resumed run then starts new averages."""
 BEST = "best.npz"
 """The checkpoint with the best validation AP so far."""
 _STEP, _EXAMPLE, _VERSIONS = "step", "example", "versions"
@@ -67,6 +69,11 @@ def restore(state: State, path: Path) -> Position:
         raise InputError(
             f"{path}: damaged checkpoint: {error}. Delete it to resume from the one before"
         ) from None
+    state = {
+        name: variable
+        for name, variable in state.items()
+        if name in values or not name.startswith(f"{AVERAGES}/")
+    }
     unlike = sorted(values.keys() ^ state.keys()) or [
         name for name in state if values[name].shape != tuple(state[name].shape)
     ]

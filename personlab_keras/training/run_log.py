@@ -13,6 +13,9 @@ from personlab_keras.io.files import write_atomically
 
 LOG_FILE = "log.jsonl"
 
+SCORE = "validation/keypoint_AP"
+"""The figure by which the best checkpoint is chosen."""
+
 Log = dict[str, float]
 
 
@@ -63,3 +66,29 @@ def read_log(workdir: str | Path) -> list[Log]:
     path = Path(workdir) / LOG_FILE
     lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
     return [json.loads(line) for line in lines[:-1]]
+
+
+def verdict(lines: Sequence[Log]) -> str | None:
+    """What the validations of a run say of it, in one line; None without any after a step.
+
+    >>> print(verdict([{"step": 0, SCORE: 0.25}, {"step": 100, SCORE: 0.2}]))  # doctest: +ELLIPSIS
+    keypoint AP .250 before training, .200 after it: no validated step is better ...
+    """
+    scores = {int(line["step"]): line[SCORE] for line in lines if SCORE in line}
+    if not scores or max(scores) == 0:
+        return None
+    last, best = max(scores), max(scores, key=lambda step: (scores[step], -step))
+
+    def figure(step: int) -> str:
+        return f"{scores[step]:.3f}".removeprefix("0")
+
+    before = f"{figure(0)} before training, " if 0 in scores else ""
+    said = f"keypoint AP {before}{figure(last)} after it"
+    if best == 0:
+        return (
+            f"{said}: no validated step is better than the initial weights, "
+            "which `personlab export --best` exports"
+        )
+    if best != last:
+        return f"{said}; best at step {best}, {figure(best)} (`personlab export --best`)"
+    return said

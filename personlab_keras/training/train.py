@@ -19,7 +19,7 @@ from personlab_keras.data.pipeline import damage_named, make_dataset, watch_wait
 from personlab_keras.data.records import Meta, check_meta, read_meta
 from personlab_keras.errors import InputError, Stopped
 from personlab_keras.method.skeleton import Skeleton
-from personlab_keras.model.network import copy_weights
+from personlab_keras.model.network import copy_weights, has_batch_norm
 from personlab_keras.model_directory import Description
 from personlab_keras.training.callback import RunCallback
 from personlab_keras.training.checkpoints import (
@@ -29,7 +29,7 @@ from personlab_keras.training.checkpoints import (
 )
 from personlab_keras.training.devices import connect
 from personlab_keras.training.run_log import Log, RunLog
-from personlab_keras.training.training_model import build_training_model
+from personlab_keras.training.training_model import build_training_model, put_averages
 from personlab_keras.training.workdir import Run, open_workdir, training_state
 
 
@@ -61,9 +61,10 @@ def train(
 
     Raises:
         Stopped: by SIGTERM.
-        InputError: the records do not fit the configuration; the workdir holds a run of another
-            network, or another process trains there; a record is damaged; the loss is no longer
-            finite; a checkpoint cannot be written.
+        InputError: the records do not fit the configuration; batch-norm is to be frozen in a
+            network of random weights; the workdir holds a run of another network, or another
+            process trains there; a record is damaged; the loss is no longer finite; a checkpoint
+            cannot be written.
     """
     folder = Path(workdir)
     meta = read_meta(records)
@@ -90,10 +91,17 @@ def train(
         devices.check_batch(settings.batch_size)
         keras.utils.set_random_seed(settings.seed)
         latest = latest_checkpoint(folder)
+        random = init is None and latest is None and config.model.weights is None
         with devices.scope():
             training_model = build_training_model(
                 config, skeleton, pretrained=init is None and latest is None
             )
+            if random and settings.freeze_batch_norm and has_batch_norm(training_model.network):
+                raise InputError(
+                    "train.freeze_batch_norm keeps the batch-norm statistics of pretrained weights, "
+                    "and model.weights=null has none. Set train.freeze_batch_norm=false or name "
+                    "weights"
+                )
             if init is not None:
                 copy_weights(init, training_model.network)
             start = (
@@ -107,7 +115,7 @@ def train(
                 "these see different checkpoints"
             )
         log = RunLog(folder, start.step, report) if devices.writes else None
-        run = Run(folder, config, records, meta, val_records, devices)
+        run = Run(folder, config, records, meta, val_records, devices, init is not None)
         callback = RunCallback(run, start, log, stop)
         # A run that was stopped within a log interval first completes that interval.
         for steps in (-start.step % settings.log_every, settings.log_every):
@@ -140,9 +148,8 @@ def train(
                 )
             if callback.step < settings.steps:
                 callback.take_back_averaging()
-        # `fit` ends by putting the averages in place; without a step left to take it is done here.
-        if callback.step == start.step and training_model.optimizer.use_ema:
-            training_model.optimizer.finalize_variable_values(training_model.trainable_variables)
+        if callback.step > 0:
+            put_averages(training_model)
         return training_model.network
 
 

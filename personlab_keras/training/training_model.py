@@ -60,6 +60,49 @@ class WorstStep(keras.metrics.Metric):
         return keras.ops.convert_to_tensor(self._worst)
 
 
+class AveragedStatistics:
+    """Polyak averages of the statistics of batch-norm, beside those of the weights that the
+    optimizer keeps: averaged weights give other activations than those of the last step.
+
+    Args:
+        network: whose batch-norm layers are trained; frozen ones are left out.
+        momentum: of the average (`train.ema`).
+
+    Attributes:
+        statistics: of the network.
+        variables: the averages, and how many steps are in them.
+    """
+
+    def __init__(self, network: keras.Model, momentum: float) -> None:
+        self._momentum = momentum
+        trained = [
+            layer
+            for layer in network.layers
+            if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+        ]
+        self.statistics = [
+            variable for layer in trained for variable in (layer.moving_mean, layer.moving_variance)
+        ]
+        # Not a layer: Keras would count the statistics of the network as its weights.
+        *self._averages, self._updates = self.variables = [
+            keras.Variable("zeros", shape, trainable=False, aggregation="mean", name=f"average_{i}")
+            for i, shape in enumerate([*(each.shape for each in self.statistics), ()])
+        ]
+
+    def update(self) -> None:
+        """Takes the statistics of this step into the average; the first ones are the average."""
+        seen = keras.ops.convert_to_tensor(self._updates)
+        momentum = keras.ops.where(seen > 0.0, self._momentum, 0.0)
+        for average, variable in zip(self._averages, self.statistics, strict=True):
+            average.assign(momentum * average + (1.0 - momentum) * variable)
+        self._updates.assign(seen + 1.0)
+
+    def apply(self) -> None:
+        """Puts the averages into the network, if there are any yet."""
+        if float(keras.ops.convert_to_numpy(self._updates)) > 0.0:
+            assign(self.statistics, copies(self._averages))
+
+
 class TrainingModel(keras.Model):
     """The network with its losses, for `fit`. Logs the running mean of each loss.
 
@@ -74,6 +117,13 @@ class TrainingModel(keras.Model):
         self.network = network
         self._settings = settings
         self._radius = radius
+        self.averaged_statistics = (
+            AveragedStatistics(network, settings.ema)
+            if settings.ema > 0 and not settings.freeze_batch_norm
+            else None
+        )
+        if self.averaged_statistics is not None:  # Keras finds variables in attributes of its own
+            self._averages = self.averaged_statistics.variables
         # Made here, not on first use: variables may not appear inside a compiled step.
         self._means = {
             name: keras.metrics.Mean(name=name)
@@ -105,6 +155,8 @@ class TrainingModel(keras.Model):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
+        if training and self.averaged_statistics is not None:
+            self.averaged_statistics.update()
         mean = partial(masked_mean, mean_count=mean_over_replicas)
         losses = personlab_losses(y, y_pred, self._radius, mean)
         for name, loss in losses.items():
@@ -160,17 +212,31 @@ def build_training_model(
     return training_model
 
 
+def averaged_variables(training_model: TrainingModel) -> list[Any]:
+    """The variables of the network of which averages are kept: weights, and the statistics of
+    batch-norm where it is trained.
+    """
+    averages = training_model.averaged_statistics
+    statistics = [] if averages is None else averages.statistics
+    return [*training_model.trainable_variables, *statistics]
+
+
+def put_averages(training_model: TrainingModel) -> None:
+    """Replaces the weights and statistics of the network by their averages, where there are any."""
+    training_model.optimizer.finalize_variable_values(training_model.trainable_variables)
+    if training_model.averaged_statistics is not None:
+        training_model.averaged_statistics.apply()
+
+
 @contextlib.contextmanager
 def averaged_weights(training_model: TrainingModel) -> Iterator[None]:
-    """Inside this context the network has its Polyak-averaged weights, if the optimizer keeps
-    them.
-    """
+    """Inside this context the network has its Polyak averages, if they are kept."""
     if not training_model.optimizer.use_ema:
         yield
         return
-    variables = training_model.trainable_variables
+    variables = averaged_variables(training_model)
     current = copies(variables)
-    training_model.optimizer.finalize_variable_values(variables)
+    put_averages(training_model)
     # On JAX the weights now share memory with the averages, which a prediction would give away.
     assign(variables, copies(variables))
     try:

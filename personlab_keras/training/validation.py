@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from scipy.special import expit
 
-from personlab_keras.config import Config
+from personlab_keras.config import Config, remaining_decoding
 from personlab_keras.data.pipeline import expand, stored_examples
 from personlab_keras.data.records import Meta, read_meta
 from personlab_keras.decoder import decode
@@ -43,7 +43,8 @@ def validate(network: keras.Model, records: str, config: Config, shown: int = 0)
     examples = stored_examples(records, meta).map(
         lambda example: (example, expand(example, meta)), tf.data.AUTOTUNE
     )
-    options = replace(config.decode, masks=False, score_threshold=0.0)
+    decoding = remaining_decoding(config)
+    options = replace(decoding, masks=False, score_threshold=0.0)
     sums: dict[str, float] = {}
     truth: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
@@ -66,7 +67,7 @@ def validate(network: keras.Model, records: str, config: Config, shown: int = 0)
             for person in decode(maps, meta.skeleton, options, radius=meta.radius):
                 results += person.to_coco(image_id=seen + i)
             if len(overlays) < shown:
-                people = decode(maps, meta.skeleton, config.decode, radius=meta.radius)
+                people = decode(maps, meta.skeleton, decoding, radius=meta.radius)
                 overlays.append(draw(example["image"][i], people, meta.skeleton))
             truth += _annotations(
                 {name: value[i] for name, value in example.items()},
@@ -81,6 +82,21 @@ def validate(network: keras.Model, records: str, config: Config, shown: int = 0)
         "keypoint_AP": metrics["keypoints"]["AP"] or 0.0,
     }
     return Validation(figures, overlays)
+
+
+def other_size(meta: Meta, config: Config) -> str | None:
+    """One line where the views that are validated differ in size from the images that are
+    predicted: people of another size are found better or worse.
+    """
+    side, predicted = meta.view_size, config.predict.longer_side
+    if abs(side - predicted) < meta.stride:
+        return None
+    fitting = meta.stride * round((predicted - 1) / meta.stride) + 1
+    return (
+        f"these views of {side} px are validated, but images are predicted at {predicted} px "
+        f"(predict.longer_side). Prepare them with --set data.view_size={fitting} "
+        "--set data.views_per_image=1 to judge the network as it is used"
+    )
 
 
 def _probabilities(outputs: Mapping[str, np.ndarray], i: int) -> dict[str, np.ndarray]:

@@ -16,13 +16,18 @@ from personlab_keras.errors import InputError
 from personlab_keras.io.files import sole_writer, write_atomically
 from personlab_keras.method.skeleton import COCO_PERSON, Skeleton, load_skeleton, skeleton_to_yaml
 from personlab_keras.training.checkpoints import (
+    AVERAGES,
     CHECKPOINTS,
     best_checkpoint,
     latest_checkpoint,
     restore,
 )
 from personlab_keras.training.devices import Devices
-from personlab_keras.training.training_model import TrainingModel, build_training_model
+from personlab_keras.training.training_model import (
+    TrainingModel,
+    build_training_model,
+    put_averages,
+)
 
 CONFIG_FILE = "config.yaml"
 SKELETON_FILE = "skeleton.yaml"
@@ -39,6 +44,7 @@ class Run:
         meta: of the training records.
         val_records: folder of the validation records; None to train without validation.
         devices: that share every batch.
+        from_trained: whether the initial weights are those of a trained network (`--init`).
     """
 
     folder: Path
@@ -47,6 +53,7 @@ class Run:
     meta: Meta
     val_records: str | Path | None
     devices: Devices
+    from_trained: bool = False
 
 
 @contextlib.contextmanager
@@ -75,6 +82,8 @@ def training_state(training_model: TrainingModel) -> dict[str, Any]:
         "network": training_model.network.variables,
         "optimizer": training_model.optimizer.variables,
     }
+    if training_model.averaged_statistics is not None:
+        groups[AVERAGES] = training_model.averaged_statistics.variables
     # By position: Keras numbers the names it makes up through all networks of a process.
     return {
         f"{group}/{i:05d}": variable
@@ -113,8 +122,8 @@ def load_workdir(workdir: str | Path, best: bool = False) -> tuple[keras.Model, 
     config = load_config(folder / CONFIG_FILE)
     training_model = build_training_model(config, workdir_skeleton(folder), pretrained=False)
     step = restore(training_state(training_model), path).step
-    if training_model.optimizer.use_ema:
-        training_model.optimizer.finalize_variable_values(training_model.trainable_variables)
+    if step > 0:  # before the first step there is no average
+        put_averages(training_model)
     return training_model.network, config, step
 
 

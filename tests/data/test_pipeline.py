@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from data_prep.geometry import random_view
 from personlab_keras.config import DataConfig
 from personlab_keras.data.augmentation import flip, random_augmentation, recolour, warp
 from personlab_keras.data.pipeline import (
@@ -296,6 +297,59 @@ def test_what_leaves_the_view_is_gone(example, meta):
     for name in ("disc_owner", "instance", "ignore"):
         assert not warped[name].numpy().any()
     assert (warped["image"].numpy() == (1, 2, 3)).all()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_each_cell_of_an_online_view_has_the_instance_of_the_nearest_cell_before(
+    example, meta, seed
+):
+    """By a loop over cells, and without bias: half a cell off would be seen here."""
+    rng = np.random.default_rng(seed)
+    affine = np.array(random_view(65, 65, 65, DataConfig(), rng).affine, np.float32)
+    before = rng.integers(1, 250, (9, 9)).astype(np.uint8)
+    moved = {**example, "instance": tf.constant(before)}
+    warped = warp(moved, tf.constant(affine), meta, (0, 0, 0))["instance"].numpy()
+    inverse = np.linalg.inv(np.vstack([affine, [0, 0, 1]]))
+    for row, column in np.ndindex(9, 9):
+        x, y, _ = inverse @ (8 * column, 8 * row, 1)
+        # The nearest of all cells; outside, cells one step further would be nearer.
+        away = [
+            (abs(x - 8 * j) + abs(y - 8 * i), i, j) for i in range(-9, 18) for j in range(-9, 18)
+        ]
+        nearest = sorted(away)[:2]
+        if nearest[1][0] - nearest[0][0] < 1e-2:
+            continue  # a tie
+        _, i, j = nearest[0]
+        expected = before[i, j] if 0 <= i < 9 and 0 <= j < 9 else 0
+        assert warped[row, column] == expected
+
+
+def test_online_views_lie_anywhere(records):
+    """Magnified ones show every part of the view, and small ones lie in every part of it."""
+    meta = read_meta(records)
+    (example,) = stored_examples(records, meta).take(1)
+    for scale in (0.5, 1.5):
+        still = DataConfig(
+            online=True, scale=(scale, scale), rotation=0.0, flip=0.0,
+            brightness=0.0, contrast=0.0, saturation=0.0,
+        )  # fmt: skip
+        augment = tf.function(random_augmentation(still, meta, seed=0))
+        seen = [augment(tf.constant(i, tf.int64), example) for i in range(60)]
+        x, y = np.transpose([view["person_boxes"].numpy()[0, :2] for view in seen])
+        slack = abs(meta.view_size * (1 - scale))
+        for moved in (x, y):
+            assert 0.9 * slack < np.ptp(moved) <= slack + 1e-3
+            assert np.std(moved) > 0.2 * slack  # of a uniform distribution .29
+        assert abs(np.corrcoef(x, y)[0, 1]) < 0.5
+
+
+def test_online_views_are_smoothed_where_they_shrink(example, meta):
+    rows, columns = np.indices((65, 65))
+    chequered = np.repeat(((rows + columns) % 2 * 200).astype(np.uint8)[..., None], 3, 2)
+    half = tf.constant([[0.5, 0.0, 16.0], [0.0, 0.5, 16.0]])
+    shrunk = warp({**example, "image": tf.constant(chequered)}, half, meta, (0, 0, 0))["image"]
+    inside = shrunk.numpy()[20:44, 20:44]
+    np.testing.assert_allclose(inside, 100.0, atol=12.0)  # unsmoothed: 0 to 200
 
 
 def test_online_augmentation_moves_what_is_seen(records):

@@ -26,9 +26,10 @@ from personlab_keras.annotations.coco import read_coco
 from personlab_keras.annotations.masks import decode_segmentation, decompress_segmentation
 from personlab_keras.annotations.reasons import Tally
 from personlab_keras.config import DataConfig, load_config
-from personlab_keras.data.pipeline import stored_examples
+from personlab_keras.data.pipeline import expand, stored_examples
 from personlab_keras.data.records import read_meta
 from personlab_keras.errors import InputError
+from personlab_keras.method.maps import mask_name
 from personlab_keras.method.skeleton import COCO_PERSON
 
 GREY = (127, 127, 127)
@@ -97,6 +98,30 @@ def test_scale_augmentation_reaches_its_whole_range():
     assert scales.min() < 0.55
     assert scales.max() > 1.45
     np.testing.assert_allclose(scales.mean(), 1.0, atol=0.05)
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.5])
+def test_random_views_lie_anywhere(scale):
+    """A larger view holds the image anywhere, and a smaller one shows any part of it."""
+    still = DataConfig(scale=(scale, scale), rotation=0.0, flip=0.0)
+    rng = np.random.default_rng(0)
+    corners = np.array([random_view(640, 480, 401, still, rng).affine[:, 2] for _ in range(200)])
+    slack = np.abs(401 - scale * 401 / 640 * np.array([640, 480]))
+    assert (np.ptp(corners, axis=0) > 0.95 * slack).all()
+    assert (np.ptp(corners, axis=0) <= slack).all()
+    assert (np.std(corners, axis=0) > 0.2 * slack).all()  # of a uniform distribution .29
+    assert abs(np.corrcoef(corners.T)[0, 1]) < 0.3
+
+
+def test_random_views_are_smoothed_where_they_shrink():
+    rows, columns = np.indices((400, 400))
+    image = np.repeat(((rows + columns) % 2 * 200).astype(np.uint8)[..., None], 3, 2)
+    turned = DataConfig(scale=(0.5, 0.5), rotation=10.0)
+    view = random_view(400, 400, 401, turned, np.random.default_rng(0))
+    warped = warp_image(image, view, GREY).astype(float)
+    inside = sample_mask(np.ones((400, 400), bool), view, 1)
+    inside &= sample_mask(np.pad(np.ones((392, 392), bool), 4), view, 1)
+    np.testing.assert_allclose(warped[inside], 100.0, atol=12.0)  # unsmoothed: 0 to 200
 
 
 def test_flip_and_rotation_of_views():
@@ -387,6 +412,55 @@ def test_crowd_and_unannotated_people_are_masked(tmp_path):
         meta.counts["persons"],
         meta.counts["persons without keypoints"],
     ) == (1, 2, 1)
+
+
+def test_the_disc_around_a_person_without_keypoints_is_left_out_on_request(tmp_path):
+    def change(content):
+        content["annotations"][0] |= {
+            "keypoints": [0] * 51,
+            "segmentation": [[30, 30, 35, 30, 35, 35, 30, 35]],  # pixels 30 to 34
+        }
+        return content
+
+    file, images = coco_file(tmp_path, change, size=(65, 65))
+    prepare(file, images, tmp_path / "plain", small())
+    _, (plain,) = records_of(tmp_path / "plain")
+    rows, columns = np.nonzero(plain["ignore"])
+    assert list(zip(8 * rows, 8 * columns, strict=True)) == [(32, 32)]
+    prepare(file, images, tmp_path / "wide", small("targets.ignore_near_unannotated=true"))
+    _, (wide,) = records_of(tmp_path / "wide")
+    points = np.arange(9) * 8
+    beyond = np.maximum(0, np.maximum(30 - points, points - 34))
+    away = np.hypot(beyond, beyond[:, None])
+    np.testing.assert_array_equal(wide["ignore"], np.where(away <= 8, 2, 0))  # the radius is 8
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_an_image_says_whether_everybody_in_it_is_annotated(tmp_path, complete):
+    def change(content):
+        content["images"][0]["complete"] = complete
+        return content
+
+    file, images = coco_file(tmp_path, change, size=(65, 65))
+    prepare(file, images, tmp_path / "records", small())
+    meta, (example,) = records_of(tmp_path / "records")
+    targets = expand(example, meta)
+    # Edges at 20 and 40: the mask covers the cells at 24 and 32 of both axes.
+    assert targets[mask_name("segmentation")].numpy().sum() == (81 if complete else 4)
+    discs = example["disc_owner"].any(axis=2)
+    mask = example["instance"] > 0
+    expected = np.ones((9, 9)) if complete else discs | mask
+    np.testing.assert_array_equal(targets[mask_name("heatmaps")][..., 0], expected)
+
+
+def test_completeness_must_be_true_or_false(tmp_path):
+    def change(content):
+        content["images"].append({**content["images"][0], "id": 8, "complete": "no"})
+        return content
+
+    coco = read_coco(coco_file(tmp_path, change)[0], COCO_PERSON)
+    assert coco.skipped == {"image entry malformed": 1}
+    assert "images[1].complete must be true or false. Received: 'no'" in str(coco.examples)
 
 
 def test_what_cannot_be_used_is_counted_by_reason(tmp_path):

@@ -73,6 +73,7 @@ def test_beetles_take_the_whole_path(beetles):
     assert "left_wing" in page
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_its_own_skeleton_only(beetles, records, tmp_path, capsys):
     folder, _ = beetles
     network, _, step = load_workdir(folder / "run")
@@ -97,6 +98,7 @@ def test_a_run_goes_on_with_its_own_skeleton_only(beetles, records, tmp_path, ca
     )
 
 
+@pytest.mark.slow
 def test_a_skeleton_by_name_in_the_settings(beetles, tmp_path, capsys):
     folder, _ = beetles
     files = [

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from personlab_keras.method.targets import (
     IGNORE_CROWD,
+    IGNORE_MASKLESS,
     IGNORE_UNANNOTATED,
     OVERLAP,
     CompactTargets,
@@ -146,3 +147,43 @@ def test_too_many_persons_are_refused():
         CompactTargets(
             np.zeros((255, 1, 3)), np.zeros((2, 2, 1)), np.zeros((2, 2)), np.zeros((2, 2))
         )
+
+
+def test_cells_around_a_person_without_keypoints_are_left_out_but_not_those_that_somebody_claims():
+    masks = np.zeros((2, 9, 9), bool)
+    masks[1, 4, 4] = True
+    near = np.zeros((9, 9), bool)
+    near[3:6, 3:6] = True
+    targets = encode(
+        np.array([[[48, 32, 2]], [[0, 0, 0]]], np.float64),  # a disc of radius 8 around (4, 6)
+        masks,
+        np.array([True, False]),
+        np.zeros((9, 9), bool),
+        (SIDE, SIDE),
+        8.0,
+        STRIDE,
+        near_unannotated=near,
+    )
+    expected = np.where(near, IGNORE_UNANNOTATED, 0)
+    expected[4, 5] = 0
+    np.testing.assert_array_equal(targets.ignore, expected)
+    assert targets.disc_owner[4, 5, 0] == 1
+
+
+def test_where_nobody_is_annotated_an_incomplete_image_is_unknown():
+    masks = np.zeros((1, 9, 9), bool)
+    masks[0, 4, 4:6] = True
+    targets = encode(
+        np.array([[[32, 32, 2]]], np.float64),
+        masks,
+        np.array([True]),
+        np.zeros((9, 9), bool),
+        (SIDE, SIDE),
+        8.0,
+        STRIDE,
+        complete=False,
+    )
+    expected = np.full((9, 9), IGNORE_CROWD | IGNORE_MASKLESS)
+    expected[[3, 4, 5, 4], [4, 3, 4, 5]] = IGNORE_MASKLESS  # the disc: heatmaps count
+    expected[4, 4:6] = 0  # the mask: everything counts
+    np.testing.assert_array_equal(targets.ignore, expected)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from keras import layers, ops
 
 from personlab_keras.config import ModelConfig, TrainConfig
+from personlab_keras.decoder.sampling import step_along
 from personlab_keras.errors import InputError
 from personlab_keras.method.maps import OUTPUTS, mask_name
 from personlab_keras.method.skeleton import Skeleton
@@ -23,9 +25,11 @@ from personlab_keras.model.network import (
     OFFSET_UNIT,
     attach_heads,
     build_model,
+    copy_weights,
     freeze_batch_norm,
     freeze_untrained_heads,
     inference_model,
+    weights_by_name,
 )
 from personlab_keras.model.refinement import LongRefinement, MidRefinement, refine, sample
 
@@ -287,6 +291,7 @@ def test_save_and_load(refined, tmp_path):
         np.testing.assert_array_equal(output, expected[name])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="checks TensorFlow's own format"
 )
@@ -339,6 +344,7 @@ def test_frozen_batch_norm_neither_trains_nor_moves():
         np.testing.assert_array_equal(outputs[name], output)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="uses a gradient tape")
 def test_the_network_learns_one_image():
     keras.utils.set_random_seed(0)
@@ -419,10 +425,14 @@ def slow_sample(field, x, y):
 
 def slow_refine(fields, sources, stride):
     """(h, w, F, 2) twice to the same, one cell and field at a time."""
+    height, width = fields.shape[:2]
     result = np.zeros_like(fields)
     for i, j, f in np.ndindex(fields.shape[:3]):
         dx, dy = fields[i, j, f]
-        result[i, j, f] = (dx, dy) + slow_sample(sources[:, :, f], j + dx / stride, i + dy / stride)
+        x = min(max(j + dx / stride, 0), width - 1)
+        y = min(max(i + dy / stride, 0), height - 1)
+        moved = np.array([x - j, y - i]) * stride
+        result[i, j, f] = moved + slow_sample(sources[:, :, f], x, y)
     return result
 
 
@@ -508,9 +518,71 @@ def test_sampling_never_reads_outside_the_map(wild):
     assert swapped.shape == fields.shape
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([8, 16]))
+def test_a_step_inside_the_network_is_a_step_of_the_decoder(seed, stride):
+    """Also where an offset leads beyond the border of the map, on every side."""
+    rng = np.random.default_rng(seed)
+    field, source = (rng.normal(scale=40, size=(1, 4, 5, 2, 2)).astype(np.float32) for _ in "ab")
+    refined = ops.convert_to_numpy(refine(field, source, stride))[0]
+    outside = 0
+    for i, j, f in np.ndindex(4, 5, 2):
+        x, y = j * stride + field[0, i, j, f, 0], i * stride + field[0, i, j, f, 1]
+        outside += not (0 <= x <= 4 * stride and 0 <= y <= 3 * stride)
+        landed = np.array(step_along(source[0], f, float(x), float(y), stride))
+        np.testing.assert_allclose(
+            refined[i, j, f], landed - (j * stride, i * stride), rtol=1e-4, atol=1e-3
+        )
+    assert outside > 3
+
+
+def test_weights_are_copied_by_name_whatever_the_refinement():
+    plain = build_model(TINY)
+    refining = build_model(
+        replace(TINY, mid_refinements=2, long_refinements=2, middle_layer="stride4_down")
+    )
+    middle = [v for v in refining.variables if v.path.startswith("middle_")]
+    kept = [ops.convert_to_numpy(v).copy() for v in middle]
+    copy_weights(plain, refining)
+    theirs = {v.path: ops.convert_to_numpy(v) for v in plain.variables}
+    for variable in refining.variables:
+        if not variable.path.startswith("middle_"):
+            np.testing.assert_array_equal(theirs.pop(variable.path), variable)
+    assert not theirs
+    for before, variable in zip(kept, middle, strict=True):
+        np.testing.assert_array_equal(before, variable)
+    other = build_model(TINY)
+    copy_weights(refining, other)  # the heads of the middle layer have no place in it
+    for a, b in zip(plain.variables, other.variables, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("backbone", ["small", "mobilenetv3small", "efficientnetb0", "xception"])
+def test_networks_of_one_kind_have_the_same_names(backbone):
+    config = replace(TINY, backbone=backbone, alpha=1.0, output_stride=16)
+    first, second = (build_model(config) for _ in range(2))
+    names = weights_by_name(first)
+    assert len(names) == len(first.variables)
+    assert [v.shape for v in names.values()] == [v.shape for v in weights_by_name(second).values()]
+    assert list(names) == list(weights_by_name(second))
+    copy_weights(first, second)
+    for a, b in zip(first.variables, second.variables, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_weights_of_another_network_are_named():
+    wider = build_model(replace(TINY, alpha=0.5))
+    with pytest.raises(InputError, match=r"kernel must have shape \(.*\)\. Received: \("):
+        copy_weights(wider, build_model(TINY))
+    poses_only = build_model(replace(TINY, outputs=("heatmaps", "short_offsets", "mid_offsets")))
+    with pytest.raises(InputError, match=r"lacks long_offsets_head/bias"):
+        copy_weights(poses_only, build_model(TINY))
+
+
 def test_maps_of_one_cell_can_be_refined():
     field = np.array([3.0, -2.0], np.float32).reshape(1, 1, 1, 1, 2)
-    np.testing.assert_allclose(ops.convert_to_numpy(refine(field, field, 8)).ravel(), [6, -4])
+    # Wherever the field leads, the step starts at the only cell.
+    np.testing.assert_allclose(ops.convert_to_numpy(refine(field, field, 8)).ravel(), [3, -2])
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="uses a gradient tape")

@@ -492,7 +492,7 @@ def test_training_starts_from_it_without_being_told_its_architecture(
         )
         == 2
     )
-    assert "other weights than this configuration" in capsys.readouterr().err
+    assert "the weights are those of another network" in capsys.readouterr().err
 
 
 def test_a_network_without_mask_heads_trains(records, tiny_config, tmp_path):

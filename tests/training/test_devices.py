@@ -8,11 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from tiny import TINY
 
 from personlab_keras.errors import InputError
+from personlab_keras.model.backbones import build_backbone
 from personlab_keras.training.checkpoints import latest_checkpoint
 from personlab_keras.training.devices import Devices, connect
 from personlab_keras.training.run_log import read_log
@@ -64,7 +66,11 @@ train(records, workdir, config, val_records=records)
 def start(
     records: Path, workdir: Path, backend: str, devices: int, strategy: str, cluster: dict[str, str]
 ) -> subprocess.Popen:
-    """A process that trains 20 steps."""
+    """A process that trains 20 steps, all of them from the same weights beside the workdir."""
+    initial = workdir.parent / "small.weights.h5"
+    if not initial.is_file():
+        keras.utils.set_random_seed(0)
+        build_backbone("small", 8, 0.25).save_weights(initial)
     environment = {
         **os.environ,
         "KERAS_BACKEND": backend,
@@ -75,7 +81,7 @@ def start(
         "PYTHONPATH": str(ROOT),
         **cluster,
     }
-    settings = json.dumps([*SETTINGS, f"train.strategy={strategy}"])
+    settings = json.dumps([*SETTINGS, f"train.strategy={strategy}", f"model.weights={initial}"])
     arguments = [str(records), str(workdir), settings, str(devices)]
     return subprocess.Popen([sys.executable, "-c", RUN, *arguments], env=environment, cwd=ROOT)
 

@@ -21,16 +21,17 @@ from personlab_keras.export.export import export_model, export_source
 from personlab_keras.inference.predict import load
 from personlab_keras.io.files import sole_writer
 from personlab_keras.method.skeleton import COCO_PERSON
+from personlab_keras.model.backbones import build_backbone
 from personlab_keras.model.losses import personlab_losses
-from personlab_keras.model.network import build_model
+from personlab_keras.model.network import build_model, has_batch_norm
 from personlab_keras.model_directory import read_model_directory
 from personlab_keras.training.callback import RunCallback
 from personlab_keras.training.checkpoints import latest_checkpoint
 from personlab_keras.training.optimizers import build_optimizer, learning_rate
-from personlab_keras.training.run_log import read_log
+from personlab_keras.training.run_log import SCORE, read_log, verdict
 from personlab_keras.training.train import train
 from personlab_keras.training.training_model import TrainingModel
-from personlab_keras.training.validation import Validation
+from personlab_keras.training.validation import Validation, other_size
 from personlab_keras.training.workdir import load_workdir
 
 pytestmark = pytest.mark.slow
@@ -205,11 +206,24 @@ def test_compiled_steps_give_the_same_losses(records, tiny_config, tmp_path):
 
 def test_frozen_batch_norm_stays(records, tiny_config, tmp_path):
     config = replace(tiny_config, train=replace(tiny_config.train, freeze_batch_norm=True))
-    network = train(records, tmp_path, config)
+    network = train(records, tmp_path, config, init=build_model(config.model))
     for layer in network.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             np.testing.assert_array_equal(keras.ops.convert_to_numpy(layer.moving_mean), 0.0)
             np.testing.assert_array_equal(keras.ops.convert_to_numpy(layer.gamma), 1.0)
+
+
+def test_batch_norm_of_random_weights_cannot_be_frozen(records, tiny_config, tmp_path):
+    config = replace(tiny_config, train=replace(tiny_config.train, freeze_batch_norm=True))
+    with pytest.raises(
+        InputError, match=r"model.weights=null has none. Set train.freeze_batch_norm"
+    ):
+        train(records, tmp_path, config)
+    network = build_model(config.model)
+    path = str(tmp_path / "small.weights.h5")
+    build_backbone("small", 8, 0.25).save_weights(path)
+    assert has_batch_norm(network)
+    train(records, tmp_path / "run", replace(config, model=replace(config.model, weights=path)))
 
 
 def test_mixed_precision_keeps_outputs_and_weights_in_float32(records, tiny_config, tmp_path):
@@ -238,7 +252,7 @@ def test_training_goes_on_from_a_model(records, model_directory, tiny_config, tm
     for a, b in zip(weights(start), weights(network), strict=True):
         np.testing.assert_array_equal(a, b)
     wider = replace(config, model=replace(config.model, alpha=0.5))
-    with pytest.raises(InputError, match="other weights than this configuration"):
+    with pytest.raises(InputError, match="the weights are those of another network"):
         train(records, tmp_path / "wider", wider, init=start)
 
 
@@ -257,6 +271,21 @@ def test_schedules_by_hand(schedule, expected):
     np.testing.assert_allclose(
         [float(rate(step)) for step in (0, 9, 19)], [0.05, 0.5, 1.0], atol=1e-6
     )
+
+
+def test_every_step_takes_the_rate_of_its_place_in_the_schedule():
+    settings = TrainConfig(
+        learning_rate=1.0, momentum=0.0, steps=4, warmup_steps=2, schedule="cosine"
+    )
+    weight = keras.Variable(np.zeros(1), name="kernel")
+    optimizer = build_optimizer(settings)
+    optimizer.build([weight])
+    reached = []
+    for _ in range(4):
+        optimizer.apply([keras.ops.ones(1)])
+        reached.append(float(keras.ops.convert_to_numpy(weight)[0]))
+    # Rises to the peak in two steps; then the cosine over two: (1 + cos 0) / 2, (1 + cos 90°) / 2.
+    np.testing.assert_allclose(reached, [-0.5, -1.5, -2.5, -3.0], atol=1e-6)
 
 
 def test_decay_spares_scales_and_shifts():
@@ -546,7 +575,7 @@ def test_exporting_a_model_again_at_another_stride_keeps_its_weights(tiny_config
 
 
 def test_a_network_whose_weights_depend_on_the_stride_says_so(model_directory, tmp_path):
-    with pytest.raises(InputError, match="other weights than this configuration"):
+    with pytest.raises(InputError, match="the weights are those of another network"):
         export_source(
             model_directory,
             tmp_path / "again",
@@ -594,3 +623,57 @@ def test_incomplete_model_directories_get_one_line(model_directory, tmp_path, na
 def test_records_that_vanish_are_named(records, tiny_config, tmp_path):
     with pytest.raises(InputError, match=f"no {META_FILE} there"):
         train(tmp_path, tmp_path / "run", tiny_config)
+
+
+def test_the_initial_weights_are_validated_and_a_run_that_spoils_them_says_so(
+    records, model_directory, tiny_config, tmp_path, monkeypatch
+):
+    init = read_model_directory(model_directory).network
+    scores = iter([0.5, 0.2])
+    monkeypatch.setattr(
+        "personlab_keras.training.callback.validate",
+        lambda *_: Validation({"keypoint_AP": next(scores)}, []),
+    )
+    settings = replace(tiny_config.train, steps=2, learning_rate=0.1, ema=0.9, validate_every=2)
+    config = replace(tiny_config, train=settings)
+    train(records, tmp_path, config, val_records=records, init=init)
+    log = read_log(tmp_path)
+    assert [(line["step"], line[SCORE]) for line in log if SCORE in line] == [(0, 0.5), (2, 0.2)]
+    said = verdict(log)
+    assert said.startswith("keypoint AP .500 before training, .200 after it: no validated step is")
+    best, _, step = load_workdir(tmp_path, best=True)
+    assert step == 0
+    for a, b in zip(weights(init), weights(best), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("longer_side", "fitting"), [(97, None), (98, None), (801, 801), (1200, 1201), (513, 513)]
+)
+def test_validation_at_another_size_than_prediction_is_remarked(
+    records, tiny_config, longer_side, fitting
+):
+    config = replace(tiny_config, predict=replace(tiny_config.predict, longer_side=longer_side))
+    remark = other_size(read_meta(records), config)
+    if fitting is None:
+        assert remark is None
+    else:
+        assert remark.startswith(
+            f"these views of 97 px are validated, but images are predicted at {longer_side} px"
+        )
+        assert f"--set data.view_size={fitting} " in remark
+
+
+@pytest.mark.parametrize(("scores", "said"), [
+    ({0: 0.25, 4: 0.27}, "keypoint AP .250 before training, .270 after it"),
+    ({0: 0.25, 2: 0.3, 4: 0.27}, "keypoint AP .250 before training, .270 after it; best at step 2, .300"),
+    ({0: 0.25, 4: 0.25}, "keypoint AP .250 before training, .250 after it: no validated step is better"),
+    ({2: 0.3, 4: 0.27}, "keypoint AP .270 after it; best at step 2, .300"),
+    ({4: 0.27}, "keypoint AP .270 after it"),
+])  # fmt: skip
+def test_the_verdict_of_a_run(scores, said):
+    lines = [{"step": step, "loss": 1.0} for step in (2, 4)]
+    lines += [{"step": step, SCORE: score} for step, score in scores.items()]
+    assert verdict(lines).startswith(said)
+    assert verdict([line for line in lines if "loss" in line]) is None
+    assert verdict([{"step": 0, SCORE: 0.3}]) is None

@@ -14,11 +14,13 @@ from tiny import TINY
 
 from personlab_keras.config import load_config
 from personlab_keras.data.pipeline import make_dataset
+from personlab_keras.training.checkpoints import AVERAGES
 from personlab_keras.training.training_model import (
     WorstStep,
     averaged_weights,
     build_training_model,
 )
+from personlab_keras.training.workdir import training_state
 
 pytestmark = pytest.mark.slow
 
@@ -132,3 +134,39 @@ def test_the_worst_step_of_an_interval():
     worst.reset_state()
     worst.update_state(0.5)
     assert float(worst.result()) == 1.0
+
+
+def test_the_statistics_of_batch_norm_are_averaged_too(records, tiny_config):
+    """By hand from those of every step: mine, and those that validation and export see."""
+    config = replace(tiny_config, train=replace(tiny_config.train, ema=0.75))
+    training_model = build_training_model(config, pretrained=False)
+    norms = [
+        layer
+        for layer in training_model.network.layers
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+
+    def statistics():
+        return [
+            np.array(keras.ops.convert_to_numpy(variable))
+            for layer in norms
+            for variable in (layer.moving_mean, layer.moving_variance)
+        ]
+
+    expected = None
+    for batch in make_dataset(records, 2, training=True).take(3):
+        training_model.train_on_batch(*batch)
+        now = statistics()
+        expected = (
+            now
+            if expected is None
+            else [0.75 * a + 0.25 * b for a, b in zip(expected, now, strict=True)]
+        )
+    assert max(np.abs(a - b).max() for a, b in zip(expected, now, strict=True)) > 1e-3
+    with averaged_weights(training_model):
+        for a, b in zip(expected, statistics(), strict=True):
+            np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
+    for a, b in zip(now, statistics(), strict=True):
+        np.testing.assert_array_equal(b, a)
+    names = training_state(training_model)
+    assert sum(name.startswith(AVERAGES) for name in names) == 2 * len(norms) + 1

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import keras
 import tensorflow as tf
 
-from personlab_keras.config import Config
+from personlab_keras.config import Config, remaining_decoding
 from personlab_keras.decoder import CANDIDATES_PER_PERSON
 from personlab_keras.decoder_graph.fields import fields_of
 from personlab_keras.decoder_graph.masks import Frame, cell_masks, distances, image_masks
@@ -174,7 +174,7 @@ class Served(tf.Module):
         """Decodes the flat outputs (h, w, channels) of one image, given the fields of its
         `Frame`.
         """
-        options, frame = self._config.decode, Frame(size, scale, offset)
+        options, frame = remaining_decoding(self._config), Frame(size, scale, offset)
         fields = fields_of(outputs, self._stride)
         poses = find_poses(
             fields,
