@@ -18,8 +18,8 @@ import numpy as np
 
 from data_prep.engines import Engine, processes
 from data_prep.shards import STATE, Task, Written, deal, finished, is_intact, to_json, write_shard
-from personlab_keras.annotations.coco import read_coco
 from personlab_keras.annotations.dataset import AnnotatedImage
+from personlab_keras.annotations.formats import images_folder, read_annotations
 from personlab_keras.annotations.reasons import Reason, Tally
 from personlab_keras.config import Config, config_to_dict
 from personlab_keras.data.records import META_FILE, Meta, parse_meta, write_meta
@@ -47,7 +47,7 @@ _BAKED_TOO = ("pad_colour", "follow_links")
 
 def prepare(
     annotations: str | Path,
-    images: str | Path,
+    images: str | Path | None,
     out: str | Path,
     config: Config,
     skeleton: Skeleton = COCO_PERSON,
@@ -57,6 +57,7 @@ def prepare(
     categories: Sequence[str] = (),
     strict: bool = False,
     overwrite: bool = False,
+    split: str | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Meta:
     """Bakes the views of every annotated image into records.
@@ -67,37 +68,40 @@ def prepare(
     written, and builds the others. On a finished folder it does the same.
 
     Args:
-        annotations: a COCO keypoints file.
-        images: the folder of its images.
+        annotations: a COCO keypoints file, or a YOLO-pose folder or its data.yaml.
+        images: the folder of the images of a COCO file; None where a YOLO-pose folder tells it.
         out: a folder, new, or begun by the same call.
         progress: called with (images done, images in all).
         engine: who writes; worker processes by `data.workers` if None.
-        categories: as for `read_coco`.
+        categories: as for `read_annotations`.
         strict: whether the first fault of the data set is an error instead of a count.
         overwrite: whether records of something else in `out` are replaced.
+        split: as for `read_annotations`.
         say: takes a line for the user.
 
     Raises:
-        InputError: as `read_coco`; the folder of images is missing, or no image in it could be
-            used; `out` holds records of other input or settings, or another process builds there;
-            with `strict`, the first fault.
+        InputError: as `read_annotations` and `images_folder`; no image could be used; `out` holds
+            records of other input or settings, or another process builds there; with `strict`, the
+            first fault.
         KeyboardInterrupt: with a text that says how far it was, and how to go on.
     """
-    folder, target = Path(images), Path(out)
-    coco = read_coco(annotations, skeleton, categories, strict)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder of images")
-    folder = folder.resolve()
+    target = Path(out)
+    dataset = read_annotations(annotations, skeleton, categories, strict, split)
+    folder = images_folder(dataset, images, annotations)
     tally = Tally(strict, str(annotations))
-    tally.merge(coco.skipped, coco.examples)
-    chosen = [image for image in coco.images if image.annotations or config.data.negatives]
-    for image in coco.images if len(chosen) < len(coco.images) else ():
+    tally.merge(dataset.skipped, dataset.examples)
+    chosen = [image for image in dataset.images if image.annotations or config.data.negatives]
+    for image in dataset.images if len(chosen) < len(dataset.images) else ():
         if not image.annotations:
             tally.add(Reason.IMAGE_NEGATIVE, f"image {image.id} {image.file_name!r}")
     if not any(image.annotations for image in chosen):
         raise InputError(f"{annotations}: no image with people. Left out: {tally}")
     plan = {
-        "annotations": {"name": Path(annotations).name, "bytes": coco.bytes, "sha256": coco.sha256},
+        "annotations": {
+            "name": Path(annotations).name,
+            "bytes": dataset.bytes,
+            "sha256": dataset.sha256,
+        },
         "categories": list(categories),
         "images": _listing(chosen, folder),
         "data": {name: config_to_dict(config.data)[name] for name in (*_BAKED, *_BAKED_TOO)},
@@ -113,7 +117,7 @@ def prepare(
     digest = hashlib.sha256(to_json(plan)).hexdigest()
     tasks = [
         Task(name, target, digest, part, folder, config, skeleton, strict)
-        for name, part in deal(chosen, len(coco.images), config.data)
+        for name, part in deal(chosen, len(dataset.images), config.data)
     ]
     with sole_writer(target):
         _claim(target, plan, overwrite)

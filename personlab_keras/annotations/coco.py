@@ -13,6 +13,7 @@ import numpy as np
 
 from personlab_keras.annotations.dataset import AnnotatedImage, Annotation, Dataset
 from personlab_keras.annotations.json_lists import read_lists
+from personlab_keras.annotations.keypoint_names import PARTS, parts_joined
 from personlab_keras.annotations.masks import compress_segmentation
 from personlab_keras.annotations.reasons import Reason, Tally
 from personlab_keras.annotations.values import numbers, shown
@@ -63,10 +64,14 @@ def read_coco(
                 f"{path}: '{field}' must be a list with at least one entry. Received: {came}"
             )
     listed = images.finish()
-    people = People(
-        skeleton, chosen_categories(described, skeleton, categories, path), listed, tally
-    )
+    chosen = chosen_categories(described, skeleton, categories, path)
+    people = People(skeleton, chosen, listed, tally)
     read_lists(path, {"annotations": people.add})
+    if (parts := set().union(*chosen.values())) and not people.parts_found:
+        raise InputError(
+            f"{path}: annotations must have {', '.join(sorted(parts))} for '{skeleton.name}'. "
+            "Received: none"
+        )
     return Dataset(
         images=tuple(
             replace(image, complete=False) if image.id in images.incomplete else image
@@ -81,8 +86,9 @@ def read_coco(
 
 def chosen_categories(
     described: Iterable[Any], skeleton: Skeleton, names: Sequence[str], path: str | Path
-) -> frozenset[int]:
-    """Ids of the categories that count.
+) -> dict[int, tuple[str, ...]]:
+    """The categories that count: id -> the fields of its annotations beyond `keypoints` that belong
+    to the skeleton.
 
     Args:
         described: the list of categories, as in the file.
@@ -107,9 +113,9 @@ def chosen_categories(
         i: (name, keypoints) for i, (name, keypoints) in known.items() if not names or name in names
     }
     fitting = {
-        i: name
-        for i, (name, keypoints) in candidates.items()
-        if keypoints == list(skeleton.keypoints)
+        i: parts
+        for i, (_, keypoints) in candidates.items()
+        if (parts := parts_joined(keypoints, skeleton)) is not None
     }
     if len(fitting) < (len(candidates) if names else 1):
         other = next((k for i, (_, k) in candidates.items() if k and i not in fitting), None)
@@ -126,7 +132,7 @@ def chosen_categories(
         raise InputError(
             f"{path}: several categories have the keypoints of '{skeleton.name}': {all_names}. Say which by --category"
         )
-    return frozenset(fitting)
+    return fitting
 
 
 class _Images:
@@ -191,18 +197,19 @@ class People:
     """The rules of a single annotation, and those that it lets pass; `of_image`: by image.
 
     Args:
-        categories: ids of those that count.
+        categories: those that count, as `chosen_categories` gives them.
         images: id -> (file name, width, height).
     """
 
     def __init__(
         self,
         skeleton: Skeleton,
-        categories: frozenset[int],
+        categories: Mapping[int, tuple[str, ...]],
         images: Mapping[int, tuple[str, int, int]],
         tally: Tally,
     ):
         self.of_image: dict[int, list[Annotation]] = {}
+        self.parts_found = 0
         self._count = skeleton.keypoint_count
         self._categories, self._images, self._tally = categories, images, tally
         self._seen: dict[int, int] = {}
@@ -237,9 +244,33 @@ class People:
             self._tally.add(Reason.ANNOTATION_UNKNOWN_IMAGE, f"{place}.image_id {shown(image)}")
         else:
             _, width, height = self._images[image]
+            entry = self._with_parts(entry, place)
             annotation = self._annotation(entry, place, width, height)
             if annotation is not None:
                 self.of_image.setdefault(image, []).append(annotation)
+
+    def _with_parts(self, entry: dict[str, Any], place: str) -> dict[str, Any]:
+        """An annotation whose keypoints are all of the skeleton's, joined from the lists over which
+        COCO-WholeBody spreads them.
+        """
+        for part in self._categories[entry["category_id"]]:
+            self.parts_found += part in entry
+            length = 3 * len(PARTS[part])
+            values = numbers(entry.get(part), length)
+            if values is None:
+                values = np.zeros(length)
+                if not entry.get("iscrowd"):
+                    self._tally.add(
+                        Reason.KEYPOINTS_MALFORMED,
+                        f"{place}.{part} must be {length} finite numbers. "
+                        f"Received: {shown(entry.get(part))}",
+                    )
+            keypoints, count = entry.get("keypoints"), entry.get("num_keypoints")
+            if isinstance(keypoints, list):
+                entry = {**entry, "keypoints": keypoints + values.tolist()}
+            if type(count) is int:  # of the body alone
+                entry = {**entry, "num_keypoints": count + int((values[2::3] != 0).sum())}
+        return entry
 
     def with_images(self) -> tuple[AnnotatedImage, ...]:
         """All images in order of id, with their people in order of theirs."""

@@ -85,3 +85,40 @@ def image_path(folder: Path, file_name: str, follow_links: bool = False) -> Path
         return path if path.resolve().is_relative_to(folder) else None
     except (OSError, RuntimeError):  # links in a circle lead nowhere
         return path
+
+
+_HEADER = 1 << 16
+"""Bytes at the beginning of an image file that nearly always tell its size."""
+
+
+def stored_size(path: Path, place: str, tally: Tally) -> tuple[int, int] | None:
+    """(width, height) of an image file as stored, from its header where that tells it; None where
+    the file cannot be used, which is counted under `place`.
+    """
+    try:
+        if not path.is_file():
+            tally.add(Reason.IMAGE_MISSING, place)
+            return None
+        with open(path, "rb") as file:
+            data = file.read(_HEADER)
+            size = image_size(data)
+            if size is None:  # what precedes the size may be long
+                if path.stat().st_size > _LARGEST_FILE:
+                    tally.add(Reason.IMAGE_TOO_LARGE, f"{place}: {path.stat().st_size} bytes")
+                    return None
+                data += file.read()
+                size = image_size(data)
+    except OSError as error:
+        tally.add(Reason.IMAGE_UNREADABLE, f"{place}: {error.strerror}")
+        return None
+    if not data:
+        tally.add(Reason.IMAGE_EMPTY, place)
+        return None
+    if size is None:
+        try:
+            height, width = decode_bgr(data, place, apply_orientation=False).shape[:2]
+        except InputError as error:
+            tally.add(Reason.IMAGE_UNREADABLE, str(error))
+            return None
+        size = (width, height)
+    return size

@@ -32,6 +32,7 @@ class Reason(Enum):
     IMAGE_TOO_LARGE = "image too large"
     IMAGE_SIZE = "image of another size than annotated"
     IMAGE_NEGATIVE = "image without people (data.negatives is false)"
+    LABELS_UNREADABLE = "label file unreadable (image left out)"
     ANNOTATION_MALFORMED = "annotation malformed"
     ANNOTATION_UNKNOWN_IMAGE = "annotation of an unknown image"
     ANNOTATION_OTHER_CATEGORY = "annotation of another category"

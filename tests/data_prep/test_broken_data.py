@@ -287,8 +287,8 @@ ALSO = {
     "neither keypoints nor mask": {R.MASK_MISSING},
     "nothing at all": {R.MASK_MISSING, R.KEYPOINTS_MALFORMED, R.BOX_MALFORMED},
 }
-ELSEWHERE = {R.IMAGE_NEGATIVE, R.PERSON_BEYOND}
-"""Reasons that tests/test_data_prep.py has."""
+ELSEWHERE = {R.IMAGE_NEGATIVE, R.PERSON_BEYOND, R.LABELS_UNREADABLE}
+"""Reasons that test_data_prep.py and tests/annotations/test_yolo.py have."""
 
 
 def turned(orientation):

@@ -110,7 +110,7 @@ def test_the_lines_of_the_command(scenes, whole, tmp_path, capsys):
         (["--beam", "--beam-options", "'"], "--beam-options: No closing quotation"),
         (
             ["--skeleton", "cat"],
-            "cat: no such skeleton file, and none shipped of that name. Shipped: coco_person, crowdpose, mpii",
+            "cat: no such skeleton file, and none shipped of that name. Shipped: coco_body_feet, coco_person, crowdpose, mpii",
         ),
         (["--category", "cat"], "no category is called 'cat'. The file has: 'person'"),
     ):

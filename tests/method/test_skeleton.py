@@ -86,10 +86,31 @@ def test_a_skeleton_comes_from_a_file_and_goes_back(tmp_path):
 def test_shipped_skeletons():
     assert load_skeleton("coco_person") == COCO_PERSON
     crowdpose, mpii = load_skeleton("crowdpose"), load_skeleton("mpii.yaml")
-    assert (crowdpose.keypoint_count, mpii.keypoint_count) == (14, 16)
-    for other in (crowdpose, mpii):
+    feet = load_skeleton("coco_body_feet")
+    assert [other.keypoint_count for other in (crowdpose, mpii, feet)] == [14, 16, 23]
+    for other in (crowdpose, mpii, feet):
         for name in set(other.keypoints) & set(COCO_PERSON.keypoints):
             assert other.sigmas[other.index(name)] == COCO_PERSON.sigmas[COCO_PERSON.index(name)]
+
+
+def test_published_sigmas_of_other_data_sets():
+    # CrowdPose's evaluation divides these by 10; COCO-WholeBody's lists the six of the feet.
+    crowdpose = [0.79, 0.79, 0.72, 0.72, 0.62, 0.62, 1.07, 1.07, 0.87, 0.87, 0.89, 0.89, 0.79, 0.79]
+    np.testing.assert_allclose(load_skeleton("crowdpose").sigmas, np.array(crowdpose) / 10)
+    feet = load_skeleton("coco_body_feet")
+    assert feet.keypoints[:17] == COCO_PERSON.keypoints
+    assert feet.sigmas[:17] == COCO_PERSON.sigmas
+    assert feet.sigmas[17:] == (0.068, 0.066, 0.066, 0.092, 0.094, 0.094)
+
+
+@pytest.mark.parametrize("name", ["crowdpose", "mpii", "coco_body_feet", "coco_person"])
+def test_mirroring_exchanges_left_and_right(name):
+    skeleton = load_skeleton(name)
+    for keypoint, mirrored in enumerate(skeleton.flip_order):
+        here, there = skeleton.keypoints[keypoint], skeleton.keypoints[mirrored]
+        side, _, joint = there.partition("_")
+        opposite = {"left": "right_" + joint, "right": "left_" + joint}
+        assert here == opposite.get(side, there)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +175,7 @@ def test_bad_skeleton_files_get_one_line(tmp_path, old, new, words):
 def test_skeleton_files_that_are_not_there(tmp_path):
     with pytest.raises(
         InputError,
-        match="no such skeleton file, and none shipped of that name. Shipped: coco_person, crowdpose",
+        match="no such skeleton file, and none shipped of that name. Shipped: coco_body_feet, coco_person, crowdpose",
     ):
         load_skeleton(tmp_path / "none.yaml")
     (tmp_path / "list.yaml").write_text("[]")

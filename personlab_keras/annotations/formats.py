@@ -1,0 +1,60 @@
+"""One entrance for annotations in any format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from personlab_keras.annotations.coco import read_coco
+from personlab_keras.annotations.dataset import Dataset
+from personlab_keras.annotations.yolo import read_yolo
+from personlab_keras.annotations.yolo_folder import is_yolo
+from personlab_keras.errors import InputError
+from personlab_keras.method.skeleton import Skeleton
+
+
+def read_annotations(
+    path: str | Path,
+    skeleton: Skeleton,
+    categories: Sequence[str] = (),
+    strict: bool = False,
+    split: str | None = None,
+) -> Dataset:
+    """Reads a COCO file, or a split of a YOLO-pose data set: a folder, or its data.yaml.
+
+    Args:
+        categories, strict: as for `read_coco` and `read_yolo`.
+        split: as for `read_yolo`; a COCO file has none.
+
+    Raises:
+        InputError: as these say.
+    """
+    if is_yolo(path):
+        return read_yolo(path, skeleton, categories, strict, split)
+    if split is not None:
+        raise InputError(f"{path}: only a YOLO-pose data set has splits. Received: --split {split}")
+    return read_coco(path, skeleton, categories, strict)
+
+
+def images_folder(dataset: Dataset, images: str | Path | None, source: str | Path) -> Path:
+    """The folder of the images of a data set, resolved.
+
+    Args:
+        images: what the user says; needed unless the data set tells it.
+        source: the annotations, named in errors.
+
+    Raises:
+        InputError: nobody tells it, or both; there is no such folder.
+    """
+    if dataset.folder is not None:
+        if images is not None:
+            raise InputError(
+                f"{source}: a YOLO-pose data set tells where its images are, {dataset.folder}. "
+                f"Received: --images {images}"
+            )
+        return dataset.folder
+    if images is None:
+        raise InputError(f"{source}: a COCO file needs --images, the folder of its images")
+    if not Path(images).is_dir():
+        raise InputError(f"{images}: no such folder of images")
+    return Path(images).resolve()

@@ -1,0 +1,282 @@
+"""Where the images and label files of a YOLO-pose data set lie."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import yaml
+
+from personlab_keras.annotations.yolo_pose import SPLITS, YoloPose, parse_data_yaml
+from personlab_keras.errors import InputError
+from personlab_keras.io.images import EXTENSIONS
+
+NO_LABELS = frozenset({"classes.txt"})
+"""What annotation tools leave beside label files."""
+_LARGEST_TEXT = 1 << 26
+"""Bytes of a label file, data.yaml or list of images."""
+
+
+@dataclass(frozen=True)
+class YoloFolder:
+    """One split of a YOLO-pose data set.
+
+    Attributes:
+        data: what the data.yaml says; None where the folder has none.
+        source: the data.yaml, or the folder: named in errors.
+        root: the folder below which all images lie, resolved.
+        images: their names below `root`, in the order of the names.
+        outside: entries of lists that lead out of `root`.
+        repeated: entries of lists that were there before.
+        strays: label files of no image.
+    """
+
+    data: YoloPose | None
+    source: str
+    root: Path
+    images: tuple[str, ...]
+    outside: tuple[str, ...]
+    repeated: tuple[str, ...]
+    strays: tuple[Path, ...]
+
+    def label_file(self, image: str) -> Path:
+        """Where the label file of an image is, if it has any."""
+        return label_path(self.root / image)
+
+
+def is_yolo(path: str | Path) -> bool:
+    """Whether annotations are a YOLO-pose data set, by the path alone: a folder or a YAML file."""
+    return Path(path).is_dir() or Path(path).suffix.lower() in (".yaml", ".yml")
+
+
+def label_path(image: Path) -> Path:
+    """The label file of an image: the last folder called `images` becomes `labels`, and the ending
+    `.txt`; beside the image where no folder is called so.
+
+    >>> label_path(Path("set/images/train/a.b.jpg")).as_posix()
+    'set/labels/train/a.b.txt'
+    >>> label_path(Path("set/a.jpg")).as_posix()
+    'set/a.txt'
+    """
+    parts = list(image.parent.parts)
+    if "images" in parts:
+        parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
+    return Path(*parts) / f"{image.stem}.txt"
+
+
+def open_yolo(path: str | Path, split: str | None = None) -> YoloFolder:
+    """The images of a split.
+
+    Args:
+        path: a data.yaml; or a folder with one, or with `images` and `labels`.
+        split: of "train", "val" and "test"; None for the only one.
+
+    Raises:
+        InputError: the path is neither; the data.yaml is malformed; there is no such split, or
+            several and none was named; it has no images.
+    """
+    place = Path(path)
+    file = _data_yaml(place) if place.is_dir() else place
+    if file is None:
+        return _plain_folder(place, split)
+    source = str(file)
+    data = parse_data_yaml(_yaml(file), source)
+    if not data.splits:
+        raise InputError(f"{source}: must have train or val, folders of images. Received: neither")
+    root, folders, lists = _places(file, data, _chosen(list(data.splits), split, source))
+    return _collect(data, source, root, folders, lists)
+
+
+def _data_yaml(folder: Path) -> Path | None:
+    for name in ("data.yaml", "data.yml"):
+        if (folder / name).is_file():
+            return folder / name
+    others = [
+        file
+        for file in sorted(folder.glob("*.y*ml"))
+        if isinstance(content := _yaml(file), dict) and "kpt_shape" in content
+    ]
+    if len(others) > 1:
+        names = ", ".join(file.name for file in others)
+        raise InputError(f"{folder}: must hold one data.yaml. Received: {names}")
+    return others[0] if others else None
+
+
+def _yaml(file: Path) -> object:
+    try:
+        return yaml.safe_load(read_text(file))
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{file}: no valid YAML: {' '.join(str(error).split())[:200]}") from None
+
+
+def read_text(file: Path) -> str:
+    """The text of a small file, whatever editor saved it.
+
+    Raises:
+        InputError: it is missing, no regular file, cannot be read, is too large, or is not in
+            UTF-8.
+    """
+    try:
+        if not file.exists():
+            raise InputError(f"{file}: no such file")
+        if not file.is_file():  # a pipe would never end
+            raise InputError(f"{file}: must be a file")
+        if file.stat().st_size > _LARGEST_TEXT:
+            raise InputError(f"{file}: must have at most {_LARGEST_TEXT >> 20} MiB")
+        return file.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{file}: must be in UTF-8") from None
+
+
+def _chosen(splits: list[str], split: str | None, source: str) -> str:
+    if split is None and len(splits) == 1:
+        return splits[0]
+    if split not in splits:
+        came = "nothing" if split is None else repr(split)
+        raise InputError(f"{source}: --split must be one of {', '.join(splits)}. Received: {came}")
+    return split
+
+
+def _plain_folder(folder: Path, split: str | None) -> YoloFolder:
+    """A folder without a data.yaml: `images` and `labels`, perhaps with a subfolder per split; or
+    such a pair per split.
+    """
+    pairs = {each: folder / "images" / each for each in SPLITS} | {
+        each: folder / each / "images" for each in SPLITS if (folder / each / "images").is_dir()
+    }
+    splits = {each: place for each, place in pairs.items() if place.is_dir()}
+    if splits:
+        chosen = splits[_chosen(list(splits), split, str(folder))]
+    elif (folder / "images").is_dir():
+        chosen = folder / "images"
+    else:
+        raise InputError(
+            f"{folder}: must be a COCO file, or a YOLO-pose folder with a data.yaml, or with images "
+            "and labels. Received: a folder without"
+        )
+    if not splits and split is not None:
+        raise InputError(f"{folder}: has no splits. Received: --split {split}")
+    return _collect(None, str(folder), chosen.resolve(), [chosen], [])
+
+
+def _places(file: Path, data: YoloPose, split: str) -> tuple[Path, list[Path], list[Path]]:
+    """The data set's root, and the folders and lists of a split.
+
+    `path` counts from the file here, from the working directory at Ultralytics, and is often that
+    of another machine: the first root below which the split exists is taken.
+    """
+    wanted = (data.splits or {})[split]
+    beside = file.parent
+    roots = [beside / data.root, Path(data.root)] if data.root else []
+    for root in [*roots, beside]:
+        found = [place for name in wanted if (place := _below(root, name)) is not None]
+        if len(found) == len(wanted):
+            folders = [place for place in found if place.is_dir()]
+            return root, folders, [place for place in found if not place.is_dir()]
+    missing = next(name for name in wanted if _below(beside, name) is None)
+    raise InputError(
+        f"{file}: {split} must be there. Received: {missing!r}, looked for below "
+        f"{', '.join(dict.fromkeys(str(root) for root in [*roots, beside]))}"
+    )
+
+
+def _below(root: Path, name: str) -> Path | None:
+    """A folder of images, or a list of them. Roboflow writes `../train/images` for what lies beside
+    the data.yaml.
+    """
+    names = [name, name.removeprefix("../")] if name.startswith("../") else [name]
+    return next((root / each for each in names if (root / each).exists()), None)
+
+
+def _collect(
+    data: YoloPose | None, source: str, root: Path, folders: list[Path], lists: list[Path]
+) -> YoloFolder:
+    # Symbolic links in the places that the data.yaml itself names are its owner's.
+    real = [folder.resolve() for folder in folders] + ([root.resolve()] if lists else [])
+    top = Path(os.path.commonpath(real))
+    images: dict[str, None] = {}
+    outside, repeated = [], []
+    for folder in real[: len(folders)]:
+        for file in _files(folder):
+            if file.suffix.lower() in EXTENSIONS:
+                images[file.relative_to(top).as_posix()] = None
+    for listing in lists:
+        for line in read_text(listing).splitlines():
+            entry = line.strip()
+            if not entry:
+                continue
+            name = _entry(entry, listing, root, top)
+            if name is None:
+                outside.append(entry)
+            elif name in images:
+                repeated.append(entry)
+            else:
+                images[name] = None
+    if not images and not outside:
+        places = ", ".join(str(place) for place in [*folders, *lists])
+        raise InputError(
+            f"{source}: must have images ({', '.join(sorted(EXTENSIONS))}). Received: none in {places}"
+        )
+    names = tuple(sorted(images))
+    return YoloFolder(
+        data=data,
+        source=source,
+        root=top,
+        images=names,
+        outside=tuple(outside),
+        repeated=tuple(repeated),
+        strays=_strays([top / name for name in names], real[: len(folders)]),
+    )
+
+
+def _entry(entry: str, listing: Path, root: Path, top: Path) -> str | None:
+    """The name below `top` of an image in a list; None where it lies elsewhere. `./` counts from
+    the list, other names from the data set's root or the list, whichever there is.
+    """
+    name = PurePosixPath(entry.replace("\\", "/"))
+    bases = [listing.parent] if entry.startswith("./") else [root, listing.parent]
+    found = [Path(os.path.normpath(base.resolve() / name)) for base in bases]
+    path = next((each for each in found if each.is_file()), found[0])
+    return path.relative_to(top).as_posix() if path.is_relative_to(top) else None
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """The files below a folder, but for hidden ones."""
+    for place, _, names in os.walk(folder):
+        yield from (Path(place, name) for name in names if not name.startswith("."))
+
+
+def _strays(images: list[Path], folders: list[Path]) -> tuple[Path, ...]:
+    """The label files beside folders of images that belong to none; a list may leave images out."""
+    known = {label_path(image) for image in images}
+    places = {label_path(folder / "x").parent for folder in folders}
+    return tuple(
+        sorted(
+            file
+            for place in places
+            for file in _files(place)
+            if file.suffix.lower() == ".txt" and file.name not in NO_LABELS and file not in known
+        )
+    )
+
+
+def image_ids(names: tuple[str, ...]) -> dict[str, int]:
+    """An id for every image: the number that it is called by, where all are called by different
+    ones, as COCO's are; else its place in the order of the names, from 1.
+
+    >>> image_ids(("a/000000000009.jpg", "b/000000000025.jpg"))
+    {'a/000000000009.jpg': 9, 'b/000000000025.jpg': 25}
+    >>> image_ids(("a.jpg", "b.jpg"))
+    {'a.jpg': 1, 'b.jpg': 2}
+    """
+    stems = [PurePosixPath(name).stem for name in names]
+    numbers = [int(stem) for stem in stems if stem.isascii() and stem.isdigit() and len(stem) < 19]
+    if len(set(numbers)) < len(names):
+        numbers = list(range(1, len(names) + 1))
+    return dict(zip(names, numbers, strict=True))
