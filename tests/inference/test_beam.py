@@ -378,7 +378,7 @@ def test_what_cannot_begin_is_one_line(images, model, tmp_path, capsys, monkeypa
         assert words in refusal(capsys, *wrong)
     assert not out.exists()
     monkeypatch.setitem(sys.modules, "apache_beam.options.pipeline_options", None)
-    assert "--beam requires Apache Beam: pip install 'personlab-keras[beam]'" in refusal(
+    assert "--beam takes Apache Beam: pip install 'personlab-keras[beam]'" in refusal(
         capsys, *command(*whole)
     )
 
