@@ -10,6 +10,7 @@ import shutil
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,10 @@ def prepare(
         KeyboardInterrupt: with a text that says how far it was, and how to go on.
     """
     target = Path(out)
-    dataset = read_annotations(annotations, skeleton, categories, strict, split)
+    dataset = read_annotations(
+        annotations, skeleton, categories, strict, split, config.data.annotation_frame
+    )
+    config = replace(config, data=replace(config.data, annotation_frame=dataset.frame))
     folder = images_folder(dataset, images, annotations)
     tally = Tally(strict, str(annotations))
     tally.merge(dataset.skipped, dataset.examples)
