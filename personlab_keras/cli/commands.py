@@ -63,6 +63,7 @@ def run_prepare(options: argparse.Namespace, config: Config) -> int:
             progress("images"),
             engine=engine,
             categories=options.category,
+            split=options.split,
             strict=options.strict,
             overwrite=options.overwrite,
             say=say,

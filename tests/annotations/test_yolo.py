@@ -9,6 +9,7 @@ from PIL import Image
 from personlab_keras.annotations.formats import images_folder, read_annotations
 from personlab_keras.annotations.reasons import Reason
 from personlab_keras.annotations.yolo_pose import YoloPose, data_yaml_text, label_text
+from personlab_keras.cli import main
 from personlab_keras.errors import InputError
 from personlab_keras.method.skeleton import COCO_PERSON, load_skeleton
 
@@ -324,6 +325,15 @@ def test_reading_is_a_function_of_the_content(case):
     empty = case.read().sha256
     (case.folder / "labels/b.txt").unlink()
     assert case.read().sha256 != empty  # for prepare, that a file came is a change
+
+
+def test_the_command_takes_the_folder(case, tmp_path, capsys):
+    prepare = ["prepare", "--annotations", str(case.folder), "--out", str(tmp_path / "records")]
+    settings = ["--category", "person", "--workers", "1", "--set", "data.view_size=81"]
+    assert main([*prepare, *settings, "--split", "val"]) == 2
+    assert "--split must be one of train. Received: 'val'" in capsys.readouterr().err
+    assert main([*prepare, *settings, "--split", "train"]) == 0
+    assert "images: 2" in capsys.readouterr().out
 
 
 def test_where_images_lie(case, scenes):

@@ -378,7 +378,7 @@ def test_a_run_that_cannot_start_gets_one_line(images, model, tmp_path, capsys, 
         assert words in refusal(capsys, *wrong)
     assert not out.exists()
     monkeypatch.setitem(sys.modules, "apache_beam.options.pipeline_options", None)
-    assert "--beam takes Apache Beam: pip install 'personlab-keras[beam]'" in refusal(
+    assert "--beam requires Apache Beam: pip install 'personlab-keras[beam]'" in refusal(
         capsys, *command(*whole)
     )
 

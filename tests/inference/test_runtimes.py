@@ -168,7 +168,7 @@ def test_finer_maps_refined_in_the_network_and_no_masks(finer, file):
         15,
         25,
     )  # 57 x 97: features at stride 8
-    with pytest.raises(InputError, match=r"decode\.masks: this network gives poses only"):
+    with pytest.raises(InputError, match=r"decode\.masks: this network predicts poses only"):
         load(finer / file, ["decode.masks=true"])
 
 
