@@ -20,20 +20,21 @@ from data_prep.geometry import (
     warp_keypoints,
     whole_image,
 )
-from personlab_keras.annotations.dataset import AnnotatedImage, Annotation
+from personlab_keras.annotations.dataset import AnnotatedImage
 from personlab_keras.annotations.image_files import read_pixels
-from personlab_keras.annotations.masks import decode_segmentation, decompress_segmentation
 from personlab_keras.annotations.reasons import Reason, Tally
+from personlab_keras.annotations.subjects import Subject, region, subjects
 from personlab_keras.config import Config, TargetsConfig
 from personlab_keras.data.records import Record
 from personlab_keras.method.coordinates import box_from_coco, map_side
+from personlab_keras.method.person import decode_mask
 from personlab_keras.method.skeleton import Skeleton
 from personlab_keras.method.targets import MAX_PERSONS, CompactTargets, encode
 
 
 @dataclass(frozen=True)
 class People:
-    """The non-crowd people of an image as arrays, and what of the image is unknown."""
+    """The people of an image as arrays, and the regions about which nothing is known."""
 
     ids: np.ndarray  # (P,)
     keypoints: np.ndarray  # (P, K, 3)
@@ -42,6 +43,8 @@ class People:
     masks: tuple[np.ndarray, ...]  # P times (H, W) bool
     annotated: np.ndarray  # (P,) bool
     unknown: tuple[np.ndarray, ...]  # (H, W) bool each: crowds, where nothing is known
+    regions: np.ndarray  # (C, 5) [box in pixel-centre coordinates, area] of whom `unknown` masks
+    order: np.ndarray  # (P + C,) ranks of people and regions by annotation id
     maskless: tuple[np.ndarray, ...]  # (H, W) bool each: the boxes of people without a mask
     complete: bool  # whether everybody in the image is annotated
 
@@ -65,10 +68,12 @@ def image_records(
     counts: Counter[str],
     tally: Tally,
 ) -> Iterator[Record]:
-    """The records of one image, one per view; adds to the counts, and to the tally what was left
-    out or mended.
+    """The records of one image, one per view; adds to the counts, and to the tally what was skipped
+    or repaired.
     """
-    pixels = read_pixels(image, folder, config.data.follow_links, tally)
+    pixels = read_pixels(
+        image, folder, tally, config.data.follow_links, config.data.annotation_frame
+    )
     if pixels is None:
         return
     people = gather_people(image, skeleton, tally)
@@ -83,112 +88,61 @@ def image_records(
 
 
 def gather_people(image: AnnotatedImage, skeleton: Skeleton, tally: Tally) -> People:
-    """The people of an image with their masks decoded; adds to the tally what had to be left out or
-    guessed.
+    """The people of an image with their masks decoded; adds to the tally what was skipped or
+    repaired.
     """
     unknown: list[np.ndarray] = []
     maskless: list[np.ndarray] = []
-    people: list[tuple[Annotation, np.ndarray]] = []
-    for annotation in image.annotations:
-        place = f"image {image.id}, annotation {annotation.id}"
-        mask = _mask(annotation, image, place, tally)
-        box = _box(annotation, mask)
-        if annotation.crowd:
-            unknown.append(_box_mask(box, image) if mask is None else mask)
-        elif mask is not None:
-            people.append((annotation, mask))
-        elif annotation.annotated:
-            people.append((annotation, np.zeros((image.height, image.width), bool)))
-            maskless.append(_box_mask(box, image))
-        elif box is not None:
-            # Somebody is there, nobody knows where exactly: unknown, rather than background.
-            tally.add(Reason.PERSON_UNKNOWN, place)
-            unknown.append(_box_mask(box, image))
-        else:
-            tally.add(Reason.PERSON_NOWHERE, place)
-            unknown.append(np.ones((image.height, image.width), bool))
+    people: list[Subject] = []
+    others: list[Subject] = []
+    found = subjects(image, tally)
+    ranks = {id(subject): rank for rank, subject in enumerate(found)}
+    for subject in found:
+        if not subject.person:
+            # Somebody is there, nobody knows where exactly: unknown rather than background.
+            unknown.append(region(subject, image))
+            others.append(subject)
+            continue
+        people.append(subject)
+        if subject.rle is None:
+            maskless.append(region(subject, image))
     if len(people) > MAX_PERSONS:
-        # Those beyond the limit become part of the crowd: unknown, rather than background.
-        people.sort(key=lambda pair: -_area(*pair))
-        for annotation, mask in people[MAX_PERSONS:]:
-            tally.add(Reason.PERSON_BEYOND, f"image {image.id}, annotation {annotation.id}")
-            unknown.append(mask)
+        # Those beyond the limit become part of the crowd: unknown rather than background.
+        people.sort(key=lambda subject: -subject.area)
+        for subject in people[MAX_PERSONS:]:
+            tally.add(Reason.PERSON_BEYOND, f"image {image.id}, annotation {subject.annotation.id}")
+            unknown.append(_person_mask(subject, image))
+            others.append(subject)
         people = people[:MAX_PERSONS]
-    annotations = [annotation for annotation, _ in people]
-    boxes = [box for pair in people if (box := _box(*pair)) is not None]
+    annotations = [subject.annotation for subject in people]
+    boxes = [subject.box for subject in people if subject.box is not None]
     return People(
         ids=np.array([annotation.id for annotation in annotations], np.int64),
         keypoints=np.array([a.keypoints for a in annotations]).reshape(
             -1, skeleton.keypoint_count, 3
         ),
         boxes=box_from_coco(np.array(boxes).reshape(-1, 4)),
-        areas=np.array([_area(*pair) for pair in people]),
-        masks=tuple(mask for _, mask in people),
+        areas=np.array([subject.area for subject in people]),
+        masks=tuple(_person_mask(subject, image) for subject in people),
         annotated=np.array([a.annotated for a in annotations], bool),
         unknown=tuple(unknown),
+        regions=np.array([_box_and_area(each, image) for each in others]).reshape(-1, 5),
+        order=np.argsort([ranks[id(each)] for each in (*people, *others)]).argsort(),
         maskless=tuple(maskless),
         complete=image.complete,
     )
 
 
-def _mask(
-    annotation: Annotation, image: AnnotatedImage, place: str, tally: Tally
-) -> np.ndarray | None:
-    """(H, W) bool; None where there is none that can be used. A mask without a pixel is none."""
-    reason = Reason.CROWD_DAMAGED if annotation.crowd else Reason.MASK_DAMAGED
-    if annotation.segmentation is None:
-        tally.add(reason if annotation.crowd else Reason.MASK_MISSING, place)
-        return None
-    try:
-        mask, dropped = decode_segmentation(
-            decompress_segmentation(annotation.segmentation), image.height, image.width
-        )
-    except ValueError as error:
-        tally.add(reason, f"{place}: {error}")
-        return None
-    if dropped:
-        tally.add(Reason.POLYGON_DROPPED, f"{place}: {dropped}")
-    if not mask.any():
-        tally.add(reason, f"{place}: not one pixel")
-        return None
-    return mask
+def _box_and_area(subject: Subject, image: AnnotatedImage) -> list[float]:
+    box = np.array([0.0, 0.0, image.width, image.height]) if subject.box is None else subject.box
+    return [*box_from_coco(box).tolist(), subject.area]
 
 
-def _box(annotation: Annotation, mask: np.ndarray | None) -> np.ndarray | None:
-    """(4,) in COCO's edge coordinates: as annotated, else around the mask, else around the
-    keypoints; None where there is nothing.
-    """
-    if np.isfinite(annotation.box).all():
-        return annotation.box
-    if mask is not None and mask.any():  # none where it stands for a missing one
-        columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-        return np.array(
-            [columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1], np.float64
-        )
-    points = annotation.keypoints[annotation.keypoints[:, 2] > 0, :2]
-    if not len(points):
-        return None
-    low, high = points.min(axis=0), points.max(axis=0)
-    return np.concatenate([low, high - low + 1.0])
-
-
-def _box_mask(box: np.ndarray | None, image: AnnotatedImage) -> np.ndarray:
-    """(H, W) bool: the pixels of a box in edge coordinates."""
-    inside = np.zeros((image.height, image.width), bool)
-    if box is not None:
-        size = (image.width, image.height)
-        x0, y0 = np.clip(np.floor(box[:2]), 0, size).astype(int)
-        x1, y1 = np.clip(np.ceil(box[:2] + box[2:]), 0, size).astype(int)
-        inside[y0:y1, x0:x1] = True
-    return inside
-
-
-def _area(annotation: Annotation, mask: np.ndarray) -> float:
-    """As annotated, else of the mask, else of the box."""
-    if np.isfinite(annotation.area):
-        return annotation.area
-    box = _box(annotation, mask)
-    return float(mask.sum()) or (1.0 if box is None else float(box[2] * box[3]))
+def _person_mask(subject: Subject, image: AnnotatedImage) -> np.ndarray:
+    """(H, W) bool; without a pixel where the mask is unknown."""
+    if subject.rle is None:
+        return np.zeros((image.height, image.width), bool)
+    return decode_mask(subject.rle)
 
 
 def _bake(
@@ -212,13 +166,18 @@ def _bake(
         person_ids=people.ids,
         person_boxes=warp_boxes(people.boxes, view),
         person_areas=people.areas * view.scale**2,
+        scale=view.scale,
+        order=people.order,
+        regions=np.concatenate(
+            [warp_boxes(people.regions[:, :4], view), people.regions[:, 4:] * view.scale**2], axis=1
+        ),
     )
 
 
 def view_targets(
     people: People, view: View, settings: TargetsConfig, skeleton: Skeleton
 ) -> CompactTargets:
-    """What a network should say about a view of the people of an image."""
+    """The targets of a view of the people of an image."""
     cells = map_side(view.side, settings.stride)
     shapes = [mask.shape for mask in (*people.masks, *people.unknown)]
     sample = mask_sampler(view, settings.stride, *shapes[0]) if shapes else None  # nobody there

@@ -20,6 +20,7 @@ from data_prep.engines import Engine, processes
 from data_prep.shards import STATE, Task, Written, deal, finished, is_intact, to_json, write_shard
 from personlab_keras.annotations.dataset import AnnotatedImage
 from personlab_keras.annotations.formats import images_folder, read_annotations
+from personlab_keras.annotations.image_files import find_image, none_usable
 from personlab_keras.annotations.reasons import Reason, Tally
 from personlab_keras.config import Config, config_to_dict
 from personlab_keras.data.records import META_FILE, Meta, parse_meta, write_meta
@@ -41,7 +42,7 @@ _BAKED = (
     "shard_records",
     "seed",
 )
-_BAKED_TOO = ("pad_colour", "follow_links")
+_BAKED_TOO = ("pad_colour", "follow_links", "annotation_frame")
 """Settings of `data` that the records depend on; the others are about reading them."""
 
 
@@ -95,7 +96,17 @@ def prepare(
         if not image.annotations:
             tally.add(Reason.IMAGE_NEGATIVE, f"image {image.id} {image.file_name!r}")
     if not any(image.annotations for image in chosen):
-        raise InputError(f"{annotations}: no image with people. Left out: {tally}")
+        raise InputError(f"{annotations}: no image with people. Skipped or repaired: {tally}")
+    people = [each for image in chosen for each in image.annotations]
+    if not any(each.annotated and not each.crowd for each in people):
+        crowds = sum(each.crowd for each in people)
+        raise InputError(
+            f"{annotations}: nobody has a labelled keypoint to train on: {len(people) - crowds} "
+            f"persons, {crowds} crowd regions. Skipped or repaired: {tally}"
+        )
+    faults, links = Tally(strict, str(folder)), config.data.follow_links
+    if not any(find_image(image, folder, faults, links) for image in chosen):
+        raise none_usable(folder, len(chosen), faults)
     plan = {
         "annotations": {
             "name": Path(annotations).name,
@@ -138,7 +149,7 @@ def prepare(
                 write_meta(target, meta)
         shutil.rmtree(target / STATE, ignore_errors=True)
     if not meta.records:
-        raise InputError(f"{folder}: none of {len(chosen)} images could be used: {tally}")
+        raise none_usable(folder, len(chosen), tally)
     return meta
 
 

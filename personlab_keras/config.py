@@ -70,6 +70,16 @@ class DataConfig:
     package (docs/data-format.md). Records, runs and models keep a copy."""
     follow_links: bool = False
     """Whether images may be symbolic links that lead out of their folder."""
+    annotation_frame: str = "stored"
+    """Frame of the annotations where an image has an EXIF orientation: `stored` for that of the
+    stored pixels, as COCO's are; `turned` for that of the picture as viewers show it."""
+
+    def __post_init__(self) -> None:
+        if self.annotation_frame not in ("stored", "turned"):
+            raise InputError(
+                "data.annotation_frame must be 'stored' or 'turned'. "
+                f"Received: {self.annotation_frame!r}"
+            )
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,8 @@
-"""Reading COCO keypoint annotations, with everything that is wrong in real files named and
-counted.
-"""
+"""Reads COCO keypoint annotations; every fault found in real files is named and counted."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,66 +10,91 @@ from typing import Any
 import numpy as np
 
 from personlab_keras.annotations.dataset import AnnotatedImage, Annotation, Dataset
-from personlab_keras.annotations.json_lists import read_lists
+from personlab_keras.annotations.json_lists import JsonLists, read_lists
 from personlab_keras.annotations.keypoint_names import PARTS, parts_joined
 from personlab_keras.annotations.masks import compress_segmentation
 from personlab_keras.annotations.reasons import Reason, Tally
-from personlab_keras.annotations.values import numbers, shown
+from personlab_keras.annotations.values import (
+    LARGEST_ID,
+    crowd_flag,
+    identifier,
+    numbers,
+    shown,
+    triples,
+)
 from personlab_keras.errors import InputError
 from personlab_keras.method.skeleton import Skeleton
 
-_LARGEST_ID = 2**63 - 1
-"""Records hold ids as int64."""
 _LARGEST_SIDE = 1 << 20
-"""Of an image in pixels: beyond it lie slips of the pen, and arrays that no machine holds."""
+"""Pixels of an image side: anything larger is a typing error, and no machine holds such arrays."""
 _ROUNDING = 1.0
-"""Pixels by which a keypoint may lie beyond the outermost pixel centre: as much as counting from 1
-or rounding up costs.
+"""Pixels by which a keypoint may lie beyond the outermost pixel centre: files that count from 1 or
+round up do that.
 """
+_FEWEST_TO_JUDGE_SCALE = 3
+"""Labelled keypoints below which a file is not suspected of holding normalised coordinates."""
 
 
 def read_coco(
-    path: str | Path, skeleton: Skeleton, categories: Sequence[str] = (), strict: bool = False
+    source: str | Path | Mapping[str, Any],
+    skeleton: Skeleton,
+    categories: Sequence[str] = (),
+    strict: bool = False,
+    name: str = "annotations",
 ) -> Dataset:
     """Reads an annotation file of COCO's keypoints format, entry by entry.
 
-    What is wrong with a single entry is counted, and as much of it used as can be:
-    docs/data-format.md has the rules.
+    Faults of single entries are counted by reason, and as much of each entry is used as possible;
+    docs/data-format.md lists the rules. `prepare`, `evaluate` and all others read by these rules.
 
     Args:
-        categories: names of those whose annotations count; if none, the one that has this
-            skeleton's keypoints.
-        strict: whether the first fault of an entry is an error.
+        source: the JSON file, or its content; the content is not modified.
+        skeleton: the keypoints that the annotations must have.
+        categories: names of the categories to read. By default the one that has the keypoints of
+            the skeleton.
+        strict: raise at the first fault instead of counting it.
+        name: of the source in messages, where it is not a file.
 
     Raises:
-        InputError: the file is missing or no such JSON; it lists no images, no annotations or no
-            categories; no category, or none of those names, has this skeleton's keypoints; several
-            have and none was named; with `strict`, as said there.
+        InputError: the file is missing or not such JSON; it has no list of images, annotations or
+            categories; no category, or none of those named, has the keypoints of the skeleton;
+            several have and none was named; all coordinates lie within 0..1; with `strict`, the
+            first fault.
+
+    >>> from personlab_keras.method.skeleton import COCO_PERSON
+    >>> person = {"id": 1, "name": "person", "keypoints": list(COCO_PERSON.keypoints)}
+    >>> image = {"id": 5, "file_name": "a.jpg", "width": 640, "height": 480}
+    >>> entry = {"id": 1, "image_id": 5, "category_id": 1, "keypoints": [9, 9, 2] + [0] * 48}
+    >>> file = {"images": [image], "annotations": [entry], "categories": [person]}
+    >>> dataset = read_coco(file, COCO_PERSON)
+    >>> int((dataset.images[0].annotations[0].keypoints[:, 2] > 0).sum())
+    1
     """
-    tally = Tally(strict, str(path))
+    place = name if isinstance(source, Mapping) else str(source)
+    tally = Tally(strict, place)
     described: list[Any] = []
     images = _Images(tally)
-    # Two passes: the categories stand behind the annotations, and what is of another is not worth
-    # keeping meanwhile.
-    lists = read_lists(
-        path, {"categories": lambda _, entry: described.append(entry), "images": images.add}
+    # Two passes: categories may come after the annotations, and annotations of other categories
+    # need not be kept meanwhile.
+    lists = _read(
+        source, {"categories": lambda _, entry: described.append(entry), "images": images.add}
     )
     for field in ("images", "annotations", "categories"):
         found = lists.found.get(field, "nothing")
-        if isinstance(found, str) or not found:
+        if isinstance(found, str) or not (found or field == "annotations"):
             came = found or "an empty list"
-            raise InputError(
-                f"{path}: '{field}' must be a list with at least one entry. Received: {came}"
-            )
+            entries = "a list" if field == "annotations" else "a list with at least one entry"
+            raise InputError(f"{place}: '{field}' must be {entries}. Received: {came}")
     listed = images.finish()
-    chosen = chosen_categories(described, skeleton, categories, path)
+    chosen = chosen_categories(described, skeleton, categories, place)
     people = People(skeleton, chosen, listed, tally)
-    read_lists(path, {"annotations": people.add})
+    _read(source, {"annotations": people.add})
     if (parts := set().union(*chosen.values())) and not people.parts_found:
         raise InputError(
-            f"{path}: annotations must have {', '.join(sorted(parts))} for '{skeleton.name}'. "
+            f"{place}: annotations must have {', '.join(sorted(parts))} for '{skeleton.name}'. "
             "Received: none"
         )
+    people.check_scale(place)
     return Dataset(
         images=tuple(
             replace(image, complete=False) if image.id in images.incomplete else image
@@ -81,7 +104,25 @@ def read_coco(
         examples=tally.examples,
         bytes=lists.bytes,
         sha256=lists.sha256,
+        category=min(chosen),
     )
+
+
+def _read(
+    source: str | Path | Mapping[str, Any], handlers: Mapping[str, Callable[[int, Any], None]]
+) -> JsonLists:
+    if not isinstance(source, Mapping):
+        return read_lists(source, handlers)
+    for key, handler in handlers.items():
+        for number, entry in enumerate(
+            entries if isinstance(entries := source.get(key), list) else ()
+        ):
+            handler(number, entry)
+    found = {
+        key: len(value) if isinstance(value, list) else type(value).__name__
+        for key, value in source.items()
+    }
+    return JsonLists(found, 0, "")
 
 
 def chosen_categories(
@@ -98,41 +139,52 @@ def chosen_categories(
     Raises:
         InputError: as `read_coco` says.
     """
-    known: dict[int, tuple[Any, Any]] = {}
+    known: list[tuple[int, Any, Any]] = []
     for entry in described:
-        if isinstance(entry, dict) and type(entry.get("id")) is int:
-            known[entry["id"]] = (entry.get("name"), entry.get("keypoints"))
-    all_names = ", ".join(repr(name) for name, _ in known.values())
-    if strangers := [
-        name for name in names if name not in [known_name for known_name, _ in known.values()]
-    ]:
-        raise InputError(
-            f"{path}: no category is called {strangers[0]!r}. The file has: {all_names}"
-        )
-    candidates = {
-        i: (name, keypoints) for i, (name, keypoints) in known.items() if not names or name in names
-    }
-    fitting = {
-        i: parts
-        for i, (_, keypoints) in candidates.items()
+        if isinstance(entry, dict) and (key := identifier(entry.get("id"))) is not None:
+            known.append((key, entry.get("name"), entry.get("keypoints")))
+    all_names = ", ".join(repr(name) for _, name, _ in known)
+    for wanted in names:
+        if not any(name == wanted for _, name, _ in known):
+            raise InputError(f"{path}: no category is called {wanted!r}. The file has: {all_names}")
+    candidates = [each for each in known if not names or each[1] in names]
+    fitting = [
+        (key, name, parts)
+        for key, name, keypoints in candidates
         if (parts := parts_joined(keypoints, skeleton)) is not None
-    }
-    if len(fitting) < (len(candidates) if names else 1):
-        other = next((k for i, (_, k) in candidates.items() if k and i not in fitting), None)
+    ]
+    # Some tools list no keypoints in the category. A person is then taken at its word.
+    fitting += [
+        (key, name, ())
+        for key, name, keypoints in candidates
+        if not keypoints
+        and (name in names or (name == "person" and not names and not fitting))
+        and name not in [fitting_name for _, fitting_name, _ in fitting]
+    ]
+    missing = [
+        name for name in names if name not in [fitting_name for _, fitting_name, _ in fitting]
+    ]
+    if missing or not fitting:
+        listed = [
+            keypoints
+            for _, name, keypoints in candidates
+            if isinstance(keypoints, list) and keypoints and (not missing or name in missing)
+        ]
         came = (
-            ", ".join(map(str, other))
-            if isinstance(other, list)
+            ", ".join(map(str, listed[0]))
+            if listed
             else "categories without keypoints (an instances file?)"
         )
-        wanted = f"the {skeleton.keypoint_count} keypoints of '{skeleton.name}', in their order"
+        rule = f"the {skeleton.keypoint_count} keypoints of '{skeleton.name}', in their order"
+        subject = f"category {missing[0]!r} must have" if missing else "no category has"
+        raise InputError(f"{path}: {subject} {rule}. Received: {came}")
+    if len({str(name) for _, name, _ in fitting}) > 1 and not names:
+        several = ", ".join(repr(name) for _, name, _ in fitting)
         raise InputError(
-            f"{path}: {f'category {names[0]!r} must have' if names else 'no category has'} {wanted}. Received: {came}"
+            f"{path}: several categories have the keypoints of '{skeleton.name}': {several}. "
+            "Choose by --category"
         )
-    if len(fitting) > 1 and not names:
-        raise InputError(
-            f"{path}: several categories have the keypoints of '{skeleton.name}': {all_names}. Say which by --category"
-        )
-    return fitting
+    return {key: parts for key, _, parts in fitting}
 
 
 class _Images:
@@ -151,7 +203,9 @@ class _Images:
         if problem:
             self._tally.add(Reason.IMAGE_MALFORMED, f"{place}{problem}")
             return
-        identity, fields = entry["id"], (entry["file_name"], entry["width"], entry["height"])
+        identity = identifier(entry["id"])
+        assert identity is not None  # or there was a problem
+        fields = (entry["file_name"], entry["width"], entry["height"])
         if not entry.get("complete", True):
             self.incomplete.add(identity)
         if self._known.setdefault(identity, fields) != fields:
@@ -177,11 +231,11 @@ class _Images:
 def _image_problem(entry: Any) -> str:
     if not isinstance(entry, dict):
         return f" must be an object. Received: {type(entry).__name__}"
-    for name, kind in (("width", int), ("height", int), ("id", int), ("file_name", str)):
+    for name, kind in (("width", int), ("height", int), ("file_name", str)):
         if type(entry.get(name)) is not kind:
             return f".{name} must be a {kind.__name__}. Received: {shown(entry.get(name))}"
-    if not 0 <= entry["id"] <= _LARGEST_ID:
-        return f".id must be from 0 to 2**63 - 1. Received: {shown(entry['id'])}"
+    if identifier(entry.get("id")) is None:
+        return f".id must be an integer or text. Received: {shown(entry.get('id'))}"
     if not (1 <= entry["width"] <= _LARGEST_SIDE and 1 <= entry["height"] <= _LARGEST_SIDE):
         return f" must have a size of at least one pixel. Received: {shown(entry['width'])} x {shown(entry['height'])}"
     if type(entry.get("complete", True)) is not bool:
@@ -189,7 +243,9 @@ def _image_problem(entry: Any) -> str:
     try:
         entry["file_name"].encode()
     except UnicodeEncodeError:
-        return f".file_name must be text that a file can be called. Received: {shown(entry['file_name'])}"
+        return (
+            f".file_name must be text that can name a file. Received: {shown(entry['file_name'])}"
+        )
     return ""
 
 
@@ -210,6 +266,9 @@ class People:
     ):
         self.of_image: dict[int, list[Annotation]] = {}
         self.parts_found = 0
+        self._places = 0
+        self._labelled, self._farthest = 0, 0.0
+        self._boxes, self._farthest_edge = 0, 0.0
         self._count = skeleton.keypoint_count
         self._categories, self._images, self._tally = categories, images, tally
         self._seen: dict[int, int] = {}
@@ -227,24 +286,31 @@ class People:
                 f"{place} must be an object. Received: {type(entry).__name__}",
             )
             return
-        category, image = entry.get("category_id"), entry.get("image_id")
-        if type(category) is not int or type(image) is not int:
-            name, value = (
-                ("image_id", image) if type(category) is int else ("category_id", category)
-            )
+        category, image = identifier(entry.get("category_id")), identifier(entry.get("image_id"))
+        if image is None:
             self._tally.add(
                 Reason.ANNOTATION_MALFORMED,
-                f"{place}.{name} must be an int. Received: {shown(value)}",
+                f"{place}.image_id must be an integer or text. Received: {shown(entry.get('image_id'))}",
             )
-        elif category not in self._categories:
+        elif category is not None and category not in self._categories:
             self._tally.add(
-                Reason.ANNOTATION_OTHER_CATEGORY, f"{place}.category_id {shown(category)}"
+                Reason.ANNOTATION_OTHER_CATEGORY,
+                f"{place}.category_id {shown(entry['category_id'])}",
             )
         elif image not in self._images:
-            self._tally.add(Reason.ANNOTATION_UNKNOWN_IMAGE, f"{place}.image_id {shown(image)}")
+            self._tally.add(
+                Reason.ANNOTATION_UNKNOWN_IMAGE, f"{place}.image_id {shown(entry['image_id'])}"
+            )
         else:
+            if category is None:
+                self._tally.add(
+                    Reason.CATEGORY_MISSING,
+                    f"{place}.category_id {shown(entry.get('category_id'))}",
+                )
             _, width, height = self._images[image]
-            entry = self._with_parts(entry, place)
+            entry = {**entry, "image_id": image, "category_id": category}
+            if category is not None:
+                entry = self._with_parts(entry, place)
             annotation = self._annotation(entry, place, width, height)
             if annotation is not None:
                 self.of_image.setdefault(image, []).append(annotation)
@@ -286,15 +352,15 @@ class People:
     def _annotation(
         self, entry: dict[str, Any], place: str, width: int, height: int
     ) -> Annotation | None:
-        crowd = entry.get("iscrowd", 0)
-        if crowd not in (0, 1) or not isinstance(crowd, int):
-            # Somebody is there: unknown, rather than background.
+        crowd = crowd_flag(entry.get("iscrowd"))
+        if crowd is None:
+            # Somebody is there: unknown rather than background.
             self._tally.add(
                 Reason.ANNOTATION_MALFORMED,
-                f"{place}.iscrowd must be 0 or 1 (taken as 1). Received: {shown(crowd)}",
+                f"{place}.iscrowd must be 0 or 1 (taken as 1). Received: {shown(entry['iscrowd'])}",
             )
-            crowd = 1
-        keypoints = self._keypoints(entry, place, width, height, bool(crowd))
+        crowd = crowd is None or crowd or entry["category_id"] is None
+        keypoints = self._keypoints(entry, place, width, height, crowd)
         box = numbers(entry.get("bbox"), 4)
         if box is None or not (np.abs(box) <= _LARGEST_SIDE).all() or box[2:].min() <= 0.0:
             rule = "must be 4 finite numbers, the last two above 0"
@@ -306,63 +372,65 @@ class People:
         if (
             not isinstance(area, (int, float))
             or isinstance(area, bool)
-            or not 0.0 < area <= _LARGEST_SIDE**2
+            or not 0.0 < area <= width * height
         ):
             self._tally.add(
                 Reason.AREA_MALFORMED,
-                f"{place}.area must be a number above 0. Received: {shown(area)}",
+                f"{place}.area must be above 0 and at most that of the image. Received: {shown(area)}",
             )
             area = np.nan
         segmentation = entry.get("segmentation") or None
         packed_form = None if segmentation is None else compress_segmentation(segmentation)
+        self._note_box(box)
         identity = entry.get("id")
         what = hash((entry["image_id"], keypoints.tobytes(), box.tobytes(), packed_form))
-        if type(identity) is not int or not 0 <= identity <= _LARGEST_ID:
+        if type(identity) is not int or not 0 <= identity <= LARGEST_ID:
             self._tally.add(
                 Reason.ANNOTATION_ID,
-                f"{place}.id must be an int from 0 to 2**63 - 1. Received: {shown(identity)}",
+                f"{place}.id must be an integer from 0 to 2**63 - 1. Received: {shown(identity)}",
             )
             identity = 0
         elif self._seen.setdefault(identity, what) is not what:
             if self._seen[identity] == what:
                 self._tally.add(Reason.ANNOTATION_REPEATED, f"{place}.id {identity}")
                 return None
-            self._tally.add(Reason.ANNOTATION_ID, f"{place}.id {identity} was another one's before")
-        return Annotation(identity, keypoints, box, float(area), packed_form, bool(crowd))
+            self._tally.add(
+                Reason.ANNOTATION_ID, f"{place}.id {identity} belongs to an earlier annotation"
+            )
+        self._places += 1
+        return Annotation(
+            identity, keypoints, box, float(area), packed_form, crowd, place=self._places - 1
+        )
 
     def _keypoints(
         self, entry: dict[str, Any], place: str, width: int, height: int, crowd: bool
     ) -> np.ndarray:
-        """(K, 3), with zero rows for what cannot be used."""
-        nothing = np.zeros((self._count, 3))
+        """(K, 3), with zero rows for keypoints that are not labelled or cannot be used."""
         given = entry.get("keypoints")
         if given is None and crowd:  # crowd regions may come without
-            return nothing
-        values = numbers(given, 3 * self._count)
-        if values is None:
-            came = (
-                f"{len(given)} values"
-                if isinstance(given, list) and len(given) != 3 * self._count
-                else shown(given)
-            )
-            rule = f"must be {3 * self._count} finite numbers"
+            return np.zeros((self._count, 3))
+        keypoints = triples(given, self._count)
+        if keypoints is None:
+            came = f"{len(given)} values" if isinstance(given, list) else shown(given)
             self._tally.add(
-                Reason.KEYPOINTS_MALFORMED, f"{place}.keypoints {rule}. Received: {came}"
+                Reason.KEYPOINTS_MALFORMED,
+                f"{place}.keypoints must be {3 * self._count} numbers. Received: {came}",
             )
-            return nothing
-        keypoints = values.reshape(self._count, 3)
+            return np.zeros((self._count, 3))
         x, y, visibility = keypoints.T
-        labelled = visibility != 0
+        labelled = visibility != 0  # NaN included
+        sound = (visibility > 0) & np.isfinite(keypoints).all(axis=1)
         within = (
             (x >= -_ROUNDING)
             & (x <= width - 1 + _ROUNDING)
             & (y >= -_ROUNDING)
             & (y <= height - 1 + _ROUNDING)
         )
-        known = (visibility == 1) | (visibility == 2)
-        kept = known & within
+        if sound.any():
+            self._labelled += int(sound.sum())
+            self._farthest = max(self._farthest, float(np.abs(keypoints[sound, :2]).max()))
+        kept = sound & within
         if not np.array_equal(kept, labelled):
-            sound = known & np.isfinite(x) & np.isfinite(y)
             for reason, rows in (
                 (Reason.KEYPOINT_MALFORMED, labelled & ~sound),
                 (Reason.KEYPOINT_OUTSIDE, sound & ~within),
@@ -378,4 +446,28 @@ class People:
                 Reason.COUNT_DISAGREES,
                 f"{place}.num_keypoints {shown(said)} of {count} labelled keypoints",
             )
-        return np.where(kept[:, None], keypoints, 0.0)
+        kept_values = np.where(kept[:, None], keypoints, 0.0)
+        # COCO's visibility is 1 or 2; other tools write a score.
+        kept_values[kept & (visibility != 1), 2] = 2.0
+        return kept_values
+
+    def _note_box(self, box: np.ndarray) -> None:
+        if np.isfinite(box).all():
+            self._boxes += 1
+            self._farthest_edge = max(self._farthest_edge, float(np.abs(box).max()))
+
+    def check_scale(self, source: str) -> None:
+        """Refuses coordinates that are fractions of the image size.
+
+        Raises:
+            InputError: all labelled keypoints lie within 0..1; or there are none and all boxes do.
+        """
+        if self._labelled >= _FEWEST_TO_JUDGE_SCALE:
+            count, farthest, things = self._labelled, self._farthest, "labelled keypoints"
+        else:
+            count, farthest, things = self._boxes, self._farthest_edge, "boxes"
+        if count and farthest <= 1.0:
+            raise InputError(
+                f"{source}: coordinates must be in pixels. Received: all {count} {things} within 0..1 "
+                "(multiply x by the width of the image and y by its height)"
+            )

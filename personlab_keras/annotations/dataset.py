@@ -21,14 +21,15 @@ class Annotation:
 
     Attributes:
         id: of the annotation.
-        keypoints: (K, 3) float64 [x, y, visibility] in image pixels; zeros where nothing was
-            annotated.
+        keypoints: (K, 3) float64 [x, y, visibility] in image pixels, visibility 1 (hidden) or 2;
+            zeros where nothing was annotated.
         box: (4,) float64 [x, y, width, height] in COCO's edge coordinates; NaN where the file has
             none that can be used.
         area: in square pixels; NaN where the file has none that can be used.
-        segmentation: `packed`: polygons, or a run-length form, as in the file; None where there is
-            none.
-        crowd: whether it is a region of several people that nobody told apart.
+        segmentation: polygons or run lengths as in the file, by `masks.compress_segmentation`; None
+            where there is none.
+        crowd: whether it is a region of several people who were not annotated one by one.
+        place: of the annotation in its file, counted from 0. COCOeval breaks ties by it.
     """
 
     id: int
@@ -37,6 +38,7 @@ class Annotation:
     area: float
     segmentation: bytes | None
     crowd: bool
+    place: int = 0
 
     @property
     def annotated(self) -> bool:
@@ -67,8 +69,9 @@ class Dataset:
 
     Attributes:
         images: in order of id, with their people in order of theirs.
-        skipped: what was left out or mended, by reason; `examples`: a few of each.
+        skipped: number of entries skipped or repaired, by reason; `examples`: a few of each.
         bytes, sha256: of the annotation file.
+        category: id of the people's category in the file, the least one if there are several.
         folder: in which the images lie, resolved; None if the format does not tell.
     """
 
@@ -77,4 +80,5 @@ class Dataset:
     examples: Mapping[str, list[str]]
     bytes: int
     sha256: str
+    category: int = 1
     folder: Path | None = None

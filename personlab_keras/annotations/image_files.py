@@ -10,20 +10,80 @@ import numpy as np
 from personlab_keras.annotations.dataset import AnnotatedImage
 from personlab_keras.annotations.reasons import Reason, Tally
 from personlab_keras.errors import InputError
+from personlab_keras.io.exif import exif_orientation
 from personlab_keras.io.image_headers import image_size
 from personlab_keras.io.images import MAX_PIXELS, decode_bgr
 
+STORED, TURNED = "stored", "turned"
+"""Frames in which annotations may be."""
 _LARGEST_FILE = 1 << 29
 """Bytes of an image file: more than `MAX_PIXELS` pixels take in any but a wasteful format."""
 
 
 def read_pixels(
-    image: AnnotatedImage, folder: Path, follow_links: bool, tally: Tally
+    image: AnnotatedImage,
+    folder: Path,
+    tally: Tally,
+    follow_links: bool = False,
+    frame: str = STORED,
 ) -> np.ndarray | None:
-    """(H, W, 3) uint8 BGR as stored: COCO annotates the pixels whatever their orientation tag
-    says.
+    """(H, W, 3) uint8 BGR of an image; None if it cannot be used, with the reason in the tally.
+
+    Args:
+        folder: of the images, resolved.
+        follow_links: whether symbolic links may lead out of the folder.
+        frame: `STORED` if annotations are in the frame of the stored pixels, whatever the EXIF
+            orientation says, as COCO's are; `TURNED` if they are in that of the picture as viewers
+            show it.
     """
-    place = f"image {image.id} {image.file_name!r}"
+    path = find_image(image, folder, tally, follow_links)
+    if path is None:
+        return None
+    place = _place(image)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        tally.add(Reason.IMAGE_UNREADABLE, f"{place}: {error.strerror}")
+        return None
+    size = image_size(data)
+    if size is not None and size[0] * size[1] > MAX_PIXELS:
+        tally.add(Reason.IMAGE_TOO_LARGE, f"{place}: {size[0]} x {size[1]} pixels")
+        return None
+    orientation = exif_orientation(data)
+    wanted = (image.width, image.height)
+    if frame == TURNED and orientation >= 5 and size is not None:
+        size = size[::-1]
+    if size is None or size == wanted:  # an image of another size need not be decoded
+        try:
+            pixels = decode_bgr(data, place, apply_orientation=frame == TURNED)
+        except InputError as error:
+            tally.add(Reason.IMAGE_UNREADABLE, str(error))
+            return None
+        size = (pixels.shape[1], pixels.shape[0])
+    if size != wanted:
+        other = STORED if frame == TURNED else TURNED
+        hint = (
+            f"; data.annotation_frame={other} fits"
+            if orientation >= 5 and size[::-1] == wanted
+            else ""
+        )
+        tally.add(
+            Reason.IMAGE_SIZE,
+            f"{place}: {size[0]} x {size[1]}, annotated as {image.width} x {image.height}{hint}",
+        )
+        return None
+    if orientation != 1:
+        tally.add(Reason.IMAGE_TURNED, f"{place}: orientation {orientation}")
+    return pixels
+
+
+def find_image(
+    image: AnnotatedImage, folder: Path, tally: Tally, follow_links: bool = False
+) -> Path | None:
+    """The file of an image, without opening it; None if it cannot be used, with the reason in the
+    tally.
+    """
+    place = _place(image)
     path = image_path(folder, image.file_name, follow_links)
     if path is None:
         tally.add(Reason.IMAGE_OUTSIDE, place)
@@ -32,42 +92,31 @@ def read_pixels(
         if not path.is_file():
             tally.add(Reason.IMAGE_MISSING, place)
             return None
-        if path.stat().st_size > _LARGEST_FILE:
-            tally.add(Reason.IMAGE_TOO_LARGE, f"{place}: {path.stat().st_size} bytes")
-            return None
-        data = path.read_bytes()
+        length = path.stat().st_size
     except OSError as error:
         tally.add(Reason.IMAGE_UNREADABLE, f"{place}: {error.strerror}")
         return None
-    if not data:
+    if length > _LARGEST_FILE:
+        tally.add(Reason.IMAGE_TOO_LARGE, f"{place}: {length} bytes")
+        return None
+    if not length:
         tally.add(Reason.IMAGE_EMPTY, place)
         return None
-    size = image_size(data)
-    if size is not None and size[0] * size[1] > MAX_PIXELS:
-        tally.add(Reason.IMAGE_TOO_LARGE, f"{place}: {size[0]} x {size[1]} pixels")
-        return None
-    if size is None or size == (
-        image.width,
-        image.height,
-    ):  # whose size is wrong need not be decoded
-        try:
-            pixels = decode_bgr(data, place, apply_orientation=False)
-        except InputError as error:
-            tally.add(Reason.IMAGE_UNREADABLE, str(error))
-            return None
-        size = (pixels.shape[1], pixels.shape[0])
-    if size != (image.width, image.height):
-        tally.add(
-            Reason.IMAGE_SIZE,
-            f"{place}: {size[0]} x {size[1]}, annotated as {image.width} x {image.height}",
-        )
-        return None
-    return pixels
+    return path
+
+
+def _place(image: AnnotatedImage) -> str:
+    return f"image {image.id} {image.file_name!r}"
+
+
+def none_usable(folder: Path, count: int, tally: Tally) -> InputError:
+    """The error of a data set of which not one image can be used."""
+    return InputError(f"{folder}: none of {count} images could be used: {tally}")
 
 
 def image_path(folder: Path, file_name: str, follow_links: bool = False) -> Path | None:
-    """Where an image lies; None where its name leads out of the folder: absolute, by "..", or
-    through a symbolic link.
+    """Path of an image; None if its name leads out of the folder: absolute, by "..", or through a
+    symbolic link.
 
     Args:
         folder: resolved.
@@ -79,7 +128,7 @@ def image_path(folder: Path, file_name: str, follow_links: bool = False) -> Path
     links = (folder.joinpath(*name.parts[: depth + 1]) for depth in range(len(name.parts)))
     if follow_links or not any(
         os.path.islink(link) for link in links
-    ):  # to resolve every name would take longer than to read it
+    ):  # resolving every name would take longer than reading it
         return path
     try:
         return path if path.resolve().is_relative_to(folder) else None

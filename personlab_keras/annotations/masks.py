@@ -26,25 +26,27 @@ def decompress_segmentation(packed: bytes) -> Any:
     return pickle.loads(packed)
 
 
-def decode_segmentation(segmentation: Any, height: int, width: int) -> tuple[np.ndarray, int]:
-    """(H, W) bool from COCO's polygons, plain run lengths or compressed run lengths; and how many
-    polygons were of no use.
+def encode_segmentation(segmentation: Any, height: int, width: int) -> tuple[dict[str, Any], int]:
+    """COCO's polygons, plain or compressed run lengths -> pycocotools' compressed run lengths, and
+    how many polygons had to be dropped.
+
+    Everything is checked first: pycocotools trusts its input, walks along polygons far outside the
+    image until memory is full, and reads beyond arrays of an odd number of values.
 
     Raises:
-        ValueError: none of those forms, of another size than the image, or nothing of it can be
-            used.
+        ValueError: none of those forms, of another size than the image, or nothing usable in it.
+
+    >>> encoded, dropped = encode_segmentation([[0, 0, 2, 0, 2, 2, 0, 2], [1, 1]], 4, 4)
+    >>> int(rle.area(encoded)), dropped
+    (4, 1)
     """
     if isinstance(segmentation, list):
-        # pycocotools walks along every edge in steps of a fifth of a pixel and trusts what it is
-        # given: what lies far outside would take all memory, NaN and an odd number of values read
-        # beyond their array.
         polygons = [polygon for polygon in segmentation if _is_polygon(polygon, height, width)]
         if not polygons:
             raise ValueError("no polygon of at least three points")
         encoded = rle.frPyObjects(polygons, height, width)
-        return rle.decode(rle.merge(encoded) if len(encoded) > 1 else encoded[0]).view(bool), len(
-            segmentation
-        ) - len(polygons)
+        whole = rle.merge(encoded) if len(encoded) > 1 else encoded[0]
+        return whole, len(segmentation) - len(polygons)
     if isinstance(segmentation, dict) and {"size", "counts"} <= set(segmentation):
         if segmentation["size"] != [height, width]:
             raise ValueError(
@@ -52,6 +54,26 @@ def decode_segmentation(segmentation: Any, height: int, width: int) -> tuple[np.
             )
         return _from_runs(segmentation["counts"], height, width), 0
     raise ValueError(f"neither polygons nor run lengths: {shown(segmentation)}")
+
+
+def decode_segmentation(segmentation: Any, height: int, width: int) -> tuple[np.ndarray, int]:
+    """As `encode_segmentation`, as (H, W) bool pixels."""
+    encoded, dropped = encode_segmentation(segmentation, height, width)
+    return rle.decode(encoded).view(bool), dropped
+
+
+def box_pixels(box: np.ndarray | None, height: int, width: int) -> tuple[slice, slice]:
+    """Rows and columns of the pixels that a box [x, y, width, height] in edge coordinates touches;
+    none without a box.
+
+    >>> box_pixels(np.array([1.5, 0, 2, 9]), 4, 4)
+    (slice(0, 4, None), slice(1, 4, None))
+    """
+    if box is None:
+        return slice(0, 0), slice(0, 0)
+    x0, y0 = np.clip(np.floor(box[:2]), 0, (width, height)).astype(int).tolist()
+    x1, y1 = np.clip(np.ceil(box[:2] + box[2:]), 0, (width, height)).astype(int).tolist()
+    return slice(y0, y1), slice(x0, x1)
 
 
 def _is_polygon(polygon: Any, height: int, width: int) -> bool:
@@ -66,9 +88,9 @@ def _is_polygon(polygon: Any, height: int, width: int) -> bool:
     )  # no further outside than the image is wide
 
 
-def _from_runs(counts: Any, height: int, width: int) -> np.ndarray:
-    """Run lengths down the columns, as numbers or in COCO's text. Read here: pycocotools leaves
-    memory as it was where they are too few.
+def _from_runs(counts: Any, height: int, width: int) -> dict[str, Any]:
+    """Run lengths down the columns, as numbers or in COCO's text. pycocotools leaves memory
+    uninitialised where they are too few.
     """
     if isinstance(counts, str):
         runs = _run_lengths(counts)
@@ -76,29 +98,38 @@ def _from_runs(counts: Any, height: int, width: int) -> np.ndarray:
         values = numbers(counts, len(counts)) if isinstance(counts, list) else None
         if values is None or not (np.isfinite(values).all() and (values == np.floor(values)).all()):
             raise ValueError("run lengths that are not whole numbers")
-        runs = [int(value) for value in values]
-    if min(runs, default=-1) < 0 or sum(runs) != height * width:
+        runs = np.clip(values, -1, height * width + 1).astype(np.int64)
+    if not len(runs) or runs.min() < 0 or runs.sum() != height * width:
         raise ValueError(f"run lengths that do not add up to {height} x {width} pixels")
-    pixels = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-    return pixels.reshape(width, height).T
+    if isinstance(counts, str):
+        return {"size": [height, width], "counts": counts.encode("ascii")}
+    return rle.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)
 
 
-def _run_lengths(text: str) -> list[int]:
-    """COCO's text: six bits a character, five of them of the number, lowest first; from the third
-    on, the difference to the one before the last."""
-    runs: list[int] = []
-    value = shift = 0
-    for character in text:
-        bits = ord(character) - 48
-        if not 0 <= bits < 64 or shift > 60:
-            raise ValueError("damaged run lengths")
-        value |= (bits & 0x1F) << shift
-        shift += 5
-        if not bits & 0x20:
-            if bits & 0x10:
-                value -= 1 << shift
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value = shift = 0
-    if shift:
+_LONGEST_NUMBER = 10
+"""Characters of a run length: 50 bits, more than any image has pixels."""
+
+
+def _run_lengths(text: str) -> np.ndarray:
+    """COCO's text: six bits a character, five of them of the number, lowest first; from the fourth
+    number on, the difference to the one before the last.
+    """
+    bits = np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8).astype(np.int64) - 48
+    if not len(bits):
+        return bits
+    if bits.min() < 0 or bits.max() >= 64:
+        raise ValueError("damaged run lengths")
+    ends = np.flatnonzero(bits & 0x20 == 0)
+    if not len(ends) or ends[-1] != len(bits) - 1:
         raise ValueError("run lengths that end within a number")
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts + 1
+    if lengths.max() > _LONGEST_NUMBER:
+        raise ValueError("damaged run lengths")
+    shifts = 5 * (np.arange(len(bits)) - np.repeat(starts, lengths))
+    runs = np.add.reduceat((bits & 0x1F) << shifts, starts)
+    negative = bits[ends] & 0x10 != 0
+    runs[negative] -= np.int64(1) << (5 * lengths[negative])
+    runs[1::2] = np.cumsum(runs[1::2])
+    runs[2::2] = np.cumsum(runs[2::2])
     return runs

@@ -31,19 +31,21 @@ class Reason(Enum):
     IMAGE_UNREADABLE = "image unreadable"
     IMAGE_TOO_LARGE = "image too large"
     IMAGE_SIZE = "image of another size than annotated"
+    IMAGE_TURNED = "image with an EXIF orientation (kept; read as data.annotation_frame says)"
     IMAGE_NEGATIVE = "image without people (data.negatives is false)"
     LABELS_UNREADABLE = "label file unreadable (image left out)"
     ANNOTATION_MALFORMED = "annotation malformed"
     ANNOTATION_UNKNOWN_IMAGE = "annotation of an unknown image"
     ANNOTATION_OTHER_CATEGORY = "annotation of another category"
+    CATEGORY_MISSING = "annotation without a category (masked as crowd)"
     ANNOTATION_REPEATED = "annotation listed twice (one kept)"
     ANNOTATION_ID = "annotation id malformed or shared (person kept)"
     KEYPOINTS_MALFORMED = "keypoints missing or malformed (person kept without)"
-    KEYPOINT_MALFORMED = "keypoint not finite or of unknown visibility (person kept without it)"
+    KEYPOINT_MALFORMED = "keypoint that is not three finite numbers (person kept without it)"
     KEYPOINT_OUTSIDE = "keypoint outside the image (person kept without it)"
     COUNT_DISAGREES = "num_keypoints disagrees with the keypoints (keypoints believed)"
     BOX_MALFORMED = "box missing or malformed (taken from mask or keypoints)"
-    AREA_MALFORMED = "area missing, malformed or zero (taken from mask or box)"
+    AREA_MALFORMED = "area missing, malformed or impossible (taken from mask or box)"
     MASK_MISSING = "mask missing (person kept)"
     MASK_DAMAGED = "mask damaged (person kept)"
     POLYGON_DROPPED = "polygon malformed or of fewer than three points (rest of the mask kept)"
@@ -58,6 +60,7 @@ class Reason(Enum):
         choices.
         """
         return self not in (
+            Reason.IMAGE_TURNED,
             Reason.IMAGE_NEGATIVE,
             Reason.ANNOTATION_OTHER_CATEGORY,
             Reason.MASK_MISSING,

@@ -63,7 +63,6 @@ def run_prepare(options: argparse.Namespace, config: Config) -> int:
             progress("images"),
             engine=engine,
             categories=options.category,
-            split=options.split,
             strict=options.strict,
             overwrite=options.overwrite,
             say=say,
@@ -295,13 +294,12 @@ def _predict_with_beam(options: argparse.Namespace, pipeline: list[str]) -> int:
 
 
 def run_evaluate(options: argparse.Namespace, config: Config) -> int:
-    from personlab_keras.evaluation import evaluate
+    from personlab_keras.evaluation import evaluate, fingerprint
     from personlab_keras.inference.predict import load
 
     # Average precision covers all thresholds, so only a threshold that the user sets applies.
-    predictor = load(
-        options.model, ["decode.score_threshold=0", *_view_settings(options), *options.set]
-    )
+    settings = ["decode.score_threshold=0", *_view_settings(options), *options.set]
+    predictor = load(options.model, settings)
     with progress_bars() as progress:
         metrics = evaluate(
             predictor,
@@ -312,6 +310,11 @@ def run_evaluate(options: argparse.Namespace, config: Config) -> int:
             limit=options.limit,
             progress=progress("images"),
             categories=options.category,
+            strict=options.strict,
+            frame=config.data.annotation_frame,
+            follow_links=config.data.follow_links,
+            identity=f"{fingerprint(options.model)} {settings}",
+            say=say,
         )
     _print_metrics(metrics)
     return 0
@@ -347,11 +350,12 @@ def run_config(options: argparse.Namespace, config: Config) -> int:
 
 def _print_metrics(metrics: dict[str, Any]) -> None:
     for kind in ("keypoints", "segmentation"):
-        if metrics[kind] is None:  # the model predicts no masks, or they are switched off
-            continue
-        values = "  ".join(
-            f"{name} {value:.3f}"
-            for name, value in metrics[kind].items()
-            if isinstance(value, float)
-        )
-        print(f"{kind}: {values}")
+        figures = {
+            name: "null" if value is None else f"{value:.3f}"
+            for name, value in (metrics[kind] or {}).items()
+            if name != "max_detections"
+        }
+        if set(figures.values()) - {"null"}:
+            print(f"{kind}: {'  '.join(f'{name} {text}' for name, text in figures.items())}")
+    for names, reason in metrics["unavailable"].items():
+        print(f"{names}: null, because {reason}")

@@ -85,9 +85,10 @@ def _add_prepare(add: Add) -> None:
     command = add(
         "prepare",
         commands.run_prepare,
-        "convert annotated images to TFRecords with targets",
+        "convert COCO keypoint annotations to TFRecords with targets",
     )
-    _add_annotations(command)
+    command.add_argument("--annotations", type=Path, required=True, help="COCO keypoints JSON")
+    command.add_argument("--images", type=Path, required=True, help="folder of the images")
     command.add_argument(
         "--out",
         type=Path,
@@ -275,6 +276,11 @@ def _add_evaluate(add: Add) -> None:
         "--out", type=Path, required=True, help="folder for results and metrics.json"
     )
     _add_category(command)
+    command.add_argument(
+        "--strict",
+        action="store_true",
+        help="stop at the first fault of annotations or images instead of counting it",
+    )
     command.add_argument("--limit", type=int, metavar="N", help="evaluate the first N images only")
     _add_test_time_views(command)
 
@@ -294,23 +300,6 @@ def _add_serve(add: Add) -> None:
 
 def _add_config(add: Add) -> None:
     add("config", commands.run_config, "print all settings, with a description of each, as YAML")
-
-
-def _add_annotations(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--annotations",
-        type=Path,
-        required=True,
-        help="COCO keypoints JSON, or a YOLO-pose folder or its data.yaml",
-    )
-    command.add_argument(
-        "--images",
-        type=Path,
-        help="folder of the images of a COCO file (a YOLO-pose folder has its own)",
-    )
-    command.add_argument(
-        "--split", metavar="NAME", help="split of a YOLO-pose data set: train, val or test"
-    )
 
 
 def _add_category(command: argparse.ArgumentParser) -> None:

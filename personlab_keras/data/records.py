@@ -42,6 +42,11 @@ class Record:
         person_boxes: (P, 4) float32 [x, y, width, height] in view pixels, pixel-centre coordinates,
             not cut at the border.
         person_areas: (P,) float32, COCO areas in square view pixels, not cut at the border.
+        regions: (C, 5) float32 [x, y, width, height, area] like those of persons, of crowds and of
+            everybody else whom validation has to ignore.
+        scale: view pixels per image pixel.
+        order: (P + C,) int32, ranks of the persons and then of the regions by annotation id; COCO's
+            matching breaks ties by such an order.
     """
 
     image_id: int
@@ -51,6 +56,9 @@ class Record:
     person_ids: np.ndarray
     person_boxes: np.ndarray
     person_areas: np.ndarray
+    regions: np.ndarray = field(default_factory=lambda: np.zeros((0, 5), np.float32))
+    scale: float = 1.0
+    order: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
 
 
 @dataclass(frozen=True)
@@ -121,6 +129,8 @@ for what meta.json knows, whether compressed). `write_example`, `read_example` a
 `pipeline.parse_example` all walk this table."""
 
 _TARGETS = ("keypoints", "disc_owner", "instance", "ignore")
+_JUDGING = {"regions": "float32", "scale": "float32", "order": "int32"}
+"""Features that validation alone reads; records written before there were any lack them."""
 
 
 def write_example(record: Record) -> bytes:
@@ -134,6 +144,9 @@ def write_example(record: Record) -> bytes:
     for name, (dtype, _, compressed) in ARRAYS.items():
         raw = np.ascontiguousarray(values[name], dtype=dtype).tobytes()
         example.features.feature[name].bytes_list.value.append(_deflate(raw) if compressed else raw)
+    for name, dtype in _JUDGING.items():
+        raw = np.ascontiguousarray(getattr(record, name), dtype=dtype).tobytes()
+        example.features.feature[name].bytes_list.value.append(raw)
     return example.SerializeToString(deterministic=True)
 
 
@@ -177,11 +190,41 @@ def read_example(serialized: bytes, meta: Meta) -> Record:
         raise ValueError(
             f"must hold one number of persons, at most {meta.max_persons}. Received: {sorted(persons)}"
         )
+    values |= _judging(features, persons.copy().pop())
     targets = CompactTargets(**{name: values.pop(name) for name in _TARGETS})
     return Record(
         **{**values, "image_id": int(values["image_id"]), "view": int(values["view"])},
         targets=targets,
     )
+
+
+def _judging(features: Any, persons: int) -> dict[str, Any]:
+    if not all(name in features for name in _JUDGING):
+        return {"order": np.arange(persons, dtype=np.int32)}
+    try:
+        found = {
+            name: np.frombuffer(features[name].bytes_list.value[0], dtype)
+            for name, dtype in _JUDGING.items()
+        }
+        regions, (scale,) = found["regions"].reshape(-1, 5), found["scale"]
+        if len(found["order"]) != persons + len(regions):
+            raise ValueError
+    except (IndexError, ValueError):
+        raise ValueError(
+            "features 'regions', 'scale' and 'order' must be of shapes (C, 5), () and (P + C,)"
+        ) from None
+    return {"regions": regions, "scale": float(scale), "order": found["order"]}
+
+
+def read_judging(
+    folder: str | Path, meta: Meta
+) -> dict[tuple[int, int], tuple[np.ndarray, float, np.ndarray]]:
+    """(image id, view) -> `regions`, `scale` and `order` of every sound record."""
+    return {
+        (record.image_id, record.view): (record.regions, record.scale, record.order)
+        for record in read_folder(folder, meta)
+        if isinstance(record, Record)
+    }
 
 
 def _inflate(raw: bytes, size: int) -> bytes:

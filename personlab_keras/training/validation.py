@@ -15,11 +15,10 @@ from scipy.special import expit
 
 from personlab_keras.config import Config, remaining_decoding
 from personlab_keras.data.pipeline import expand, stored_examples
-from personlab_keras.data.records import Meta, read_meta
+from personlab_keras.data.records import Meta, read_judging, read_meta
 from personlab_keras.decoder import decode
 from personlab_keras.drawing import draw
-from personlab_keras.evaluation import evaluate_results
-from personlab_keras.method.coordinates import box_to_coco
+from personlab_keras.evaluation import Truth, judge
 from personlab_keras.method.maps import OUTPUTS, PROBABILITIES, unpack
 from personlab_keras.model.losses import personlab_losses, total_loss
 
@@ -28,18 +27,20 @@ class Validation(NamedTuple):
     """The result of a validation."""
 
     figures: dict[str, float]
-    """Mean losses by name, 'loss' in all, and 'keypoint_AP' (COCO's definition, view pixels)."""
+    """Mean losses by name, 'loss' for their total, and 'keypoint_AP' by COCO's definition."""
     overlays: list[np.ndarray]
     """(side, side, 3) uint8 each: views with the people found in them."""
 
 
 def validate(network: keras.Model, records: str, config: Config, shown: int = 0) -> Validation:
-    """Validates a network on all views of the records, and draws the people found over the first
-    `shown` of them.
+    """Measures a network on all views of the records and draws its people over the first `shown`.
 
-    Each view goes through the network once. Masks are not judged: records hold them at map
-    resolution only."""
+    Keypoint AP is what `evaluate` gives for the same people in the same images: crowds and people
+    without labelled keypoints are ignored. Masks are not judged: records hold them at map
+    resolution only.
+    """
     meta = read_meta(records)
+    judging = read_judging(records, meta)
     examples = stored_examples(records, meta).map(
         lambda example: (example, expand(example, meta)), tf.data.AUTOTUNE
     )
@@ -71,12 +72,14 @@ def validate(network: keras.Model, records: str, config: Config, shown: int = 0)
                 overlays.append(draw(example["image"][i], people, meta.skeleton))
             truth += _annotations(
                 {name: value[i] for name, value in example.items()},
+                *judging[int(example["image_id"][i]), int(example["view"][i])],
                 seen + i,
                 first_id=len(truth) + 1,
             )
         seen += count
-    annotations = _coco_file(truth, seen, meta)
-    metrics = evaluate_results(annotations, results, [], skeleton=meta.skeleton)
+    size = {"width": meta.view_size, "height": meta.view_size}
+    views = [{"id": i, "file_name": str(i), **size} for i in range(seen)]
+    metrics = judge(Truth(views, truth, [], meta.skeleton), results)
     figures = {
         **{name: value / seen for name, value in sums.items()},
         "keypoint_AP": metrics["keypoints"]["AP"] or 0.0,
@@ -111,28 +114,34 @@ def _probabilities(outputs: Mapping[str, np.ndarray], i: int) -> dict[str, np.nd
 
 
 def _annotations(
-    example: Mapping[str, np.ndarray], image_id: int, first_id: int
+    example: Mapping[str, np.ndarray],
+    regions: np.ndarray,
+    scale: float,
+    order: np.ndarray,
+    image_id: int,
+    first_id: int,
 ) -> list[dict[str, Any]]:
-    """COCO annotations of the persons of one view."""
+    """COCO annotations of the persons of a view and of its regions (C, 5), which are ignored.
+
+    COCO compares edges of boxes with centres of keypoints as if both were of one frame: half
+    a pixel of the image, which is half a `scale` in the view.
+    """
+    persons = int(example["persons"])
+    nothing = np.zeros((len(regions), *example["keypoints"].shape[1:]))
+    keypoints = np.concatenate([example["keypoints"][:persons] * (1, 1, 2), nothing])
+    boxes = np.concatenate([example["person_boxes"][:persons], regions[:, :4]]).astype(float)
+    boxes[:, :2] += 0.5 * scale
+    areas = np.concatenate([example["person_areas"][:persons], regions[:, 4]])
     return [
         {
-            "id": first_id + person,
+            "id": first_id + place,
             "image_id": image_id,
             "category_id": 1,
-            "iscrowd": 0,
-            "area": float(example["person_areas"][person]),
-            "bbox": box_to_coco(example["person_boxes"][person]).tolist(),
-            "keypoints": (example["keypoints"][person] * (1, 1, 2)).reshape(-1).tolist(),
-            "num_keypoints": int(example["keypoints"][person, :, 2].sum()),
+            "iscrowd": int(number >= persons),
+            "area": float(areas[number]),
+            "bbox": boxes[number].tolist(),
+            "keypoints": keypoints[number].reshape(-1).tolist(),
+            "num_keypoints": int((keypoints[number, :, 2] > 0).sum()),
         }
-        for person in range(int(example["persons"]))
+        for place, number in enumerate(np.argsort(order).tolist())
     ]
-
-
-def _coco_file(annotations: list[dict[str, Any]], images: int, meta: Meta) -> dict[str, Any]:
-    size = {"width": meta.view_size, "height": meta.view_size}
-    return {
-        "images": [{"id": i, "file_name": str(i), **size} for i in range(images)],
-        "annotations": annotations,
-        "categories": [{"id": 1, "name": "person", "keypoints": list(meta.skeleton.keypoints)}],
-    }

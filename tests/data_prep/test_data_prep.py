@@ -260,8 +260,8 @@ DELETE = object()
         (["images"], DELETE, "'images' must be a list with at least one entry. Received: nothing"),
         (
             ["annotations"],
-            [],
-            "'annotations' must be a list with at least one entry. Received: an empty list",
+            {},
+            "'annotations' must be a list. Received: dict",
         ),
         (["categories"], {}, "'categories' must be a list with at least one entry. Received: dict"),
         (
@@ -269,7 +269,7 @@ DELETE = object()
             ["nose"],
             "no category has the 17 keypoints of 'coco_person', in their order. Received: nose",
         ),
-        (["categories", 0, "keypoints"], DELETE, "an instances file?"),
+        (["categories"], [{"id": 1, "name": "dog"}], "an instances file?"),
         (["images", 0], 3, r"images\[0\] must be an object"),
         (["images", 0, "width"], "80", r"images\[0\].width must be a int. Received: '80'"),
         (
@@ -280,23 +280,23 @@ DELETE = object()
         (
             ["annotations", 0, "keypoints"],
             [1, 2, 3],
-            r"annotations\[0\].keypoints must be 51 finite numbers. Received: 3 values",
+            r"annotations\[0\].keypoints must be 51 numbers. Received: 3 values",
         ),
         (
             ["annotations", 0, "keypoints"],
             DELETE,
-            r"annotations\[0\].keypoints must be 51 finite numbers. Received: None",
+            r"annotations\[0\].keypoints must be 51 numbers. Received: None",
         ),
         (
             ["annotations", 0, "bbox"],
             [1, 2, "a", 4],
             r"annotations\[0\].bbox must be 4 finite numbers",
         ),
-        (["annotations", 0, "id"], None, r"annotations\[0\].id must be an int"),
+        (["annotations", 0, "id"], None, r"annotations\[0\].id must be an integer"),
         (
             ["annotations", 0, "area"],
             "big",
-            r"annotations\[0\].area must be a number above 0. Received: 'big'",
+            r"annotations\[0\].area must be above 0 and at most that of the image. Received: 'big'",
         ),
         (["annotations", 0], 3, r"annotations\[0\] must be an object"),
     ],
@@ -508,7 +508,7 @@ def test_an_image_folder_without_any_of_the_images(tmp_path):
         InputError, match=r"none of 1 images could be used: 1 image missing \(image 7 'a.jpg'\)"
     ):
         prepare(file, images, tmp_path / "records", small())
-    assert [path.name for path in (tmp_path / "records").iterdir()] == [".lock"]
+    assert not (tmp_path / "records").exists()
     with pytest.raises(InputError, match="no such folder of images"):
         prepare(file, tmp_path / "nowhere", tmp_path / "records", small())
 
@@ -533,6 +533,30 @@ def test_people_beyond_what_a_view_can_tell_apart_become_crowd(tmp_path):
     assert (record.targets.ignore[2:4, 3:5] == 1).all()
 
 
+def test_nothing_to_train_on_is_refused_with_the_counts(tmp_path):
+    def crowd(content):
+        for entry in content["annotations"]:
+            entry["iscrowd"] = 1
+        return content
+
+    def unlabelled(content):
+        for entry in content["annotations"]:
+            entry.update(keypoints=[0] * 51, num_keypoints=0)
+        return content
+
+    for number, (change, words) in enumerate(
+        (
+            (lambda content: {**content, "annotations": []}, "no image with people"),
+            (crowd, "nobody has a labelled keypoint to train on: 0 persons, 3 crowd regions"),
+            (unlabelled, "nobody has a labelled keypoint to train on: 3 persons, 0 crowd regions"),
+        )
+    ):
+        file, images = coco_file(tmp_path, change, people=3)
+        with pytest.raises(InputError, match=words):
+            prepare(file, images, tmp_path / f"records{number}", small())
+        assert not (tmp_path / f"records{number}").exists()
+
+
 def test_stored_orientation_is_kept(tmp_path):
     # COCO annotates stored pixels; a turned photo would no longer fit its keypoints.
     file, images = coco_file(tmp_path)
@@ -542,7 +566,10 @@ def test_stored_orientation_is_kept(tmp_path):
         plain[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + plain[2:]
     )
     meta = prepare(file, images, tmp_path / "records", small())
-    assert not meta.skipped
+    assert meta.skipped == {
+        "image with an EXIF orientation (kept; read as data.annotation_frame says)": 1
+    }
+    assert meta.examples[next(iter(meta.skipped))] == ["image 7 'a.jpg': orientation 6"]
 
 
 def test_summary_counts_the_records_and_drawings_appear(records, tmp_path):

@@ -168,23 +168,25 @@ def test_which_categories_are_judged(tmp_path):
         "keypoints"
     ]["AP"] == pytest.approx(1.0)
     with pytest.raises(
-        InputError, match=r"`categories` must hold 'ant'. Received: \['stone', 'beetle'\]"
+        InputError, match=r"no category is called 'ant'. The file has: 'stone', 'beetle'"
     ):
         evaluate_results(beetle_file(), results, skeleton=beetle, categories=["ant"])
     with pytest.raises(
-        InputError, match=r"`categories` must hold 'person', or one with the keypoints of 'beetle'"
+        InputError, match=r"no category has the 4 keypoints of 'beetle', in their order"
     ):
         evaluate_results(beetle_file(keypoints=["horn"]), results, skeleton=beetle)
-    # Two categories of one body count as one.
+    # Two categories of one body count as one, where both are named.
     content = beetle_file()
     content["categories"].append({"id": 9, "name": "ladybird", "keypoints": list(beetle.keypoints)})
     content["annotations"].append(
         {**content["annotations"][0], "id": 2, "category_id": 9, "image_id": 1}
     )
-    both = evaluate_results(content, [*results, *results], skeleton=beetle)
+    with pytest.raises(InputError, match=r"several .*: 'beetle', 'ladybird'. Choose by --category"):
+        evaluate_results(content, results, skeleton=beetle)
+    named = {"skeleton": beetle, "categories": ["beetle", "ladybird"]}
+    both = evaluate_results(content, [*results, *results], **named)
     assert both["keypoints"]["AP"] == pytest.approx(1.0)
     one = evaluate_results(content, results, skeleton=beetle, categories=["beetle"])
     assert one["keypoints"]["AR"] == pytest.approx(1.0)
-    assert evaluate_results(content, results, skeleton=beetle)["keypoints"]["AR"] == pytest.approx(
-        0.5
-    )
+    half = evaluate_results(content, results, **named)
+    assert half["keypoints"]["AR"] == pytest.approx(0.5)

@@ -1,0 +1,27 @@
+"""COCO's metrics of keypoints and instance masks: predictions over the images of a data set (run),
+and the figures (judge, by pycocotools' COCOeval).
+"""
+
+from personlab_keras.evaluation.judge import (
+    KEYPOINT_DETECTIONS,
+    MASK_DETECTIONS,
+    Metrics,
+    evaluate_results,
+    judge,
+)
+from personlab_keras.evaluation.run import Timed, evaluate, fingerprint, summarize_timings
+from personlab_keras.evaluation.truth import Truth, truth_of
+
+__all__ = [
+    "KEYPOINT_DETECTIONS",
+    "MASK_DETECTIONS",
+    "Metrics",
+    "Timed",
+    "Truth",
+    "evaluate",
+    "evaluate_results",
+    "fingerprint",
+    "judge",
+    "summarize_timings",
+    "truth_of",
+]
