@@ -10,6 +10,7 @@ import shutil
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from personlab_keras.annotations.formats import images_folder, read_annotations
 from personlab_keras.annotations.image_files import find_image, none_usable
 from personlab_keras.annotations.reasons import Reason, Tally
 from personlab_keras.config import Config, config_to_dict
-from personlab_keras.data.records import META_FILE, Meta, parse_meta, write_meta
+from personlab_keras.data.records import META_FILE, Meta, check_trainable, parse_meta, write_meta
 from personlab_keras.errors import InputError
 from personlab_keras.io.files import sole_writer, write_atomically
 from personlab_keras.method.skeleton import COCO_PERSON, Skeleton
@@ -87,7 +88,10 @@ def prepare(
         KeyboardInterrupt: with a text that says how far it was, and how to go on.
     """
     target = Path(out)
-    dataset = read_annotations(annotations, skeleton, categories, strict, split)
+    dataset = read_annotations(
+        annotations, skeleton, categories, strict, split, config.data.annotation_frame
+    )
+    config = replace(config, data=replace(config.data, annotation_frame=dataset.frame))
     folder = images_folder(dataset, images, annotations)
     tally = Tally(strict, str(annotations))
     tally.merge(dataset.skipped, dataset.examples)
@@ -146,6 +150,7 @@ def prepare(
             written = site.build()
             meta = _summed_up(written, tally, plan, config, skeleton)
             if meta.records:
+                check_trainable(meta, target)
                 write_meta(target, meta)
         shutil.rmtree(target / STATE, ignore_errors=True)
     if not meta.records:

@@ -1,7 +1,7 @@
-"""PersonLab for Keras: every person in a photo, keypoints and instance mask, in one pass of one
-network.
+"""PersonLab for Keras: finds every person in a photo, with keypoints and an instance mask, in one
+pass of one network.
 
-Public names are loaded when first used, so that importing this package loads neither TensorFlow nor
+Public names are imported on first use, so that importing this package does not load TensorFlow or
 Keras."""
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""The options of an Apache Beam pipeline, which preparation and prediction both take."""
+"""The options of an Apache Beam pipeline, for both preparation and prediction."""
 
 from __future__ import annotations
 
@@ -15,24 +15,26 @@ if TYPE_CHECKING:
 
 
 def beam_options(options: Sequence[str]) -> PipelineOptions:
-    """The options of a Beam pipeline, given as Beam's command lines take them.
+    """Parses the options of a Beam pipeline, written as on Beam's own command lines.
 
     Raises:
-        InputError: Beam is not installed, or cannot read them. (What it does not know it hands to
-            the runner.)
+        InputError: Beam is not installed, or an option is invalid. (Beam passes unknown options on
+            to the runner.)
     """
     try:
-        with silent_standard_error():  # it names the file systems whose packages are not there
+        with silent_standard_error():  # Beam lists file systems without a package
             from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError:
-        raise InputError("--beam takes Apache Beam: pip install 'personlab-keras[beam]'") from None
+        raise InputError(
+            "--beam requires Apache Beam: pip install 'personlab-keras[beam]'"
+        ) from None
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
             parsed = PipelineOptions(list(options))
             parsed.get_all_options()
-    except SystemExit:  # as argparse ends a command
+    except SystemExit:  # raised by argparse
         raise InputError(
-            f"options of the pipeline: {complaint.getvalue().strip().splitlines()[-1]}"
+            f"invalid pipeline options: {complaint.getvalue().strip().splitlines()[-1]}"
         ) from None
     return parsed

@@ -70,14 +70,15 @@ class DataConfig:
     package (docs/data-format.md). Records, runs and models keep a copy."""
     follow_links: bool = False
     """Whether images may be symbolic links that lead out of their folder."""
-    annotation_frame: str = "stored"
+    annotation_frame: str = "auto"
     """Frame of the annotations where an image has an EXIF orientation: `stored` for that of the
-    stored pixels, as COCO's are; `turned` for that of the picture as viewers show it."""
+    stored pixels, as COCO's are; `turned` for that of the picture as viewers show it, as those of
+    YOLO are; `auto` for what the format has."""
 
     def __post_init__(self) -> None:
-        if self.annotation_frame not in ("stored", "turned"):
+        if self.annotation_frame not in ("auto", "stored", "turned"):
             raise InputError(
-                "data.annotation_frame must be 'stored' or 'turned'. "
+                "data.annotation_frame must be 'auto', 'stored' or 'turned'. "
                 f"Received: {self.annotation_frame!r}"
             )
 

@@ -144,7 +144,7 @@ def _claim(folder: Path, config: Config) -> None:
     if folder.exists() and (
         not folder.is_dir() or (any(folder.iterdir()) and not (folder / SETTINGS_FILE).is_file())
     ):
-        raise InputError(f"{folder}: exists and holds no earlier demo; not overwritten")
+        raise InputError(f"{folder}: exists and is not an earlier demo; not overwritten")
     shutil.rmtree(folder, ignore_errors=True)
     write_atomically(folder / SETTINGS_FILE, config_to_yaml(config).encode())
 

@@ -1,5 +1,5 @@
-"""What `personlab.json` says of a network: beside the network in a model directory, inside the file
-of another runtime.
+"""Model directories: a trained network on disk with its description, `personlab.json`. The files of
+other runtimes contain the same description.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
     import keras
 
 DESCRIPTION_FILE = "personlab.json"
-"""What makes a folder a model directory."""
+"""A folder with this file is a model directory."""
 
 FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
 class Description:
-    """What is known of a trained network.
+    """A description of a trained network.
 
     Attributes:
-        skeleton: what the channels of the maps mean.
-        config: the settings of model, targets, decode and predict that belong to it, and the pad
+        skeleton: defines the channels of the maps.
+        config: its settings of the sections model, targets, decode and predict, and the padding
             colour in `data`.
-        provenance: where the weights come from, and their licence.
+        provenance: origin and licence of the weights.
     """
 
     skeleton: Skeleton
@@ -48,12 +48,12 @@ class Description:
 
     @property
     def radius(self) -> float:
-        """R in input pixels that the network was trained with."""
+        """Disc radius R in input pixels that the network was trained with."""
         return self.config.targets.radius
 
     def is_of(self, other: Description) -> bool:
-        """Whether both are of one network, as far as a description tells: settings and the versions
-        it was exported with aside.
+        """Whether both describe the same network, regardless of settings and of the library
+        versions at the export.
         """
         return self._network() == other._network()
 
@@ -67,8 +67,9 @@ class Description:
 
 
 def latest_version(folder: str | Path) -> Path:
-    """Of a folder of model directories named by numbers, as TensorFlow Serving has them, the one of
-    the highest number; any other folder itself."""
+    """The model directory with the highest number in a folder of numbered versions, as TensorFlow
+    Serving uses them; any other folder is returned as it is.
+    """
     folder = Path(folder)
     if (folder / DESCRIPTION_FILE).is_file() or not folder.is_dir():
         return folder
@@ -81,16 +82,17 @@ def latest_version(folder: str | Path) -> Path:
 
 
 def description_file(folder: str | Path) -> Path:
-    """The file that describes the model directory in a folder, or the latest of the versions that
-    it holds (`latest_version`).
+    """The `personlab.json` of a model directory, or of the latest version in a folder of numbered
+    ones.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such file.
     """
     path = latest_version(folder) / DESCRIPTION_FILE
     if not path.is_file():
         raise InputError(
-            f"{folder}: no {DESCRIPTION_FILE} there; a model directory is what `personlab export --out` wrote"
+            f"{folder}: no {DESCRIPTION_FILE} there; use a model directory written by "
+            "`personlab export --out`"
         )
     return path
 
@@ -99,7 +101,7 @@ def parse_description(text: str | bytes, source: str) -> Description:
     """Reads the text of a `personlab.json`; `source` names it in errors.
 
     Raises:
-        InputError: it is damaged, or of another format version.
+        InputError: it is damaged, or has another format version.
     """
     try:
         described = json.loads(text)
@@ -127,21 +129,21 @@ def parse_description(text: str | bytes, source: str) -> Description:
 
 
 def with_possible_masks(config: Config) -> Config:
-    """The configuration with `decode.masks` off where the network has no heads for them."""
+    """The configuration with `decode.masks` off if the network has no heads for masks."""
     possible = set(MASK_OUTPUTS) <= set(config.model.outputs)
     return replace(config, decode=replace(config.decode, masks=config.decode.masks and possible))
 
 
 def check_masks(config: Config) -> None:
-    """Refuses a configuration that asks for masks that the network cannot give.
+    """Checks that the network has the heads for masks if `decode.masks` is on.
 
     Raises:
-        InputError: naming the heads that it lacks.
+        InputError: it does not.
     """
     missing = [name for name in MASK_OUTPUTS if name not in config.model.outputs]
     if config.decode.masks and missing:
         raise InputError(
-            f"decode.masks: this network gives poses only, it has no {' and no '.join(missing)}"
+            f"decode.masks: this network predicts poses only, it has no {' and no '.join(missing)}"
         )
 
 
@@ -150,47 +152,47 @@ WEIGHTS_FILE = "model.weights.h5"
 
 @dataclass(frozen=True)
 class ModelDirectory(Description):
-    """What a model directory describes; the network is built and its weights loaded on first use.
+    """A model directory. The network is built, and its weights are loaded, on first use.
 
     Attributes:
-        folder: where it lies.
+        folder: its path.
     """
 
     folder: Path
 
     @cached_property
     def network(self) -> keras.Model:
-        """The network as it trains: logits.
+        """The network for training, which outputs logits.
 
         Raises:
-            InputError: the weights file is missing, damaged or of another network.
+            InputError: the weights file is missing, damaged or belongs to another network.
         """
         from personlab_keras.model.network import build_model
 
         path = self.folder / WEIGHTS_FILE
         if not path.is_file():
             raise InputError(
-                f"{path}: missing; a model directory holds {DESCRIPTION_FILE} and {WEIGHTS_FILE}"
+                f"{path}: missing; a model directory contains {DESCRIPTION_FILE} and {WEIGHTS_FILE}"
             )
         network = build_model(replace(self.config.model, weights=None), self.skeleton)
         try:
             network.load_weights(path)
         except (OSError, ValueError, KeyError) as error:
             raise InputError(
-                f"{path}: damaged, or of another network: {' '.join(str(error).split())[:200]}"
+                f"{path}: damaged, or belongs to another network: {' '.join(str(error).split())[:200]}"
             ) from None
         return network
 
     @cached_property
     def model(self) -> keras.Model:
-        """The network as it predicts: probabilities."""
+        """The network for prediction, which outputs probabilities."""
         from personlab_keras.model.network import inference_model
 
         return inference_model(self.network)
 
 
 def describe(config: Config, skeleton: Skeleton, provenance: Mapping[str, Any]) -> bytes:
-    """The text of `personlab.json`; `description.parse_description` reads it."""
+    """The text of `personlab.json`, which `parse_description` reads."""
     from personlab_keras.model.backbones import BACKBONES
 
     values = config_to_dict(with_possible_masks(config))
@@ -221,11 +223,10 @@ def read_model_directory(folder: str | Path) -> ModelDirectory:
     """Reads `personlab.json`.
 
     Args:
-        folder: a model directory, or one that holds nothing but model directories named by numbers,
-            as TensorFlow Serving has them: the one of the highest number is meant.
+        folder: a model directory, or a folder of numbered versions, which stands for the latest.
 
     Raises:
-        InputError: there is none, it is damaged, or of another format version.
+        InputError: the file does not exist, is damaged or has another format version.
     """
     path = description_file(folder)
     description = parse_description(path.read_bytes(), str(path))

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# COCO 2017 images and keypoint annotations into a folder: about 19 GB to fetch, twice that while unpacking.
+# Downloads COCO 2017 images and keypoint annotations: about 19 GB, twice that while unpacking.
 # Usage: scripts/download_coco.sh FOLDER
 set -euo pipefail
 mkdir -p "${1:?a folder to download into}"

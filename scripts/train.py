@@ -1,4 +1,4 @@
-"""`personlab train` as a file: TPU and cluster queues want one to start."""
+"""`personlab train` as a script, for TPU and cluster queues that start a file."""
 
 import sys
 

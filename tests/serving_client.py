@@ -26,7 +26,7 @@ FIND_ANYBODY = [
     "decode.keypoint_threshold=0",
     "decode.max_people=3",
 ]
-"""The model of the tests has seen four steps: it is sure of nobody."""
+"""The test model was trained for four steps, so its scores are low."""
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Server:
         return status, content
 
     def metric(self, name):
-        """A value of /metrics by its name and labels as they are written there."""
+        """A value of /metrics by its name and labels as written there."""
         _, _, text = self.ask("GET", "/metrics")
         values = dict(
             line.rsplit(" ", 1) for line in text.decode().splitlines() if not line.startswith("#")

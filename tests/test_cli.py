@@ -175,7 +175,7 @@ def test_the_demo_in_small(tmp_path, capsys):
     (tmp_path / "mine" / "letter.txt").write_text("x")
     assert main(["demo", "--out", str(tmp_path / "mine"), *settings]) == 2
     assert (tmp_path / "mine" / "letter.txt").is_file()
-    assert "holds no earlier demo" in capsys.readouterr().err
+    assert "is not an earlier demo" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ TINY = [
     "model.alpha=0.25",
     "model.output_stride=8",
     "model.weights=null",
+    "model.middle_layer=null",
     "train.freeze_batch_norm=false",
     "train.optimizer=adam",
     "train.batch_size=2",

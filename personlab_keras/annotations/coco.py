@@ -97,7 +97,11 @@ def read_coco(
     people.check_scale(place)
     return Dataset(
         images=tuple(
-            replace(image, complete=False) if image.id in images.incomplete else image
+            replace(
+                image,
+                complete=image.id not in images.incomplete,
+                crowd_index=images.crowd_indices.get(image.id),
+            )
             for image in people.with_images()
         ),
         skipped=dict(tally.counts),
@@ -196,6 +200,7 @@ class _Images:
         self._shared: set[int] = set()
         self.incomplete: set[int] = set()
         """Ids of images that say of themselves that not everybody in them is annotated."""
+        self.crowd_indices: dict[int, float] = {}
 
     def add(self, number: int, entry: Any) -> None:
         place = f"images[{number}]"
@@ -208,6 +213,9 @@ class _Images:
         fields = (entry["file_name"], entry["width"], entry["height"])
         if not entry.get("complete", True):
             self.incomplete.add(identity)
+        crowd_index = numbers([entry.get("crowdIndex")], 1)
+        if crowd_index is not None and 0.0 <= crowd_index[0] <= 1.0:
+            self.crowd_indices[identity] = float(crowd_index[0])
         if self._known.setdefault(identity, fields) != fields:
             self._shared.add(identity)
             self._tally.add(

@@ -15,6 +15,12 @@ keypoints.
 """
 
 
+STORED, TURNED = "stored", "turned"
+"""Frames in which annotations may be: that of the stored pixels, and that of the picture as viewers
+show it, turned as its EXIF orientation says.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Annotation:
     """One person or one crowd region, as COCO has it.
@@ -53,6 +59,8 @@ class AnnotatedImage:
     Attributes:
         complete: whether everybody in it is annotated. If not, a place without an annotation is
             unknown instead of background.
+        crowd_index: how much its people overlap, from 0 to 1, as CrowdPose's files tell; None if
+            the file does not.
     """
 
     id: int
@@ -61,6 +69,7 @@ class AnnotatedImage:
     height: int
     annotations: tuple[Annotation, ...]
     complete: bool = True
+    crowd_index: float | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,7 @@ class Dataset:
         images: in order of id, with their people in order of theirs.
         skipped: number of entries skipped or repaired, by reason; `examples`: a few of each.
         bytes, sha256: of the annotation file.
+        frame: of the annotations, `STORED` or `TURNED`.
         category: id of the people's category in the file, the least one if there are several.
         folder: in which the images lie, resolved; None if the format does not tell.
     """
@@ -81,4 +91,5 @@ class Dataset:
     bytes: int
     sha256: str
     category: int = 1
+    frame: str = STORED
     folder: Path | None = None

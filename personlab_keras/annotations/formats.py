@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from personlab_keras.annotations.coco import read_coco
-from personlab_keras.annotations.dataset import Dataset
+from personlab_keras.annotations.dataset import STORED, TURNED, Dataset
 from personlab_keras.annotations.yolo import read_yolo
 from personlab_keras.annotations.yolo_folder import is_yolo
 from personlab_keras.errors import InputError
 from personlab_keras.method.skeleton import Skeleton
+
+AUTO = "auto"
+"""The frame that a format has."""
 
 
 def read_annotations(
@@ -19,21 +23,27 @@ def read_annotations(
     categories: Sequence[str] = (),
     strict: bool = False,
     split: str | None = None,
+    frame: str = AUTO,
 ) -> Dataset:
     """Reads a COCO file, or a split of a YOLO-pose data set: a folder, or its data.yaml.
 
     Args:
         categories, strict: as for `read_coco` and `read_yolo`.
         split: as for `read_yolo`; a COCO file has none.
+        frame: of the annotations, `STORED` or `TURNED`; `AUTO` for what the format has. The data
+            set tells which it is.
 
     Raises:
         InputError: as these say.
     """
     if is_yolo(path):
-        return read_yolo(path, skeleton, categories, strict, split)
+        return read_yolo(
+            path, skeleton, categories, strict, split, TURNED if frame == AUTO else frame
+        )
     if split is not None:
         raise InputError(f"{path}: only a YOLO-pose data set has splits. Received: --split {split}")
-    return read_coco(path, skeleton, categories, strict)
+    dataset = read_coco(path, skeleton, categories, strict)
+    return replace(dataset, frame=STORED if frame == AUTO else frame)
 
 
 def images_folder(dataset: Dataset, images: str | Path | None, source: str | Path) -> Path:

@@ -7,15 +7,13 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from personlab_keras.annotations.dataset import AnnotatedImage
+from personlab_keras.annotations.dataset import STORED, TURNED, AnnotatedImage
 from personlab_keras.annotations.reasons import Reason, Tally
 from personlab_keras.errors import InputError
 from personlab_keras.io.exif import exif_orientation
 from personlab_keras.io.image_headers import image_size
 from personlab_keras.io.images import MAX_PIXELS, decode_bgr
 
-STORED, TURNED = "stored", "turned"
-"""Frames in which annotations may be."""
 _LARGEST_FILE = 1 << 29
 """Bytes of an image file: more than `MAX_PIXELS` pixels take in any but a wasteful format."""
 
@@ -136,20 +134,20 @@ def image_path(folder: Path, file_name: str, follow_links: bool = False) -> Path
         return path
 
 
-_HEADER = 1 << 16
+HEADER = 1 << 16
 """Bytes at the beginning of an image file that nearly always tell its size."""
 
 
-def stored_size(path: Path, place: str, tally: Tally) -> tuple[int, int] | None:
-    """(width, height) of an image file as stored, from its header where that tells it; None where
-    the file cannot be used, which is counted under `place`.
+def picture_size(path: Path, place: str, tally: Tally, frame: str) -> tuple[int, int] | None:
+    """(width, height) of the picture in an image file, in a frame, from its header where that tells
+    it; None where the file cannot be used, which is counted under `place`.
     """
     try:
         if not path.is_file():
             tally.add(Reason.IMAGE_MISSING, place)
             return None
         with open(path, "rb") as file:
-            data = file.read(_HEADER)
+            data = file.read(HEADER)
             size = image_size(data)
             if size is None:  # what precedes the size may be long
                 if path.stat().st_size > _LARGEST_FILE:
@@ -165,9 +163,10 @@ def stored_size(path: Path, place: str, tally: Tally) -> tuple[int, int] | None:
         return None
     if size is None:
         try:
-            height, width = decode_bgr(data, place, apply_orientation=False).shape[:2]
+            height, width = decode_bgr(data, place, apply_orientation=frame == TURNED).shape[:2]
         except InputError as error:
             tally.add(Reason.IMAGE_UNREADABLE, str(error))
             return None
-        size = (width, height)
-    return size
+        return width, height
+    width, height = size
+    return (height, width) if frame == TURNED and exif_orientation(data) >= 5 else size

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as rle
 
-from personlab_keras.annotations.dataset import AnnotatedImage, Annotation
+from personlab_keras.annotations.dataset import BOX_FILL, AnnotatedImage, Annotation
 from personlab_keras.annotations.masks import (
     box_pixels,
     decompress_segmentation,
@@ -29,7 +29,7 @@ class Subject:
         rle: the mask as pycocotools' compressed run lengths; None if there is no usable one.
         box: (4,) float64 [x, y, width, height] in COCO's edge coordinates: as annotated, else
             around the mask, else around the labelled keypoints; None without any of them.
-        area: square pixels: as annotated, else of the mask, else of the box.
+        area: square pixels: as annotated, else of the mask, else `BOX_FILL` of the box.
         person: False for a crowd region, and for somebody with neither keypoints nor mask, whose
             box is known at most.
     """
@@ -49,8 +49,8 @@ def subjects(image: AnnotatedImage, tally: Tally) -> list[Subject]:
     >>> one = Annotation(1, points, np.full(4, np.nan), np.nan, None, crowd=False)
     >>> tally = Tally()
     >>> (found,) = subjects(AnnotatedImage(7, "a.jpg", 20, 20, (one,)), tally)
-    >>> found.box.tolist(), found.area, found.person, list(tally.counts)
-    ([3.0, 4.0, 3.0, 6.0], 18.0, True, ['mask missing (person kept)'])
+    >>> found.box.tolist(), round(found.area, 2), found.person, list(tally.counts)
+    ([3.0, 4.0, 3.0, 6.0], 9.54, True, ['mask missing (person kept)'])
     """
     found = []
     for annotation in image.annotations:
@@ -123,4 +123,4 @@ def _area(
         return float(rle.area(mask))
     if box is None:
         return 1.0
-    return min(float(box[2] * box[3]), float(image.width * image.height))
+    return BOX_FILL * min(float(box[2] * box[3]), float(image.width * image.height))

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from personlab_keras.annotations.coco import People, chosen_categories
-from personlab_keras.annotations.dataset import BOX_FILL, Dataset
-from personlab_keras.annotations.image_files import stored_size
+from personlab_keras.annotations.dataset import BOX_FILL, TURNED, Dataset
+from personlab_keras.annotations.image_files import picture_size
 from personlab_keras.annotations.reasons import Reason, Tally
 from personlab_keras.annotations.yolo_folder import (
     YoloFolder,
@@ -37,6 +37,7 @@ def read_yolo(
     categories: Sequence[str] = (),
     strict: bool = False,
     split: str | None = None,
+    frame: str = TURNED,
 ) -> Dataset:
     """Reads a split of a YOLO-pose data set.
 
@@ -49,6 +50,7 @@ def read_yolo(
         categories: names of the classes that count; if none, the only one.
         strict: whether the first fault is an error.
         split: "train", "val" or "test"; None for the only one.
+        frame: in which fractions count, `STORED` or `TURNED`; Ultralytics' is the latter.
 
     Raises:
         InputError: as `open_yolo`; the data.yaml tells other keypoints than the skeleton's; no
@@ -72,18 +74,14 @@ def read_yolo(
         )
     data = folder.data or _layout(texts, skeleton)
     check_skeleton(data, skeleton, folder.source)
-    images = dict(_images(folder, texts, tally))
+    images = dict(_images(folder, texts, tally, frame))
     said = data.keypoint_names or {}
     described = [
         {"id": number, "name": name, "keypoints": list(said.get(number, skeleton.keypoints))}
         for number, name in data.names.items()
     ]
-    people = People(
-        skeleton,
-        chosen_categories(described, skeleton, categories, folder.source),
-        images,
-        tally,
-    )
+    chosen = chosen_categories(described, skeleton, categories, folder.source)
+    people = People(skeleton, chosen, images, tally)
     sizes = {name: (number, width, height) for number, (name, width, height) in images.items()}
     _add_people(people, folder.source, data, sizes, texts, tally)
     content = hashlib.sha256(repr((data, sorted(texts.items()))).encode("utf-8", "replace"))
@@ -94,6 +92,8 @@ def read_yolo(
         bytes=sum(len(text or "") for text in texts.values()),
         sha256=content.hexdigest(),
         folder=folder.root,
+        category=min(chosen),
+        frame=frame,
     )
 
 
@@ -141,14 +141,14 @@ def _lines(
 
 
 def _images(
-    folder: YoloFolder, texts: Mapping[str, str | None], tally: Tally
+    folder: YoloFolder, texts: Mapping[str, str | None], tally: Tally, frame: str
 ) -> Iterator[tuple[int, tuple[str, int, int]]]:
     """Id -> (file name, width, height) of the images whose size can be told: without it nobody
     knows where people are.
     """
     for name, number in image_ids(folder.images).items():
         if name in texts:
-            size = stored_size(folder.root / name, f"image {number} {name!r}", tally)
+            size = picture_size(folder.root / name, f"image {number} {name!r}", tally, frame)
             if size is not None:
                 yield number, (name, *size)
 

@@ -82,7 +82,7 @@ def open_yolo(path: str | Path, split: str | None = None) -> YoloFolder:
     if file is None:
         return _plain_folder(place, split)
     source = str(file)
-    data = parse_data_yaml(_yaml(file), source)
+    data = parse_data_yaml(load_yaml(file), source)
     if not data.splits:
         raise InputError(f"{source}: must have train or val, folders of images. Received: neither")
     root, folders, lists = _places(file, data, _chosen(list(data.splits), split, source))
@@ -96,7 +96,7 @@ def _data_yaml(folder: Path) -> Path | None:
     others = [
         file
         for file in sorted(folder.glob("*.y*ml"))
-        if isinstance(content := _yaml(file), dict) and "kpt_shape" in content
+        if isinstance(content := load_yaml(file), dict) and "kpt_shape" in content
     ]
     if len(others) > 1:
         names = ", ".join(file.name for file in others)
@@ -104,7 +104,7 @@ def _data_yaml(folder: Path) -> Path | None:
     return others[0] if others else None
 
 
-def _yaml(file: Path) -> object:
+def load_yaml(file: Path) -> object:
     try:
         return yaml.safe_load(read_text(file))
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:

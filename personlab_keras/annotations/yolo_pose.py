@@ -22,6 +22,10 @@ from personlab_keras.method.skeleton import Skeleton
 SPLITS = ("train", "val", "test")
 _DECIMALS = 9
 """Of the fractions written: 20,000 pixels times half a unit of the last place are 1e-5 pixels."""
+_PIXEL_DECIMALS = 3
+"""Of the pixels read: six decimals of a fraction, as most tools write, tell no more of an image of
+1,000 pixels, and what stood on a whole pixel stands there again.
+"""
 _OTHER_NAMES = {"val": ("validation", "valid")}
 
 
@@ -234,13 +238,15 @@ class LabelLine:
         if self.box is None:
             return None
         x, y, w, h = self.box
-        return [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
+        pixels = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
+        return [round(value, _PIXEL_DECIMALS) for value in pixels]
 
     def coco_keypoints(self, width: int, height: int) -> list[float] | None:
         """[x, y, visibility] * K in pixels."""
         if self.keypoints is None:
             return None
-        return (self.keypoints * (width, height, 1)).reshape(-1).tolist()
+        pixels = self.keypoints * (width, height, 1)
+        return np.round(pixels, _PIXEL_DECIMALS).reshape(-1).tolist()
 
 
 def parse_line(text: str, keypoints: int, dimensions: int) -> LabelLine:

@@ -12,7 +12,15 @@ from personlab_keras.config import load_config
 from personlab_keras.errors import InputError, Stopped
 from personlab_keras.io.processes import import_tensorflow_quietly
 
-_WITHOUT_TENSORFLOW = ("config", "evaluate", "inspect", "predict", "prepare", "serve")
+_WITHOUT_TENSORFLOW = (
+    "config",
+    "convert",
+    "evaluate",
+    "inspect",
+    "predict",
+    "prepare",
+    "serve",
+)
 """Commands that do not import TensorFlow before they know that they need it."""
 
 

@@ -63,6 +63,7 @@ def run_prepare(options: argparse.Namespace, config: Config) -> int:
             progress("images"),
             engine=engine,
             categories=options.category,
+            split=options.split,
             strict=options.strict,
             overwrite=options.overwrite,
             say=say,
@@ -86,6 +87,34 @@ def _pipeline_arguments(options: argparse.Namespace) -> list[str]:
             f"options of a Beam pipeline require --beam. Received: {' '.join(arguments)}"
         )
     return arguments
+
+
+def run_convert(options: argparse.Namespace, config: Config) -> int:
+    from personlab_keras.annotations.convert import convert
+    from personlab_keras.method.skeleton import load_skeleton
+
+    done = convert(
+        options.annotations,
+        options.out,
+        load_skeleton(options.skeleton or config.data.skeleton),
+        images=options.images,
+        split=options.split,
+        categories=options.category,
+        strict=options.strict,
+        frame=config.data.annotation_frame,
+    )
+    print(f"{options.out}: {done.images} images, {done.people} people")
+    if done.place_of_images is not None:
+        print(f"  images: {done.place_of_images}")
+    if done.without_place:
+        print(
+            "  crowd regions and people without box and keypoints, not in YOLO-pose: "
+            f"{done.without_place}"
+        )
+    print(f"  skipped or repaired: {sum(done.skipped.values())}")
+    for reason, count in done.skipped.items():
+        print(f"    {reason}: {count}, for example {done.examples[reason][0]}")
+    return 0
 
 
 def run_inspect(options: argparse.Namespace, config: Config) -> int:
@@ -310,6 +339,7 @@ def run_evaluate(options: argparse.Namespace, config: Config) -> int:
             limit=options.limit,
             progress=progress("images"),
             categories=options.category,
+            split=options.split,
             strict=options.strict,
             frame=config.data.annotation_frame,
             follow_links=config.data.follow_links,

@@ -37,6 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     for add_command in (
         _add_demo,
         _add_prepare,
+        _add_convert,
         _add_inspect,
         _add_train,
         _add_export,
@@ -85,23 +86,16 @@ def _add_prepare(add: Add) -> None:
     command = add(
         "prepare",
         commands.run_prepare,
-        "convert COCO keypoint annotations to TFRecords with targets",
+        "convert annotated images to TFRecords with targets",
     )
-    command.add_argument("--annotations", type=Path, required=True, help="COCO keypoints JSON")
-    command.add_argument("--images", type=Path, required=True, help="folder of the images")
+    _add_annotations(command)
     command.add_argument(
         "--out",
         type=Path,
         required=True,
         help="folder for the records; repeat the command to resume an interrupted run",
     )
-    command.add_argument(
-        "--skeleton",
-        metavar="FILE",
-        help="YAML file of the keypoints, or the name of one that comes with the package "
-        "(default: data.skeleton)",
-    )
-    _add_category(command)
+    _add_skeleton(command)
     command.add_argument(
         "--strict",
         action="store_true",
@@ -129,6 +123,39 @@ def _add_prepare(add: Add) -> None:
         nargs="*",
         metavar="-- OPTION",
         help="options of the Beam pipeline, such as --runner=FlinkRunner",
+    )
+
+
+def _add_convert(add: Add) -> None:
+    command = add(
+        "convert",
+        commands.run_convert,
+        "convert COCO keypoint annotations to a YOLO-pose folder, or back",
+    )
+    command.add_argument(
+        "annotations",
+        type=Path,
+        metavar="IN",
+        help="COCO keypoints JSON, or a YOLO-pose folder or its data.yaml",
+    )
+    command.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="COCO file (NAME.json) or YOLO-pose folder to write; a folder takes one split after "
+        "the other",
+    )
+    command.add_argument(
+        "--images",
+        type=Path,
+        help="folder of the images of a COCO file; they are copied into the YOLO-pose folder",
+    )
+    _add_split_and_category(command)
+    _add_skeleton(command)
+    command.add_argument(
+        "--strict",
+        action="store_true",
+        help="stop at the first fault in the data set instead of skipping and counting it",
     )
 
 
@@ -268,14 +295,10 @@ def _add_evaluate(add: Add) -> None:
         required=True,
         help="model directory, or an .onnx or .tflite file",
     )
-    command.add_argument(
-        "--annotations", type=Path, required=True, help="COCO person keypoints JSON"
-    )
-    command.add_argument("--images", type=Path, required=True, help="folder of the images")
+    _add_annotations(command)
     command.add_argument(
         "--out", type=Path, required=True, help="folder for results and metrics.json"
     )
-    _add_category(command)
     command.add_argument(
         "--strict",
         action="store_true",
@@ -302,7 +325,34 @@ def _add_config(add: Add) -> None:
     add("config", commands.run_config, "print all settings, with a description of each, as YAML")
 
 
-def _add_category(command: argparse.ArgumentParser) -> None:
+def _add_annotations(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--annotations",
+        type=Path,
+        required=True,
+        help="COCO keypoints JSON, or a YOLO-pose folder or its data.yaml",
+    )
+    command.add_argument(
+        "--images",
+        type=Path,
+        help="folder of the images of a COCO file (a YOLO-pose folder has its own)",
+    )
+    _add_split_and_category(command)
+
+
+def _add_skeleton(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--skeleton",
+        metavar="FILE",
+        help="YAML file of the keypoints, or the name of one that comes with the package "
+        "(default: data.skeleton)",
+    )
+
+
+def _add_split_and_category(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--split", metavar="NAME", help="split of a YOLO-pose data set: train, val or test"
+    )
     command.add_argument(
         "--category",
         action="append",

@@ -21,6 +21,7 @@ from personlab_keras.annotations.coco import read_coco
 from personlab_keras.annotations.reasons import Tally
 from personlab_keras.annotations.values import identifier
 from personlab_keras.errors import InputError
+from personlab_keras.evaluation.crowding import images_by_level, span
 from personlab_keras.evaluation.truth import Truth, truth_of
 from personlab_keras.method.skeleton import COCO_PERSON, Skeleton
 
@@ -81,7 +82,8 @@ def judge(
 
     Returns:
         JSON-ready {"keypoints": {"AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm",
-        "ARl", "max_detections"}, "segmentation": {the same with "APs" and "ARs"} or None,
+        "ARl", "max_detections"} and, where images have a crowd index, "APeasy", "APmedium" and
+        "APhard" of `crowding.LEVELS`; "segmentation": {the same with "APs" and "ARs"} or None,
         "persons": {"keypoints", "segmentation": how many count}, "unavailable": {names of figures
         that are None: why}}.
 
@@ -99,6 +101,15 @@ def judge(
     unavailable: dict[str, str] = {}
     keypoints = _measure(chosen, keypoint_results, "keypoints", KEYPOINT_DETECTIONS, known, name)
     unavailable |= _undefined("keypoints", keypoints, persons["keypoints"], "labelled keypoints")
+    crowd_index = {e["id"]: e["crowdIndex"] for e in chosen.images if "crowdIndex" in e}
+    for level, ids in images_by_level(crowd_index).items() if crowd_index else ():
+        part = chosen.of_images(ids)
+        measured = _measure(part, keypoint_results, "keypoints", KEYPOINT_DETECTIONS, known, name)
+        keypoints[f"AP{level}"] = measured["AP"]
+        if measured["AP"] is None:
+            unavailable[f"keypoints AP{level}"] = (
+                f"no person with labelled keypoints is annotated in images of {span(level)}"
+            )
     segmentation = None
     if segmentation_results is None:
         unavailable["segmentation"] = "the predictions have no masks"

@@ -13,9 +13,8 @@ import cv2
 import numpy as np
 
 from personlab_keras.annotations.dataset import AnnotatedImage, Dataset
-from personlab_keras.annotations.formats import images_folder, read_annotations
+from personlab_keras.annotations.formats import AUTO, images_folder, read_annotations
 from personlab_keras.annotations.image_files import (
-    STORED,
     find_image,
     none_usable,
     read_pixels,
@@ -52,9 +51,9 @@ def evaluate(
     progress: Callable[[int, int], None] | None = None,
     categories: Sequence[str] = (),
     strict: bool = False,
-    frame: str = STORED,
-    follow_links: bool = False,
     split: str | None = None,
+    frame: str = AUTO,
+    follow_links: bool = False,
     identity: str | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Metrics:
@@ -77,9 +76,9 @@ def evaluate(
         limit: evaluate only the first so many images, in order of their ids.
         max_detections: as in `judge`.
         progress: called with (images done, images in all) after each image.
-        categories, split: as in `annotations.formats.read_annotations`.
+        categories, split, frame: as in `annotations.formats.read_annotations`.
         strict: raise at the first fault of annotations or images instead of counting it.
-        frame, follow_links: as in `annotations.image_files.read_pixels`.
+        follow_links: as in `annotations.image_files.read_pixels`.
         identity: of the predictor and its settings; an interrupted evaluation is resumed only by
             the same one. Without it every call starts anew.
         say: takes lines for the user: everything that the annotations let one say beforehand.
@@ -105,8 +104,8 @@ def evaluate(
     """
     if limit is not None and limit < 1:
         raise InputError(f"the limit must be at least 1 image. Received: {limit}")
-    dataset = read_annotations(annotations, skeleton, categories, strict, split)
-    images = dataset.images[:limit]
+    dataset = read_annotations(annotations, skeleton, categories, strict, split, frame)
+    images, frame = dataset.images[:limit], dataset.frame
     folder = images_folder(dataset, images_dir, annotations)
     tally = Tally(strict, str(annotations))
     tally.merge(dataset.skipped, dataset.examples)

@@ -25,7 +25,8 @@ class Truth:
     """Annotations to judge by.
 
     Attributes:
-        images: {"id", "width", "height", "file_name"} each, ids as in the data set.
+        images: {"id", "width", "height", "file_name"} each, ids as in the data set;
+            "crowdIndex" where it has one.
         keypoints: COCO annotations without masks.
         masks: COCO annotations with their masks as run lengths.
         skeleton: of the keypoints.
@@ -80,6 +81,7 @@ def truth_of(
                 "width": image.width,
                 "height": image.height,
                 "file_name": image.file_name,
+                **({} if image.crowd_index is None else {"crowdIndex": image.crowd_index}),
             }
         )
         for subject in sorted(subjects(image, tally), key=lambda each: each.annotation.place):

@@ -17,7 +17,6 @@ from ray import serve
 from personlab_keras.config import ServeConfig
 from personlab_keras.errors import InputError
 from personlab_keras.io.images import decode_image
-from personlab_keras.io.processes import import_tensorflow_quietly
 from personlab_keras.method.person import Person, people_to_dict
 from personlab_keras.serving.messages import Answer, RequestOptions, failure, refusal
 
@@ -55,7 +54,6 @@ class Replica:
             "NUMBA_NUM_THREADS",
         ):
             os.environ[name] = str(threads)
-        import_tensorflow_quietly()
         from personlab_keras.inference.predict import load
 
         self._config = config

@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_prep.build import prepare
+from data_prep.engines import processes
 from personlab_keras.annotations.formats import images_folder, read_annotations
 from personlab_keras.annotations.reasons import Reason
 from personlab_keras.annotations.yolo_pose import YoloPose, data_yaml_text, label_text
+from personlab_keras.cli import main
+from personlab_keras.config import load_config
 from personlab_keras.errors import InputError
 from personlab_keras.method.skeleton import COCO_PERSON, load_skeleton
 
@@ -324,6 +328,40 @@ def test_reading_is_a_function_of_the_content(case):
     empty = case.read().sha256
     (case.folder / "labels/b.txt").unlink()
     assert case.read().sha256 != empty  # for prepare, that a file came is a change
+
+
+def test_the_command_takes_the_folder(case, tmp_path, capsys):
+    prepare = ["prepare", "--annotations", str(case.folder), "--out", str(tmp_path / "records")]
+    settings = ["--category", "person", "--workers", "1", "--set", "data.view_size=81"]
+    assert main([*prepare, *settings, "--split", "val"]) == 2
+    assert "--split must be one of train. Received: 'val'" in capsys.readouterr().err
+    assert main([*prepare, *settings, "--split", "train"]) == 0
+    assert "images: 2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("frame", "size"), [("auto", (60, 80)), ("stored", (80, 60))])
+def test_fractions_are_of_the_picture_as_viewers_show_it(case, frame, size):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    case.image("b", exif=exif)
+    dataset = case.read(frame=frame)
+    assert (dataset.images[1].width, dataset.images[1].height) == size
+    width, height = size
+    expected = KEYPOINTS[0, :2] / (WIDTH, HEIGHT) * (width, height)
+    np.testing.assert_allclose(
+        dataset.images[1].annotations[0].keypoints[0, :2], expected, atol=1e-3
+    )
+    meta = prepare(
+        case.folder,
+        None,
+        case.folder / "records",
+        load_config(None, ["data.view_size=81", f"data.annotation_frame={frame}"]),
+        engine=processes(1),
+        categories=["person"],
+    )
+    assert meta.counts["images"] == 2
+    assert meta.skipped[R.IMAGE_TURNED.value] == 1
+    assert meta.source["data"]["annotation_frame"] == {"auto": "turned"}.get(frame, frame)
 
 
 def test_where_images_lie(case, scenes):

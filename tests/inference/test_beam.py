@@ -84,7 +84,7 @@ def _on_disk(path: str) -> str:
 
 @pytest.fixture(scope="module")
 def model(model_directory, tmp_path_factory) -> Path:
-    """One that is sure of nothing, so that it finds many people."""
+    """A model directory of an untrained network whose thresholds let it find many people."""
     changes = [
         f"decode.{name}=0" for name in ("score_threshold", "peak_threshold", "keypoint_threshold")
     ]
@@ -114,7 +114,7 @@ def command(*arguments: object) -> list[str]:
 
 
 def lines(out: Path, kind: str = "people") -> dict[str, dict]:
-    """What is said of each path."""
+    """The line of each path."""
     found = [
         json.loads(line)
         for path in sorted(out.glob(f"{kind}-*.jsonl"))
@@ -125,12 +125,12 @@ def lines(out: Path, kind: str = "people") -> dict[str, dict]:
 
 
 def contents(out: Path) -> dict[str, tuple[bytes, int]]:
-    """What files hold, and when they were written."""
+    """The content of files, and when they were written."""
     return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.glob("*.jsonl")}
 
 
 def refusal(capsys, *arguments: object) -> str:
-    """The one line of a command that was refused."""
+    """The error line of a refused command."""
     capsys.readouterr()
     assert main([str(argument) for argument in arguments]) == 2
     error = capsys.readouterr().err
@@ -189,7 +189,7 @@ def png_that_promises(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
 
 
-def test_what_fails_is_counted_by_reason_and_the_others_are_there(
+def test_failed_images_are_counted_by_reason_and_the_others_are_predicted(
     finished, images, model, tmp_path, capsys
 ):
     folder = tmp_path / "images"
@@ -221,12 +221,12 @@ def test_what_fails_is_counted_by_reason_and_the_others_are_there(
         for each in (finished, out)
     )
     assert before == after
-    # It says so again when there is nothing left to do.
+    # A second run reports them again.
     assert main(command(folder / "*", "--model", model, "--out", out)) == 2
     assert "damaged image: 1" in capsys.readouterr().err
 
 
-def test_an_image_that_is_gone_is_a_failure_of_its_own(tmp_path):
+def test_a_deleted_image_is_a_failure(tmp_path):
     gone = read_image_file(ImageFile(str(tmp_path / "gone.jpg"), 10))
     assert isinstance(gone, Failure)
     assert gone.reason == "cannot be read"
@@ -257,7 +257,7 @@ def test_a_second_run_does_nothing_and_a_missing_shard_is_made_again_alone(
         assert (written == before[name][1]) == (name != victim.name)
 
 
-def test_a_killed_run_goes_on_with_what_is_left(finished, images, model, tmp_path):
+def test_a_killed_run_resumes_with_the_remaining_shards(finished, images, model, tmp_path):
     out = tmp_path / "people"
     arguments = command(images, "--model", model, "--out", out, "--shards", 10)
     run = subprocess.Popen(
@@ -292,7 +292,7 @@ def test_a_killed_run_goes_on_with_what_is_left(finished, images, model, tmp_pat
     assert lines(out) == lines(finished)
 
 
-def test_an_interrupted_run_says_how_far_it_came(images, model, tmp_path, monkeypatch):
+def test_an_interrupted_run_reports_its_progress(images, model, tmp_path, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
@@ -328,7 +328,7 @@ def test_other_input_is_refused_by_name(finished, images, model, model_directory
     )
 
 
-def test_what_cannot_begin_is_one_line(images, model, tmp_path, capsys, monkeypatch):
+def test_a_run_that_cannot_start_gets_one_line(images, model, tmp_path, capsys, monkeypatch):
     out = tmp_path / "people"
     (tmp_path / "empty").mkdir()
     bare = tmp_path / "bare"
@@ -378,7 +378,7 @@ def test_what_cannot_begin_is_one_line(images, model, tmp_path, capsys, monkeypa
         assert words in refusal(capsys, *wrong)
     assert not out.exists()
     monkeypatch.setitem(sys.modules, "apache_beam.options.pipeline_options", None)
-    assert "--beam takes Apache Beam: pip install 'personlab-keras[beam]'" in refusal(
+    assert "--beam requires Apache Beam: pip install 'personlab-keras[beam]'" in refusal(
         capsys, *command(*whole)
     )
 

@@ -31,7 +31,7 @@ BODY = np.array([(7.0 * (k % 5), 9.0 * (k // 5)) for k in range(COCO_PERSON.keyp
 
 
 def person_maps(person: np.ndarray | None, height: int, width: int) -> Maps:
-    """Perfect maps of one person whose keypoints are there, or of nobody."""
+    """Perfect maps of one person with these keypoints, or without people."""
     cells = grid(height, width, STRIDE)[:, :, None]
     points = person if person is not None else np.zeros((COCO_PERSON.keypoint_count, 2))
     toward = points - cells
@@ -47,7 +47,7 @@ def person_maps(person: np.ndarray | None, height: int, width: int) -> Maps:
 
 
 class RedNetwork:
-    """Sees one person: where the input is red, there is the nose."""
+    """Finds one person, with the nose where the input is red."""
 
     def __init__(self):
         self.shapes = []
@@ -194,13 +194,13 @@ def test_shrinking_averages():
     )
 
 
-def test_small_images_are_enlarged_only_where_asked():
+def test_small_images_are_enlarged_only_on_request():
     assert fit_for(100, 50, 801, 8, upscale=False).frame.scale == (1.0, 1.0)
     assert fit_for(100, 50, 801, 8, upscale=True).frame.scale == (8.01, 8.0)
     assert fit_for(1000, 50, 801, 8, upscale=False).resized_width == 801
 
 
-def test_sizes_that_cannot_be_are_refused():
+def test_invalid_sizes_are_refused():
     with pytest.raises(InputError, match="at least one pixel"):
         fit_for(0, 10, 801, 8)
     with pytest.raises(InputError, match=r"predict\.longer_side"):
@@ -227,7 +227,7 @@ def test_people_come_back_in_the_frame_of_the_image(predictor, width, height, no
     )
 
 
-def test_nobody_is_an_empty_list(predictor):
+def test_an_image_without_people_gives_an_empty_list(predictor):
     assert predictor(np.full((50, 70, 3), 127, np.uint8)) == []
 
 
@@ -262,16 +262,16 @@ def test_a_batch_gives_what_single_images_give_in_their_order(predictor):
     assert predictor.batch([]) == []
 
 
-# Several passes
+# Scales and flip
 
 
 @pytest.mark.parametrize(
     ("width", "height", "nose"),
     [(640, 480, (200, 100)), (317, 240, (120, 90)), (240, 500, (120, 300))],
 )
-def test_people_stay_where_they_are_whatever_the_passes(width, height, nose):
-    # Were offsets not divided by the scale, or left and right not swapped, or the padding not
-    # counted, they would move.
+def test_people_do_not_move_with_scales_and_flip(width, height, nose):
+    # They would move if offsets were not divided by the scale, left and right not swapped, or the
+    # padding not mirrored.
     image = image_with_red_and_blue(width, height, nose)
     predictor = Predictor(
         EquivariantNetwork(), stride=STRIDE, options=PredictConfig(longer_side=321)
@@ -292,7 +292,7 @@ def test_people_stay_where_they_are_whatever_the_passes(width, height, nose):
         assert person.mask.shape == (height, width)
 
 
-def test_framed_maps_tell_what_the_network_saw(predictor):
+def test_framed_maps_have_one_frame_per_input(predictor):
     predictor = replace(predictor, options=replace(predictor.options, scales=(1.0, 0.5), flip=True))
     image = image_with_red(640, 480, (200, 100))
     passes = predictor.framed_maps(image)
@@ -303,7 +303,7 @@ def test_framed_maps_tell_what_the_network_saw(predictor):
     np.testing.assert_allclose(decode(passes)[0].keypoints, predictor(image)[0].keypoints)
 
 
-def test_inputs_of_several_images_and_passes_share_batches(predictor):
+def test_inputs_of_several_images_scales_and_flips_share_batches(predictor):
     images = [
         image_with_red_and_blue(640, 480, (200, 100)),
         image_with_red_and_blue(320, 240, (200, 100)),
@@ -320,7 +320,7 @@ def test_inputs_of_several_images_and_passes_share_batches(predictor):
 
 
 @pytest.mark.parametrize("scales", [(), (0.0,), (1.0, -1.0), (float("nan"),), (float("inf"),)])
-def test_scales_that_cannot_be_are_refused(scales):
+def test_invalid_scales_are_refused(scales):
     with pytest.raises(InputError, match=r"predict\.scales must be positive"):
         Predictor(RedNetwork(), options=PredictConfig(scales=scales))
 
@@ -331,7 +331,7 @@ def test_scales_are_relative_to_the_image_where_it_is_not_enlarged():
     assert fit_for(100, 50, 801, 8, scale=1e-9).resized_width == 1
 
 
-def test_timed_tells_every_stage(predictor):
+def test_timed_measures_every_stage(predictor):
     people, seconds = predictor.timed(image_with_red(640, 480, (200, 100)))
     assert len(people) == 1
     assert list(seconds) == ["fit", "network", "decode"]
@@ -357,7 +357,7 @@ def test_the_image_is_not_modified(predictor):
         np.zeros((1, 10, 10, 3), np.uint8),
     ],
 )
-def test_other_arrays_are_refused(predictor, image):
+def test_arrays_of_other_shapes_and_types_are_refused(predictor, image):
     for use in (predictor, predictor.maps, lambda each: predictor.batch([each])):
         with pytest.raises(InputError, match=r"must be \(H, W, 3\) uint8 RGB. Received"):
             use(image)
@@ -397,7 +397,7 @@ class StoredNetwork:
         return RedNetwork()
 
 
-def test_load_lays_overrides_over_the_settings_of_the_directory(monkeypatch, tmp_path):
+def test_overrides_replace_settings_of_the_directory(monkeypatch, tmp_path):
     config = Config(
         data=DataConfig(pad_colour=(1, 2, 3)),
         model=ModelConfig(output_stride=32),
@@ -423,7 +423,7 @@ def write_image(path: Path, image: np.ndarray) -> Path:
     return path
 
 
-def test_files_are_written_beside_each_other(predictor, tmp_path):
+def test_every_image_gets_a_json_and_an_overlay(predictor, tmp_path):
     path = write_image(tmp_path / "in" / "x.png", image_with_red(640, 480, (200, 100)))
     seen = []
     summary = predict_files(

@@ -168,7 +168,7 @@ def test_finer_maps_refined_in_the_network_and_no_masks(finer, file):
         15,
         25,
     )  # 57 x 97: features at stride 8
-    with pytest.raises(InputError, match=r"decode\.masks: this network gives poses only"):
+    with pytest.raises(InputError, match=r"decode\.masks: this network predicts poses only"):
         load(finer / file, ["decode.masks=true"])
 
 
@@ -176,7 +176,7 @@ def test_finer_maps_refined_in_the_network_and_no_masks(finer, file):
 def test_a_fixed_input_size(directory, fixed, file):
     read = read_network_file(fixed / file)
     assert (read.batch_size, read.input_size) == (1, (97, 65))
-    inputs = image_of(65, 97, count=3)  # more than it takes together
+    inputs = image_of(65, 97, count=3)  # more than its batch size
     expected = outputs(read_model_directory(directory).model, inputs)
     assert_close(outputs(read.open(), inputs), expected, 1e-4)
     quantised = read_network_file(fixed / file.replace("model", "model.int8")).open()
@@ -217,7 +217,7 @@ def test_one_file_is_enough_for_the_same_people_as_the_model_directory(shared, t
             "--set",
             *settings,
         ]
-        # Neither the model directory nor TensorFlow is there.
+        # Neither TensorFlow nor Keras can be imported.
         code = (
             "import sys; sys.modules.update(tensorflow=None, keras=None, onnx=None); "
             "import personlab_keras.inference.runtimes as runtimes; "
@@ -255,9 +255,7 @@ def test_device_files_say_whether_there_may_be_an_accelerator(tmp_path):
 # --- which runtime a folder uses
 
 
-def test_on_a_cpu_a_model_directory_runs_in_the_fastest_file_that_is_there(
-    directory, fixed, tmp_path
-):
+def test_on_a_cpu_a_model_directory_runs_in_its_fastest_file(directory, fixed, tmp_path):
     def runtime(predictor: Predictor) -> str:
         return type(predictor.model).__name__
 
@@ -275,13 +273,13 @@ def test_on_a_cpu_a_model_directory_runs_in_the_fastest_file_that_is_there(
         match=r"predict\.runtime=litert needs model\.tflite in this folder; `personlab export --format` adds it",
     ):
         load(bare, ["predict.runtime=litert"])
-    # What takes one size only has to be asked for.
+    # A file for one size is used on request only.
     shutil.copy(fixed / "model.tflite", bare)
     assert runtime(load(bare)) == "OnnxNetwork"
     assert load(bare, ["predict.runtime=litert"]).input_size == (97, 65)
 
 
-def test_where_there_is_a_gpu_a_model_directory_runs_in_keras(directory, monkeypatch):
+def test_with_a_gpu_a_model_directory_runs_in_keras(directory, monkeypatch):
     import tensorflow as tf
 
     monkeypatch.setattr("personlab_keras.inference.runtimes.may_have_accelerator", lambda: True)
@@ -312,7 +310,7 @@ def test_settings_of_the_directory_hold_for_its_files(directory, tmp_path):
     ("predict.runtime=keras", r"model\.onnx: runs in onnx\. Received: predict\.runtime=keras"),
     ("predict.threads=-1", r"predict\.threads must be a number of threads, or 0 for all cores\. Received: -1"),
 ])  # fmt: skip
-def test_settings_that_cannot_be(directory, setting, message):
+def test_invalid_settings_are_refused(directory, setting, message):
     with pytest.raises(InputError, match=message):
         load(directory / "model.onnx", [setting])
 
@@ -342,7 +340,7 @@ def test_threads_of_keras_are_set_before_it_starts(directory):
 
 
 @pytest.mark.parametrize("file", ONE_OF_EACH)
-def test_cut_and_foreign_files_are_refused_in_one_line(directory, tmp_path, file, capsys):
+def test_truncated_and_other_files_are_refused_in_one_line(directory, tmp_path, file, capsys):
     whole = (directory / file).read_bytes()
     ours = tmp_path / file
     contents = {
@@ -363,7 +361,7 @@ def test_cut_and_foreign_files_are_refused_in_one_line(directory, tmp_path, file
         load(tmp_path / f"missing{ours.suffix}")
 
 
-def test_files_of_other_makers_hold_no_description(directory, tmp_path):
+def test_files_without_a_description_are_refused(directory, tmp_path):
     import onnx
 
     foreign = tmp_path / "foreign.onnx"
@@ -419,7 +417,7 @@ def test_a_missing_package_to_write_a_file(directory, monkeypatch, capsys, tmp_p
     (["--format", "onnx", "--calibration", "x"], "--calibration needs --weights int8. Received: --weights float32"),
     (["--format", "onnx", "--weights", "int8", "--calibration", "nowhere"], "nowhere"),
 ])  # fmt: skip
-def test_options_that_cannot_be(directory, tmp_path, capsys, arguments, message):
+def test_invalid_options_are_refused(directory, tmp_path, capsys, arguments, message):
     assert main(["export", str(directory), "--out", str(tmp_path / "out"), *arguments]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
@@ -465,7 +463,7 @@ def test_the_command_writes_several_formats_at_once(directory, tmp_path, capsys)
     assert (out / "saved_model.pb").is_file()
 
 
-def test_what_a_file_says_of_itself_is_the_text_of_the_directory(directory):
+def test_a_file_contains_the_description_of_the_directory(directory):
     stored = read_model_directory(directory)
     for file in ONE_OF_EACH:
         description = read_network_file(directory / file).description

@@ -129,7 +129,7 @@ def test_videos_of_one_name_do_not_replace_each_other(model_directory, scenes, t
     assert lines == {"a": 2, "b": 3}
 
 
-def test_a_video_that_ends_too_soon_is_said(model_directory, scenes, tmp_path, capsys):
+def test_a_video_that_ends_too_soon_is_reported(model_directory, scenes, tmp_path, capsys):
     source = film(tmp_path / "clip.avi", 60, scenes)
     source.write_bytes(source.read_bytes()[: source.stat().st_size // 2])
     assert (
@@ -262,7 +262,7 @@ def test_a_size_that_the_codec_refuses_is_an_error_of_the_overlay_alone(tmp_path
         ("9876", None, "9876: must be a camera of this machine"),
     ],
 )
-def test_what_is_no_video_gets_one_line(model_directory, tmp_path, capsys, name, content, words):
+def test_other_files_get_one_line(model_directory, tmp_path, capsys, name, content, words):
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content)
@@ -325,7 +325,7 @@ def test_ctrl_c_leaves_a_playable_video(model_directory, scenes, tmp_path):
 
 
 def test_memory_does_not_grow_with_the_video(predictor, scenes, tmp_path):
-    """An hour at one frame in four seconds."""
+    """As many frames as an hour has at one frame in four seconds."""
     source = film(tmp_path / "clip.avi", 900, scenes, rate=0.25)
     peaks = {}
 
@@ -341,7 +341,7 @@ def test_memory_does_not_grow_with_the_video(predictor, scenes, tmp_path):
     )  # KiB; the frames alone would be as much again, maps and masks many times that
 
 
-def test_ahead_keeps_order_bounds_and_errors():
+def test_ahead_keeps_the_order_the_bound_and_errors():
     begun: list[int] = []
 
     def numbers():
@@ -384,7 +384,7 @@ def test_closing_ahead_ends_all_threads():
     assert threading.active_count() == before
 
 
-def test_what_is_a_video():
+def test_videos_are_known_by_their_names():
     for extension in ("3gp", "wmv", "flv", "ts"):
         assert is_video(f"clip.{extension}")
     assert [is_video(name) for name in ("a.mp4", "b.MOV", "0", "c.jpg", "photos", "d.mp4.jpg")] == [

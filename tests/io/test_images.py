@@ -1,4 +1,4 @@
-"""Reading image files: every form gives RGB, and whatever is no whole image is refused by name."""
+"""Reading image files: every format gives RGB; incomplete and other files are refused by name."""
 
 import io
 import struct
@@ -15,7 +15,7 @@ from personlab_keras.errors import InputError
 from personlab_keras.io.image_headers import image_size, is_whole
 from personlab_keras.io.images import decode_image, list_images, read_image, unread_media
 
-# Four flat quarters: no codec blurs them beyond recognition, and every turn moves them.
+# Four flat quarters: recognisable after every codec, and moved by every rotation.
 CORNERS = {
     "top left": (220, 30, 30),
     "top right": (30, 200, 40),
@@ -172,7 +172,7 @@ def test_a_truncated_file_is_refused_wherever_it_ends(kind, options, capfd):
     for length in [1, 3, *range(20, len(data) - 2, 97), len(data) - 2]:
         with pytest.raises(InputError, match=r"^cut\.img: must be"):
             decode_image(data[:length], "cut.img")
-    # Our single line is all that a user sees.
+    # The user sees one line only.
     assert capfd.readouterr().err == ""
 
 
@@ -180,7 +180,7 @@ def test_a_truncated_jpeg_with_a_whole_thumbnail_is_refused():
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     thumbnail = encoded(noise[:16, :16], "JPEG")
     data = encoded(noise, "JPEG")
-    # An APP1 segment that holds the thumbnail, end marker and all.
+    # An APP1 segment with the thumbnail, including its end marker.
     with_thumbnail = (
         data[:2] + b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail + data[2:]
     )
@@ -202,7 +202,7 @@ def test_bytes_after_the_end_do_no_harm():
         (bytes(50), "50 bytes that do not decode"),
     ],
 )
-def test_what_is_no_image_is_named_in_one_line(tmp_path, content, received):
+def test_other_content_is_refused_in_one_line(tmp_path, content, received):
     path = tmp_path / "bad.jpg"
     path.write_bytes(content)
     with pytest.raises(InputError) as caught:
@@ -212,7 +212,7 @@ def test_what_is_no_image_is_named_in_one_line(tmp_path, content, received):
     assert "\n" not in str(caught.value)
 
 
-def test_missing_files_and_folders_are_no_images(tmp_path):
+def test_missing_files_and_folders_are_refused(tmp_path):
     for path in (tmp_path / "missing.jpg", tmp_path):
         with pytest.raises(InputError, match=str(path)):
             read_image(path)
@@ -233,12 +233,12 @@ FORMS = [
 
 
 @pytest.mark.parametrize(("kind", "options"), FORMS)
-def test_the_header_tells_the_size(kind, options):
+def test_the_size_is_read_from_the_header(kind, options):
     for height, width in ((64, 96), (1, 1), (3, 700)):
         assert image_size(encoded(quarters(height, width), kind, **options)) == (width, height)
 
 
-def test_the_header_tells_the_size_of_rarer_forms():
+def test_the_size_of_rarer_forms_is_read_from_the_header():
     image = quarters()
     # With EXIF, WebP has another header; the size is that of the stored pixels.
     for kind in ("WEBP", "JPEG", "PNG"):
@@ -249,8 +249,7 @@ def test_the_header_tells_the_size_of_rarer_forms():
         data[:2] + b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail + data[2:]
     )
     assert image_size(with_thumbnail) == (96, 64)
-    # libjpeg passes over what stands between segments, and so has to whoever wants to know what it
-    # will decode.
+    # libjpeg skips bytes between segments, so reading the size has to skip them, too.
     assert data[20:22] == b"\xff\xdb"
     padded = data[:20] + b"junk\xff\xff" + data[20:]
     assert image_size(padded) == (96, 64)
@@ -270,14 +269,14 @@ def test_the_header_tells_the_size_of_rarer_forms():
 
 @pytest.mark.parametrize(("kind", "options"), FORMS)
 @given(data=st.data())
-def test_no_header_is_too_broken_to_be_asked_for_its_size(kind, options, data):
+def test_reading_the_size_of_a_corrupt_header_never_raises(kind, options, data):
     whole = bytearray(encoded(quarters(16, 24), kind, **options))
     for _ in range(data.draw(st.integers(0, 4))):
         whole[data.draw(st.integers(4, len(whole) - 1))] = data.draw(st.integers(0, 255))
     broken = bytes(whole[: data.draw(st.integers(0, len(whole)))])
     size = image_size(broken)
     assert size is None or min(size) > 0
-    # Whatever still decodes is of the size that was told: no file slips in by a lie.
+    # If the file still decodes, it has the size that was read.
     try:
         image = decode_image(broken, "x", apply_orientation=False, max_pixels=1_000_000)
     except InputError:
@@ -286,7 +285,7 @@ def test_no_header_is_too_broken_to_be_asked_for_its_size(kind, options, data):
 
 
 @given(st.binary(max_size=60))
-def test_no_bytes_are_too_odd_to_be_asked_for_their_size(data):
+def test_reading_the_size_of_random_bytes_never_raises(data):
     for start in (
         b"",
         b"\xff\xd8\xff",
@@ -302,7 +301,7 @@ def test_no_bytes_are_too_odd_to_be_asked_for_their_size(data):
 
 
 def huge_png(side: int = 30_000) -> bytes:
-    """A whole PNG of a few bytes that promises side x side pixels."""
+    """A complete PNG of a few bytes that announces side x side pixels."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return (
@@ -327,7 +326,7 @@ def test_too_many_pixels_are_refused_before_they_take_memory(tmp_path, monkeypat
     assert decode_image(encoded(quarters(), "PNG"), "x", max_pixels=96 * 64).shape == (64, 96, 3)
     path = tmp_path / "huge.png"
     path.write_bytes(huge_png())
-    monkeypatch.setattr(cv2, "imdecode", None)  # nothing may get that far
+    monkeypatch.setattr(cv2, "imdecode", None)  # decoding would fail
     with pytest.raises(
         InputError,
         match=r"huge\.png: must be an image of at most 250000000 pixels. Received: 30000 x 30000",
@@ -335,7 +334,7 @@ def test_too_many_pixels_are_refused_before_they_take_memory(tmp_path, monkeypat
         read_image(path)
 
 
-def test_an_image_that_does_not_tell_its_size_is_refused():
+def test_an_image_of_unknown_size_is_refused():
     _, data = cv2.imencode(".ppm", quarters())
     assert cv2.imdecode(data, cv2.IMREAD_COLOR) is not None
     with pytest.raises(InputError, match="must be a JPEG, PNG"):
@@ -367,7 +366,7 @@ def test_patterns_files_and_order(tree):
         "odd[1].jpg",
     ]
     assert names(list_images([tree / "odd[1].jpg"]), tree) == ["odd[1].jpg"]
-    # A file named outright is taken whatever its ending; reading it decides.
+    # A file named explicitly is listed whatever its extension.
     assert names(list_images(tree / "notes.txt"), tree) == ["notes.txt"]
 
 

@@ -634,6 +634,7 @@ keras.models.load_model({model!r})
 """
 
 
+@pytest.mark.slow
 def test_jax_gives_the_same_outputs(tmp_path):
     pytest.importorskip("jax")
     model = inference_model(

@@ -431,7 +431,7 @@ def test_poses_without_masks_and_it_says_so(scenes, tmp_path, capsys):
         assert main([*asked, "--set", "decode.masks=true"]) == 2
         error = capsys.readouterr().err
         assert (
-            "decode.masks: this network gives poses only, it has no long_offsets and no segmentation"
+            "decode.masks: this network predicts poses only, it has no long_offsets and no segmentation"
             in error
         )
         assert error.count("\n") == 1

@@ -32,7 +32,7 @@ def predictor(model_directory):
     return load(model_directory, FIND_ANYBODY)
 
 
-def test_it_answers_what_predict_writes(server, scenes, predictor):
+def test_answers_equal_the_files_of_predict(server, scenes, predictor):
     data = scene(scenes)
     status, answer = server.people(data)
     image = decode_image(data, "x")
@@ -44,7 +44,7 @@ def test_it_answers_what_predict_writes(server, scenes, predictor):
     assert server.people(body, content_type=kind) == (200, answer)
 
 
-def test_every_form_of_image_in_the_frame_as_it_is_seen(server):
+def test_every_format_is_answered_as_exif_orients_it(server):
     picture = Image.fromarray(
         np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8)
     )
@@ -100,7 +100,7 @@ def test_odd_shapes(server, width, height):
             f"Received: {MAX_PIXELS + 1} x 1",
         ),
         (bytes(MAX_BYTES + 1), 413, f"at most {MAX_BYTES} bytes"),
-        # Whoever goes on sending gets the answer all the same.
+        # A client that keeps sending gets the answer, too.
         (bytes(20 * MAX_BYTES), 413, f"at most {MAX_BYTES} bytes"),
     ],
 )
@@ -114,16 +114,16 @@ def test_bad_images_get_one_line(server, data, status, words):
     assert server.metric(f'personlab_requests_total{{status="{status}"}}') == before + 1
 
 
-def test_an_animated_gif_is_an_image_or_none(server):
+def test_an_animated_gif_is_predicted_or_refused(server):
     frames = [Image.new("RGB", (50, 40), (grey, grey, grey)) for grey in (0, 90, 180)]
     status, answer = server.people(
         encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     )
-    # By the version of OpenCV: the first frame, or a clean refusal.
+    # Depending on the version of OpenCV: the first frame, or an error in one line.
     assert (status, answer.get("width")) == (200, 50) or (status, list(answer)) == (422, ["error"])
 
 
-def test_sizes_that_are_not_announced_are_counted(server):
+def test_bytes_without_an_announced_length_are_counted(server):
     pieces = (bytes(50_000) for _ in range(MAX_BYTES // 50_000 + 2))
     assert server.people(pieces)[0] == 413
     body, kind = form(bytes(MAX_BYTES + 1))
@@ -177,12 +177,12 @@ def test_a_full_queue_refuses_at_once_and_loses_nothing(server, scenes):
     assert status == 503
     assert int(headers["Retry-After"]) > 0
     assert answer == {"error": f"the queue of {MAX_QUEUED} requests is full"}
-    assert server.ask("GET", "/healthz")[0] == 200  # busy is not ill
+    assert server.ask("GET", "/healthz")[0] == 200  # a full queue is healthy
     assert [upload.answer() for upload in uploads] == [expected] * MAX_QUEUED
     assert server.people(data) == expected
 
 
-def test_who_sends_too_slowly_or_hangs_up_gives_the_place_back(server, scenes):
+def test_slow_and_disconnected_clients_free_their_place_in_the_queue(server, scenes):
     gone = Upload(server, scene(scenes))
     slow = Upload(server, scene(scenes))
     wait_until(lambda: server.metric("personlab_queue_depth") == 2)
@@ -192,7 +192,7 @@ def test_who_sends_too_slowly_or_hangs_up_gives_the_place_back(server, scenes):
     wait_until(lambda: server.metric("personlab_queue_depth") == 0)
 
 
-def test_many_at_once_are_all_answered(server, scenes):
+def test_concurrent_requests_are_all_answered(server, scenes):
     data = [path.read_bytes() for path in sorted((scenes / "images").iterdir())[:4]]
     alone = [server.people(each) for each in data]
     answers = {}

@@ -137,7 +137,7 @@ def test_the_page_draws_the_people_over_the_photo(server, browser, scenes, tmp_p
     for box in ("masks", "skeletons"):
         browser.value(f"document.querySelector('#{box}').click()")
     assert np.abs(browser.pixels().astype(int) - decode_image(photo.read_bytes(), "x")).mean() < 3
-    # A broken file by the other way in: its error is shown, the old result is not.
+    # A corrupt file, dropped: its error replaces the old result.
     (tmp_path / "broken.jpg").write_bytes(photo.read_bytes()[:200])
     browser.drop(tmp_path / "broken.jpg")
     assert browser.said("truncated").startswith("broken.jpg: ")
@@ -150,8 +150,8 @@ def test_the_page_draws_as_the_package_does(server, browser, scenes):
     photo = sorted((scenes / "images").iterdir())[0]
     browser.choose(photo)
     browser.said("pixels")
-    # What the model of the tests finds is next to nothing: two people made up, the second one below
-    # the first.
+    # The test model finds almost nothing, so two people are made up, the second one below the
+    # first.
     y, x = np.indices((480, 640))
     people = []
     for left, score in ((150, 0.9), (260, 0.6)):
@@ -165,8 +165,7 @@ def test_the_page_draws_as_the_package_does(server, browser, scenes):
     grey = np.full((480, 640, 3), 127, np.uint8)
     drawn, expected = browser.pixels(), draw(grey, people)
     assert drawn.shape == expected.shape
-    # Lines are smoothed in other ways. Joints are in the same places and areas have the same
-    # colours.
+    # Lines are antialiased differently; joints have the same positions and areas the same colours.
     assert (np.abs(drawn.astype(int) - expected).max(axis=2) > 24).mean() < 0.06
     for person in people:
         columns, rows = (
@@ -180,7 +179,7 @@ def test_the_page_draws_as_the_package_does(server, browser, scenes):
     masks_alone = draw(grey, [replace(person, keypoints=nowhere) for person in people])
     assert (np.abs(browser.pixels().astype(int) - masks_alone).max(axis=2) > 24).mean() < 0.01
     browser.value("document.querySelector('#skeletons').click()")
-    # Whoever is below the least score is not shown.
+    # People below the lowest score are not shown.
     browser.value("document.querySelector('#least').value = 70; draw()")
     assert browser.said("1 person")
     best_alone = draw(grey, people[:1])

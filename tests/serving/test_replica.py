@@ -32,7 +32,7 @@ class _Picky:
         }
 
 
-def test_an_image_that_fails_does_not_take_its_batch_with_it():
+def test_an_image_that_fails_does_not_fail_its_batch():
     from personlab_keras.inference.predict import Predictor
     from personlab_keras.serving.messages import RequestOptions
     from personlab_keras.serving.replica import Job, answer_all

@@ -67,7 +67,7 @@ def test_a_signal_lets_accepted_requests_finish(server, scenes):
     expected = server.people(data)
     uploads = [Upload(server, data) for _ in range(MAX_QUEUED)]
     wait_until(lambda: server.metric("personlab_queue_depth") == MAX_QUEUED)
-    # As a terminal sends Ctrl-C: to all of its processes.
+    # A terminal sends Ctrl-C to all of its processes.
     os.killpg(server.process.pid, signal.SIGINT)
 
     def refused():
@@ -102,7 +102,9 @@ def test_a_signal_lets_accepted_requests_finish(server, scenes):
         ),
     ],
 )
-def test_bad_usage_is_one_line_and_status_two(arguments, words, capsys, tmp_path, monkeypatch):
+def test_invalid_usage_gets_one_line_and_status_two(
+    arguments, words, capsys, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "personlab.json").write_text("{}")

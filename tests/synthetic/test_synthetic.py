@@ -53,7 +53,7 @@ def seen(annotation, *names):
 # --- the canvas ---
 
 
-def test_a_painted_square_covers_the_pixels_it_says():
+def test_a_painted_square_covers_its_pixels():
     canvas = Canvas(np.zeros((12, 14, 3), np.uint8))
     # Pixels 3..8 across and 2..5 down, edges half a pixel around their centres.
     square = np.array([(2.75, 1.75), (8.25, 1.75), (8.25, 5.25), (2.75, 5.25)])
@@ -63,7 +63,7 @@ def test_a_painted_square_covers_the_pixels_it_says():
     assert (canvas.image()[..., 0] > 120).sum() == len(rows) == 24
 
 
-def test_a_pixel_is_owned_by_who_covers_half_of_it():
+def test_a_pixel_belongs_to_the_layer_that_covers_half_of_it():
     canvas = Canvas(np.zeros((9, 9, 3), np.uint8))
     quarter = np.array([(-0.25, -0.25)] * 3)
     half = np.array([(-0.25, -0.25), (0.25, -0.25), (0.25, -0.25)])
@@ -72,7 +72,7 @@ def test_a_pixel_is_owned_by_who_covers_half_of_it():
     assert canvas.image()[4, [2, 6], 0].tolist() == [64, 128]
 
 
-def test_the_owner_of_a_pixel_is_who_was_painted_last():
+def test_a_pixel_belongs_to_the_last_painted_layer():
     canvas = Canvas(np.zeros((20, 20, 3), np.uint8))
     square = np.array([(2, 2), (12, 2), (12, 12), (2, 12)], float)
     canvas.paint([Shape(square, (255, 0, 0), part=4)], layer=1)
@@ -99,7 +99,7 @@ def test_the_photograph_moves_nothing():
 # --- the puppet ---
 
 
-def test_the_left_side_is_on_the_right_of_who_faces_the_viewer_and_on_the_left_of_who_turns_away():
+def test_the_left_side_is_right_in_the_image_from_the_front_and_left_from_behind():
     front = make_figure(UPRIGHT, Build(), PLAIN).joints
     back = make_figure(replace(UPRIGHT, yaw=np.pi), Build(), PLAIN).joints
     for joint in ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle"):
@@ -358,7 +358,7 @@ def test_a_skeleton_chooses_and_orders_the_keypoints():
     np.testing.assert_array_equal(keypoints_of(part.annotations[0]), expected)
 
 
-def test_bad_requests_name_the_rule():
+def test_invalid_scenes_are_refused_with_the_rule():
     rng = np.random.default_rng(0)
     with pytest.raises(InputError, match="at least 33 pixels"):
         draw_scene(16, rng)

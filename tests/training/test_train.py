@@ -605,7 +605,7 @@ def test_exports_replace_exports_and_nothing_else(workdir, tmp_path):
         ("personlab.json", b'{"format_version": 2}', "must be 1. Received: 2"),
         ("personlab.json", b'{"format_version": 1}', "damaged: KeyError: 'architecture'"),
         ("model.weights.h5", None, "missing"),
-        ("model.weights.h5", b"nonsense", "damaged, or of another network"),
+        ("model.weights.h5", b"nonsense", "damaged, or belongs to another network"),
     ],
 )
 def test_incomplete_model_directories_get_one_line(model_directory, tmp_path, name, content, words):
