@@ -205,6 +205,16 @@ class TrainConfig:
     """Weight of the losses of the middle layer's heads, relative to those of the last layer."""
 
 
+VOTE_FADE = 1.0
+"""Input pixels before a radius over which the weight of votes falls from 1 to 0 (both decoders)."""
+SAME_PERSON = 0.5
+"""Object keypoint similarity above which two readings are of one body (both decoders): COCO's least
+for a match."""
+DIFFERENT_PLACE = 0.1
+"""Agreement exp(-d^2 / (2 lambda^2 kappa^2)) below which two places are different (both decoders).
+"""
+
+
 @dataclass(frozen=True)
 class DecodeConfig:
     """The decoder, from maps to people (docs/decoder.md)."""
@@ -240,6 +250,13 @@ class DecodeConfig:
     soft_nms: bool = True
     """Whether keypoints that a better person already covers are left out of a person's score
     (paper)."""
+    merge: bool = False
+    """Whether several readings of one body in one size are merged into one person (beyond the
+    paper). Readings of several sizes always are."""
+    scale_range: tuple[float, float] = (60.0, 350.0)
+    """Least and largest square root of the area of a person's keypoint box, in input pixels, that
+    the network reads well. Where an image is seen at several sizes, each size leaves people beyond
+    this range to a size that suits them better."""
     score_power: float = 3.0
     """A person's score is the power mean of the keypoint scores with this exponent. The paper uses
     the plain mean (1), with which many doubtful keypoints outweigh a few certain ones."""

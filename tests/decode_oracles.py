@@ -152,8 +152,8 @@ def expected_oks_loop(
     for i, j in np.ndindex(height, width):
         landed = np.array([j, i]) * maps.stride + maps.short_offsets[i, j, keypoint].astype(float)
         away = math.dist(landed, point)
-        if away <= radius:
-            p = float(maps.heatmaps[i, j, keypoint])
+        if away < radius:  # and over the last pixel the vote fades
+            p = float(maps.heatmaps[i, j, keypoint]) * min(1.0, radius - away)
             mass += p
             agreement += p * math.exp(-(away**2) / (2 * scale**2 * kappa**2))
     return agreement / mass if mass else 0.0

@@ -12,32 +12,20 @@ from typing import Any
 import numpy as np
 
 from personlab_keras.config import DecodeConfig
-from personlab_keras.decoder.fusion import FramedMaps, finest_first, fuse, pool_votes
-from personlab_keras.decoder.grouping import group, keypoint_probabilities
-from personlab_keras.decoder.instances import (
-    expected_oks,
-    mean_shift,
-    order_by_mean,
-    person_scales,
-    person_scores,
-    soft_nms,
-)
+from personlab_keras.decoder.fusion import FramedMaps, by_size, finest_first, fuse
+from personlab_keras.decoder.instances import best_first, person_scores, soft_nms
 from personlab_keras.decoder.masks import find_masks
-from personlab_keras.decoder.peaks import find_peaks
-from personlab_keras.decoder.voting import bin_votes, hough_scores
+from personlab_keras.decoder.merging import merge_readings, pool_readings
+from personlab_keras.decoder.reading import CANDIDATES_PER_PERSON, read_people
 from personlab_keras.method.frame import Frame
 from personlab_keras.method.maps import Maps
 from personlab_keras.method.person import Person
 from personlab_keras.method.skeleton import COCO_PERSON, Skeleton
 
-__all__ = ["Frame", "FramedMaps", "decode"]
+__all__ = ["CANDIDATES_PER_PERSON", "Frame", "FramedMaps", "decode"]
 
 _LOGGER = logging.getLogger(__name__)
 _DEFAULTS = DecodeConfig()
-CANDIDATES_PER_PERSON = 2
-"""People grouped for each one that may be returned: soft-NMS reorders them, so the last to be
-grouped may be among the best.
-"""
 
 
 def decode(
@@ -52,9 +40,10 @@ def decode(
     Args:
         maps: of one image, of any float type; not modified. Probabilities are clipped to [0, 1]; a
             probability that is not finite counts as 0, and an offset that is not finite leads
-            nowhere (how many there were is logged). Or the maps of several passes over the image,
-            whose votes are pooled and whose fields are averaged; `radius` and the pixels in
-            `options` are then those of the input with the finest cells.
+            nowhere (how many there were is logged). Or the maps of several passes over the image:
+            those of one size (the image and its mirror) pool their votes and average their fields;
+            the people of several sizes are merged. `radius` and the pixels in `options` are those
+            of every input.
         skeleton: the tree that the mid-range offsets follow.
         options: thresholds and limits.
         frame: the image whose pixels keypoints and masks are given in; the network's input by
@@ -80,44 +69,44 @@ def decode(
     if not radius > 0:
         raise ValueError(f"`radius` must be a positive number of pixels. Received: {radius}")
     passes = _checked_passes(maps, skeleton, frame)
-    maps, frame = fuse(passes, skeleton), passes[0].frame
-
-    votes = pool_votes(passes)
-    hough = (
-        hough_scores(votes, maps.heatmaps.shape, maps.stride, radius)
-        if options.hough
-        else maps.heatmaps
-    )
-    seeds = find_peaks(hough, maps.stride, options.peak_threshold)
-    limit = CANDIDATES_PER_PERSON * options.max_people
-    keypoints = group(seeds, maps, skeleton, options, radius, limit)
-    binned = bin_votes(votes, maps.heatmaps.shape, maps.stride, radius)
-    keypoints = mean_shift(keypoints, binned, options.vote_refinements, options.nms_radius)
-
-    heat = keypoint_probabilities(keypoints, maps)
-    scales = person_scales(keypoints, smallest_side=options.nms_radius)
-    keypoint_scores = heat
-    if options.expected_oks:
-        keypoint_scores = heat * expected_oks(keypoints, scales, binned, skeleton.kappas, radius)
-    order = order_by_mean(keypoint_scores)
-    keypoints, heat, scales, keypoint_scores = (
-        each[order] for each in (keypoints, heat, scales, keypoint_scores)
-    )
-    added = (
-        soft_nms(keypoints, keypoint_scores, options.nms_radius)
-        if options.soft_nms
-        else keypoint_scores
-    )
+    sizes = by_size(passes)
+    fused = [fuse(size, skeleton) for size in sizes]
+    readings = [
+        read_people(size, each, skeleton, options, radius, i)
+        for i, (size, each) in enumerate(zip(sizes, fused, strict=True))
+    ]
+    people = pool_readings(readings, sizes, options.scale_range)
+    merges = options.merge or len(sizes) > 1
+    # Soft-NMS goes by the mean (paper); who leads when readings merge, by the score of a person.
+    power = options.score_power if merges else 1.0
+    people = people[best_first(person_scores(people.keypoint_scores, power))]
+    added = people.keypoint_scores
+    if merges:
+        people, shared = merge_readings(people, skeleton.kappas)
+        added = np.where(shared, 0.0, added)
+    if options.soft_nms:
+        added = soft_nms(people.keypoints, added, options.nms_radius)
     scores = person_scores(added, options.score_power)
-    best = np.argsort(-scores, kind="stable")[: options.max_people]
+    best = best_first(scores)[: options.max_people]
     best = best[(scores[best] > 0) & (scores[best] >= options.score_threshold)]
+    people = people[best]
 
-    masks: list[dict[str, Any]] | list[None] = [None] * len(best)
-    if options.masks and maps.long_offsets is not None and maps.segmentation is not None:
-        masks = find_masks(keypoints[best], heat[best], scales[best], maps, frame, options)
+    masks: list[dict[str, Any] | None] = [None] * len(people)
+    for i, (size, each) in enumerate(zip(sizes, fused, strict=True)):
+        if options.masks and each.long_offsets is not None and each.segmentation is not None:
+            members = np.flatnonzero(people.sizes == i)
+            read = people[members].moved(passes[0], size[0])
+            found = find_masks(
+                read.own_keypoints, read.heat, read.scales, each, size[0].frame, options
+            )
+            for j, mask in zip(members, found, strict=True):
+                masks[j] = mask
+    frame = passes[0].frame
     return [
-        Person(frame.to_image(keypoints[j]), keypoint_scores[j], float(scores[j]), mask)
-        for j, mask in zip(best, masks, strict=True)
+        Person(frame.to_image(points), keypoint_scores, float(score), mask)
+        for points, keypoint_scores, score, mask in zip(
+            people.keypoints, people.keypoint_scores, scores[best], masks, strict=True
+        )
     ]
 
 

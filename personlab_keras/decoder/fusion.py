@@ -52,6 +52,14 @@ def finest_first(passes: Sequence[FramedMaps]) -> list[FramedMaps]:
     return [passes[finest], *passes[:finest], *passes[finest + 1 :]]
 
 
+def by_size(passes: Sequence[FramedMaps]) -> list[list[FramedMaps]]:
+    """The passes that have the image at the same size and place together, in order of the first."""
+    sizes: dict[Frame, list[FramedMaps]] = {}
+    for each_pass in passes:
+        sizes.setdefault(each_pass.frame, []).append(each_pass)
+    return list(sizes.values())
+
+
 def pool_votes(passes: Sequence[FramedMaps]) -> Votes:
     """The votes of all passes, in pixels of the first one's input.
 

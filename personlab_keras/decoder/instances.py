@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from personlab_keras.config import VOTE_FADE
 from personlab_keras.decoder.compilation import compiled
 from personlab_keras.decoder.voting import BinnedVotes
 
@@ -39,7 +40,8 @@ def expected_oks(
     The paper takes the expectation over the Hough map in D_R(y), normalised there to sum 1. On a
     map of stride 8 each vote is spread over 8 pixels, more than kappa * lambda of a small person.
     Here it is taken over the votes themselves, where they land: the Hough map in the limit of a
-    fine grid. Every vote that lands in D_R(y) counts, from wherever it was cast.
+    fine grid. Every vote that lands in D_R(y) counts, from wherever it was cast; over the last
+    `VOTE_FADE` pixels before R its weight falls to 0, so that rounding cannot decide about it.
 
     Args:
         people: (P, K, 2) (x, y) in input pixels, NaN where not found.
@@ -78,7 +80,8 @@ def mean_shift(people: np.ndarray, votes: BinnedVotes, steps: int, reach: float)
 def _around(
     people: np.ndarray, spreads: np.ndarray, votes: BinnedVotes, radius: float
 ) -> np.ndarray:
-    """(4, P, K): of the votes within a radius of every keypoint (P, K, 2) the mass; the mass
+    """(4, P, K): of the votes within a radius of every keypoint (P, K, 2), fading over the last
+    `VOTE_FADE` pixels, the mass; the mass
     weighted by exp(-d^2 / spread), d the distance; and, weighted so, the sums of their distances in
     x and in y. Zeros where the keypoint is NaN."""
     return _sums(
@@ -117,9 +120,10 @@ def _sums(
                 for i in range(starts[k, row, left], starts[k, row, right]):
                     away_x, away_y = points[i, 0] - x, points[i, 1] - y
                     squared = away_x**2 + away_y**2
-                    if squared <= radius**2:
-                        weight = mass[i] * np.exp(-squared / spreads[j, k])
-                        total += mass[i]
+                    if squared < radius**2:
+                        vote = mass[i] * min(1.0, (radius - np.sqrt(squared)) / VOTE_FADE)
+                        weight = vote * np.exp(-squared / spreads[j, k])
+                        total += vote
                         weighted += weight
                         across += weight * away_x
                         down += weight * away_y
@@ -144,9 +148,9 @@ def _bins(
     return int(min(max(first, 0.0), count)), int(min(max(last + 1, 0.0), count))
 
 
-def order_by_mean(keypoint_scores: np.ndarray) -> np.ndarray:
-    """(P,) int: people by mean keypoint score, best first; of equal ones the earlier first."""
-    return np.argsort(-keypoint_scores.mean(axis=1), kind="stable")
+def best_first(scores: np.ndarray) -> np.ndarray:
+    """(P,) int: the order of people by score; of equal ones the earlier first."""
+    return np.argsort(-scores, kind="stable")
 
 
 def soft_nms(people: np.ndarray, keypoint_scores: np.ndarray, radius: float) -> np.ndarray:

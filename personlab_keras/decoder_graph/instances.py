@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
+from personlab_keras.config import VOTE_FADE
 from personlab_keras.decoder_graph.fields import NOWHERE
 from personlab_keras.decoder_graph.loops import for_each
 from personlab_keras.decoder_graph.voting import StrongestVotes
@@ -18,7 +19,7 @@ def mean_shift(
 
     def moved(j: tf.Tensor) -> tuple[tf.Tensor]:
         across, down, squared = votes.from_person(people[j])
-        weight = tf.where(squared <= reach**2, votes.mass * tf.exp(-squared / (reach**2 / 2)), 0.0)
+        weight = _faded(votes.mass, squared, reach) * tf.exp(-squared / (reach**2 / 2))
         total = tf.reduce_sum(weight, axis=1)
         pull = tf.stack([_weighted(weight, across), _weighted(weight, down)], axis=-1)
         return (
@@ -44,12 +45,17 @@ def expected_oks(
 
     def agreement(j: tf.Tensor) -> tuple[tf.Tensor]:
         _, _, squared = votes.from_person(people[j])
-        near = tf.where(squared <= radius**2, votes.mass, 0.0)
+        near = _faded(votes.mass, squared, radius)
         total = tf.reduce_sum(near, axis=1)
         agreed = _weighted(near, tf.exp(-squared / spreads[j][:, None]))
         return (tf.where(total > 0, agreed / tf.where(total > 0, total, 1.0), 0.0),)
 
     return for_each(count, people.shape[0], agreement, [tf.zeros(people.shape[1:2])])[0]
+
+
+def _faded(mass: tf.Tensor, squared: tf.Tensor, radius: float) -> tf.Tensor:
+    """The mass of votes at squared distances, falling to 0 over the last `VOTE_FADE` pixels."""
+    return mass * tf.clip_by_value((radius - tf.sqrt(squared)) / VOTE_FADE, 0.0, 1.0)
 
 
 def _weighted(weights: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
@@ -63,6 +69,11 @@ def person_scales(people: tf.Tensor, smallest_side: float) -> tf.Tensor:
     high = tf.reduce_max(tf.where(known, people, -NOWHERE), axis=1)
     low = tf.reduce_min(tf.where(known, people, NOWHERE), axis=1)
     return tf.sqrt(tf.reduce_prod(tf.maximum(high - low, smallest_side), axis=-1))
+
+
+def person_scores(keypoint_scores: tf.Tensor, power: float) -> tf.Tensor:
+    """(P,) from (P, K); as `decoder.instances.person_scores`."""
+    return tf.reduce_mean(keypoint_scores**power, axis=1) ** (1.0 / power)
 
 
 def suppressed_by_better(people: tf.Tensor, count: tf.Tensor, radius: float) -> tf.Tensor:

@@ -72,7 +72,7 @@ def distances(poses: Poses, fields: Fields, options: DecodeConfig) -> tf.Tensor:
     guesses = [tf.unstack(guess, axis=-1) for guess in (plain, refined)]
 
     def to_person(j: tf.Tensor) -> tuple[tf.Tensor]:
-        keypoints, weights = poses.keypoints[j], poses.heat[j]
+        keypoints, weights = poses.own_keypoints[j], poses.heat[j]
         used = tf.math.is_finite(keypoints[:, 0]) & (weights > 0)
         weights = tf.where(used, weights, 0.0)
         # Only the channels of found keypoints matter, but their number is unknown in the graph.

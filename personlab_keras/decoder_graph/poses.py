@@ -17,8 +17,10 @@ from personlab_keras.decoder_graph.instances import (
     expected_oks,
     mean_shift,
     person_scales,
+    person_scores,
     suppressed_by_better,
 )
+from personlab_keras.decoder_graph.merging import merge_readings
 from personlab_keras.decoder_graph.peaks import find_peaks
 from personlab_keras.decoder_graph.sampling import value_at
 from personlab_keras.decoder_graph.voting import cast_votes, hough_scores, strongest_votes
@@ -32,6 +34,7 @@ class Poses:
     Attributes:
         keypoints: (N, K, 2) float32 (x, y) in input pixels; NaN where not found and in places that
             are free.
+        own_keypoints: (N, K, 2) float32, the same before merging, by which masks are found.
         heat: (N, K) float32, probability at the keypoints; 0 where there is none.
         scales: (N,) float32, lambda in input pixels; positive.
         keypoint_scores: (N, K) float32.
@@ -40,6 +43,7 @@ class Poses:
     """
 
     keypoints: tf.Tensor
+    own_keypoints: tf.Tensor
     heat: tf.Tensor
     scales: tf.Tensor
     keypoint_scores: tf.Tensor
@@ -76,16 +80,21 @@ def find_poses(
         keypoint_scores = heat * expected_oks(
             keypoints, count, scales, strongest, skeleton.kappas, radius
         )
-    order = tf.argsort(tf.reduce_mean(keypoint_scores, axis=1), direction="DESCENDING", stable=True)
+    power = options.score_power if options.merge else 1.0
+    order = tf.argsort(person_scores(keypoint_scores, power), direction="DESCENDING", stable=True)
     keypoints, heat, scales, keypoint_scores = (
         tf.gather(each, order) for each in (keypoints, heat, scales, keypoint_scores)
     )
-    added = (
-        tf.where(suppressed_by_better(keypoints, count, options.nms_radius), 0.0, keypoint_scores)
-        if options.soft_nms
-        else keypoint_scores
-    )
-    scores = tf.reduce_mean(added**options.score_power, axis=1) ** (1.0 / options.score_power)
+    own_keypoints, added = keypoints, keypoint_scores
+    if options.merge:
+        keypoints, shared = merge_readings(
+            keypoints, count, scales, keypoint_scores, skeleton.kappas
+        )
+        added = tf.where(shared, 0.0, added)
+    if options.soft_nms:
+        suppressed = suppressed_by_better(keypoints, count, options.nms_radius)
+        added = tf.where(suppressed, 0.0, added)
+    scores = person_scores(added, options.score_power)
     scores = tf.where((scores > 0) & (scores >= options.score_threshold), scores, 0.0)
 
     places = options.max_people
@@ -94,6 +103,7 @@ def find_poses(
     best = tf.where(taken, best, 0)
     return Poses(
         keypoints=tf.where(taken[:, None, None], tf.gather(keypoints, best), float("nan")),
+        own_keypoints=tf.gather(own_keypoints, best),
         heat=tf.where(taken[:, None], tf.gather(heat, best), 0.0),
         scales=tf.gather(scales, best),
         keypoint_scores=tf.where(taken[:, None], tf.gather(keypoint_scores, best), 0.0),

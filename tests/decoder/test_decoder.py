@@ -362,7 +362,8 @@ def test_no_bridges_without_long_offsets_or_where_they_are_unknown():
     maps = paint([person], 305, 305, 8)
     for unknown in (None, np.full_like(maps.long_offsets, np.nan)):
         found = decode(
-            replace(maps, long_offsets=unknown), options=replace(EVERYBODY, masks=False)
+            replace(maps, long_offsets=unknown),
+            options=replace(EVERYBODY, masks=False),
         )[0]
         assert (
             np.isnan(found.keypoints[LEFT_WRIST]).all()
@@ -736,10 +737,11 @@ def test_pixel_may_belong_to_several_people():
     maps = paint([person + (6, 0), person - (6, 0)], 305, 305, 4)
     y, x = np.mgrid[0:77, 0:77] * 4
     maps.long_offsets[...] = person - np.stack([x, y], axis=-1)[:, :, None]
-    found = decode(maps, options=DecodeConfig(long_refinements=0))
+    apart = DecodeConfig(long_refinements=0)
+    found = decode(maps, options=apart)
     assert len(found) == 2
     assert overlap(found[0].mask, found[1].mask) > 0.95
-    alone = decode(maps, options=DecodeConfig(long_refinements=0, exclusive_masks=True))
+    alone = decode(maps, options=replace(apart, exclusive_masks=True))
     assert not (alone[0].mask & alone[1].mask).any()
     np.testing.assert_array_equal(alone[0].mask | alone[1].mask, found[0].mask | found[1].mask)
 

@@ -194,6 +194,7 @@ CHANGES = {
         "score_power": 1.0,
     },
     "plain": {"soft_nms": False, "expected_oks": False, "long_refinements": 0},
+    "merged": {"merge": True},
     "few": {"max_people": 3, "score_threshold": 0.1},
 }
 
@@ -210,6 +211,49 @@ def test_every_option_is_heeded(change):
         check_same(people_in_graph(maps, PAIR, options, Frame(65, 89), RADIUS), reference)
         people += len(reference)
     assert people >= 4
+
+
+def test_readings_merge_in_the_graph_as_outside():
+    people = [standing(150, 150), standing(161, 150), standing(320, 160, 0.8)]
+    maps = paint(people, 305, 433, 8)
+    noise = np.random.default_rng(5).normal(0, 4, maps.short_offsets.shape)
+    maps = replace(maps, short_offsets=(maps.short_offsets + noise).astype(np.float32))
+    options = replace(FEW, merge=True)
+    reference = decode(maps, COCO_PERSON, options, FRAME, RADIUS)
+    apart = decode(maps, COCO_PERSON, FEW, FRAME, RADIUS)
+    assert abs(sum(p.score for p in reference) - sum(p.score for p in apart)) > 0.1
+    check_same(people_in_graph(maps, COCO_PERSON, options, FRAME, RADIUS), reference)
+
+
+def test_bridge_support_counts_in_the_graph():
+    elbow = COCO_PERSON.index("left_elbow")
+    person = standing(152, 154)  # the nose on a cell: the first seed
+    person[elbow] = np.nan
+    maps = paint([person], 305, 433, 8)
+    # Only the keypoints of the upper body point at the same wrist.
+    wrist = COCO_PERSON.index("left_wrist")
+    maps.long_offsets[19:, :, wrist] += 60
+    found = []
+    for support in (0.3, 0.95):
+        options = replace(FEW, bridge_support=support, mid_refinements=0)
+        reference = decode(maps, COCO_PERSON, options, FRAME, RADIUS)
+        check_same(people_in_graph(maps, COCO_PERSON, options, FRAME, RADIUS), reference)
+        found.append(bool(reference[0].found[wrist]))
+    assert found == [True, False]
+
+
+def test_exclusive_masks_share_nothing_in_the_graph():
+    person = standing(200, 150)
+    maps = paint([person + (6, 0), person - (6, 0)], 305, 433, 8)
+    y, x = np.mgrid[0:39, 0:55] * 8
+    maps.long_offsets[...] = person - np.stack([x, y], axis=-1)[:, :, None]
+    shared = []
+    for exclusive in (False, True):
+        options = replace(FEW, long_refinements=0, exclusive_masks=exclusive)
+        first, second = people_in_graph(maps, COCO_PERSON, options, FRAME, RADIUS)[:2]
+        shared.append(int((first.mask & second.mask).sum()))
+    assert shared[0] > 1000
+    assert shared[1] == 0
 
 
 def test_poses_and_cells_compile_by_xla():
