@@ -24,7 +24,7 @@ from personlab_keras.annotations.formats import images_folder, read_annotations
 from personlab_keras.annotations.image_files import find_image, none_usable
 from personlab_keras.annotations.reasons import Reason, Tally
 from personlab_keras.config import Config, config_to_dict
-from personlab_keras.data.records import META_FILE, Meta, parse_meta, write_meta
+from personlab_keras.data.records import META_FILE, Meta, check_trainable, parse_meta, write_meta
 from personlab_keras.errors import InputError
 from personlab_keras.io.files import sole_writer, write_atomically
 from personlab_keras.method.skeleton import COCO_PERSON, Skeleton
@@ -150,6 +150,7 @@ def prepare(
             written = site.build()
             meta = _summed_up(written, tally, plan, config, skeleton)
             if meta.records:
+                check_trainable(meta, target)
                 write_meta(target, meta)
         shutil.rmtree(target / STATE, ignore_errors=True)
     if not meta.records:

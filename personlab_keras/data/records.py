@@ -430,6 +430,20 @@ def _check_meta_fields(values: Mapping[str, Any]) -> None:
     )
 
 
+def check_trainable(meta: Meta, folder: str | Path) -> None:
+    """Refuses records from which no keypoint can be learned.
+
+    Raises:
+        InputError: nobody in them has a labelled keypoint, with the counts.
+    """
+    persons, without = (meta.counts.get(name) for name in ("persons", "persons without keypoints"))
+    if persons is not None and persons == without:
+        raise InputError(
+            f"{folder}: nobody has a labelled keypoint to train on: {persons} persons, "
+            f"{meta.counts.get('crowd regions', 0)} crowd regions in {meta.counts.get('images')} images"
+        )
+
+
 def check_meta(
     meta: Meta,
     folder: str | Path,

@@ -16,7 +16,7 @@ import keras
 
 from personlab_keras.config import Config
 from personlab_keras.data.pipeline import damage_named, make_dataset, watch_waits
-from personlab_keras.data.records import Meta, check_meta, read_meta
+from personlab_keras.data.records import Meta, check_meta, check_trainable, read_meta
 from personlab_keras.errors import InputError, Stopped
 from personlab_keras.method.skeleton import Skeleton
 from personlab_keras.model.network import copy_weights, has_batch_norm
@@ -61,7 +61,8 @@ def train(
 
     Raises:
         Stopped: by SIGTERM.
-        InputError: the records do not fit the configuration; batch-norm is to be frozen in a
+        InputError: the records do not fit the configuration; nobody in them has a labelled
+            keypoint; batch-norm is to be frozen in a
             network of random weights; the workdir holds a run of another network, or another
             process trains there; a record is damaged; the loss is no longer finite; a checkpoint
             cannot be written.
@@ -79,6 +80,7 @@ def train(
                 radius=config.targets.radius,
                 stride=config.targets.stride,
             )
+    check_trainable(meta, records)
     config = resolve(config, meta)
     settings = config.train
     every_record = (records,) if val_records is None else (records, val_records)

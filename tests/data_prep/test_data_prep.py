@@ -416,19 +416,25 @@ def test_crowd_and_unannotated_people_are_masked(tmp_path):
 
 def test_the_disc_around_a_person_without_keypoints_is_left_out_on_request(tmp_path):
     def change(content):
+        # A set in which nobody has a keypoint would be refused: the other image has somebody.
+        content["images"].append({**content["images"][0], "id": 8})
+        content["annotations"].append({**content["annotations"][0], "id": 200, "image_id": 8})
         content["annotations"][0] |= {
             "keypoints": [0] * 51,
             "segmentation": [[30, 30, 35, 30, 35, 35, 30, 35]],  # pixels 30 to 34
         }
         return content
 
+    def example_of_image_7(records):
+        return next(each for each in records_of(records)[1] if int(each["image_id"]) == 7)
+
     file, images = coco_file(tmp_path, change, size=(65, 65))
     prepare(file, images, tmp_path / "plain", small())
-    _, (plain,) = records_of(tmp_path / "plain")
+    plain = example_of_image_7(tmp_path / "plain")
     rows, columns = np.nonzero(plain["ignore"])
     assert list(zip(8 * rows, 8 * columns, strict=True)) == [(32, 32)]
     prepare(file, images, tmp_path / "wide", small("targets.ignore_near_unannotated=true"))
-    _, (wide,) = records_of(tmp_path / "wide")
+    wide = example_of_image_7(tmp_path / "wide")
     points = np.arange(9) * 8
     beyond = np.maximum(0, np.maximum(30 - points, points - 34))
     away = np.hypot(beyond, beyond[:, None])
@@ -555,6 +561,18 @@ def test_nothing_to_train_on_is_refused_with_the_counts(tmp_path):
         with pytest.raises(InputError, match=words):
             prepare(file, images, tmp_path / f"records{number}", small())
         assert not (tmp_path / f"records{number}").exists()
+
+
+def test_images_of_all_labelled_people_may_be_missing(tmp_path):
+    def with_an_empty_image(content):
+        empty = {"id": 8, "file_name": "b.jpg", "width": 80, "height": 60}
+        return {**content, "images": [*content["images"], empty]}
+
+    file, images = coco_file(tmp_path, with_an_empty_image)
+    (images / "a.jpg").rename(images / "b.jpg")
+    with pytest.raises(InputError, match="nobody has a labelled keypoint to train on: 0 persons"):
+        prepare(file, images, tmp_path / "records", small())
+    assert not (tmp_path / "records" / "meta.json").exists()
 
 
 def test_stored_orientation_is_kept(tmp_path):

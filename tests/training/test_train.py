@@ -590,7 +590,7 @@ def test_exports_replace_exports_and_nothing_else(workdir, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.tex").write_text("x")
-    with pytest.raises(InputError, match="exists and is no model directory"):
+    with pytest.raises(InputError, match="exists and is not a model directory"):
         export_source(workdir, tmp_path / "precious")
     assert (tmp_path / "precious" / "thesis.tex").read_text() == "x"
     with pytest.raises(InputError, match="neither a workdir"):
