@@ -2,13 +2,13 @@
 
 import io
 import struct
-import zlib
 
 import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from image_bombs import huge_png
 from PIL import Image
 
 from personlab_keras.errors import InputError
@@ -298,26 +298,6 @@ def test_reading_the_size_of_random_bytes_never_raises(data):
     ):
         size = image_size(start + data)
         assert size is None or min(size) > 0
-
-
-def huge_png(side: int = 30_000) -> bytes:
-    """A complete PNG of a few bytes that announces side x side pixels."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(content))
-            + kind
-            + content
-            + struct.pack(">I", zlib.crc32(kind + content))
-        )
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + header
-        + chunk(b"IDAT", zlib.compress(bytes(1000)))
-        + chunk(b"IEND", b"")
-    )
 
 
 def test_too_many_pixels_are_refused_before_they_take_memory(tmp_path, monkeypatch):

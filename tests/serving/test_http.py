@@ -4,6 +4,7 @@ import threading
 
 import numpy as np
 import pytest
+from image_bombs import huge_png
 from PIL import Image
 from serving_client import (
     FIND_ANYBODY,
@@ -13,7 +14,6 @@ from serving_client import (
     Upload,
     encoded,
     form,
-    huge_png,
     scene,
     wait_until,
 )
