@@ -1,207 +1,264 @@
 """All settings of the project, each with its default and its description.
 
 A configuration is a tree of frozen dataclasses. `load_config` starts from the defaults, then
-applies a YAML file and single overrides `section.key=value`. `personlab config` prints the
-descriptions below as comments."""
+applies a YAML file and single overrides `section.key=value`. Every value is checked when its
+section is constructed (`config_values`). `personlab config` prints the descriptions below as
+comments, each with the values allowed."""
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 
-from personlab_keras.config_values import field_descriptions, plain_values, updated
+from personlab_keras.config_values import (
+    Choices,
+    Count,
+    Range,
+    Section,
+    Text,
+    field_descriptions,
+    plain_values,
+    shown,
+    updated,
+)
 from personlab_keras.errors import InputError
-from personlab_keras.io.files import read_yaml
+from personlab_keras.io.files import parse_yaml, read_yaml
 from personlab_keras.io.images import BACKGROUND
-from personlab_keras.method.coordinates import map_side
+from personlab_keras.method.coordinates import nearest_side
+from personlab_keras.method.maps import ALL_OUTPUTS, OUTPUTS, REQUIRED_OUTPUTS
+
+BACKBONE_NAMES = (
+    "small",
+    *("mobilenet", "mobilenetv2", "mobilenetv3small", "mobilenetv3large"),
+    *("resnet50", "resnet101", "resnet152", "resnet50v2", "resnet101v2", "resnet152v2"),
+    *(f"efficientnetb{size}" for size in range(8)),
+    *(f"efficientnetv2{size}" for size in ("b0", "b1", "b2", "b3", "s", "m", "l")),
+    *("xception", "mobilenetv1_released", "resnet50_released"),
+)
+"""The keys of `model.backbones.BACKBONES`, which says how each is built."""
+
+LONGEST_SIDE = 16385
+"""Longest side, in pixels, to which an image may be resized for the network. Its maps at stride 8
+take 2.5 GB."""
+
+_Fraction = Annotated[float, Range(0, 1)]
+_Many = Annotated[int, Range(1, 1_000_000_000)]
+_Weight = Annotated[float, Range(0, 1_000_000)]
+_Seed = Annotated[int, Range(0, 2**32 - 1)]
+_Refinements = Annotated[int, Range(0, 64)]
+_Threads = Annotated[int, Range(0, 1024)]
+_Line = Annotated[str, Text()]
+_Byte = Annotated[int, Range(0, 255)]
+_Scale = Annotated[float, Range(0.01, 8)]
+_Pixels = Annotated[float, Range(0, 100_000)]
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Section):
     """Views written by `personlab prepare`, and how the input pipeline reads them."""
 
-    view_size: int = 401
+    view_size: Annotated[int, Range(9, 4097)] = 401
     """Side of the square views in pixels; must be targets.stride * n + 1."""
-    views_per_image: int = 1
+    views_per_image: Annotated[int, Range(1, 10_000)] = 1
     """Views per image. View 0 is the whole image, undistorted; all others are random crops drawn
     with the settings below."""
-    scale: tuple[float, float] = (0.5, 1.5)
+    scale: tuple[Annotated[float, Range(0.05, 20)], Annotated[float, Range(0.05, 20)]] = (0.5, 1.5)
     """Range of the random scale; at 1 the whole image fits the view (paper: 0.5 to 1.5)."""
-    rotation: float = 15.0
+    rotation: Annotated[float, Range(0, 180)] = 15.0
     """Largest random rotation in degrees."""
-    flip: float = 0.5
+    flip: _Fraction = 0.5
     """Probability of mirroring a random view, when it is written and again when it is read for
     training."""
     negatives: bool = True
     """Whether to keep images without people. The network learns from them what is not a person."""
-    image_quality: int = 95
+    image_quality: Annotated[int, Range(1, 100)] = 95
     """JPEG quality of the stored views."""
-    shard_records: int = 512
+    shard_records: Annotated[int, Range(1, 1_000_000)] = 512
     """Records in one TFRecord file."""
-    workers: int = 0
+    workers: _Threads = 0
     """Processes that write views; 0 for one per CPU core."""
-    seed: int = 0
+    seed: _Seed = 0
     """Random seed of the views."""
-    pad_colour: tuple[int, int, int] = BACKGROUND
+    pad_colour: tuple[_Byte, _Byte, _Byte] = BACKGROUND
     """RGB colour of the area where a view or a network input extends beyond the image. The default,
     grey, is close to zero after the preprocessing of every backbone."""
     online: bool = False
     """Whether training also scales, rotates and shifts each view at random every time it is read,
     within the ranges above. One view per image is then enough, but reading is slower
     (docs/results.md)."""
-    shuffle_records: int = 2048
+    shuffle_records: Annotated[int, Range(1, 1_000_000)] = 2048
     """Size of the shuffle buffer in records."""
-    brightness: float = 0.2
+    brightness: _Fraction = 0.2
     """Largest random change of brightness, as a fraction of the full range."""
-    contrast: float = 0.3
+    contrast: _Fraction = 0.3
     """Largest random change of contrast, as a fraction."""
-    saturation: float = 0.3
+    saturation: _Fraction = 0.3
     """Largest random change of saturation, as a fraction."""
-    skip_corrupt: int = 0
+    skip_corrupt: Annotated[int, Range(0, 1_000_000_000)] = 0
     """Number of corrupt records to skip before reading fails. If it is above 0, all shards are
     checked before training starts."""
-    skeleton: str = "coco_person"
+    skeleton: _Line = "coco_person"
     """Keypoints that `personlab prepare` uses: a YAML file, or the name of one that comes with the
     package (docs/data-format.md). Records, runs and models keep a copy."""
     follow_links: bool = False
     """Whether images may be symbolic links that lead out of their folder."""
-    annotation_frame: str = "auto"
+    annotation_frame: Annotated[str, Choices(("auto", "stored", "turned"))] = "auto"
     """Frame of the annotations where an image has an EXIF orientation: `stored` for that of the
     stored pixels, as COCO's are; `turned` for that of the picture as viewers show it, as those of
     YOLO are; `auto` for what the format has."""
 
     def __post_init__(self) -> None:
-        if self.annotation_frame not in ("auto", "stored", "turned"):
-            raise InputError(
-                "data.annotation_frame must be 'auto', 'stored' or 'turned'. "
-                f"Received: {self.annotation_frame!r}"
-            )
+        super().__post_init__()
+        _check_rising("data.scale", self.scale)
 
 
 @dataclass(frozen=True)
-class TargetsConfig:
+class TargetsConfig(Section):
     """Geometry of the targets, fixed when the records are written."""
 
-    radius: float = 32.0
+    radius: Annotated[float, Range(1, 512)] = 32.0
     """Radius R of the disc around a keypoint in view pixels, whatever the size of the person
     (paper: 32)."""
-    stride: int = 8
+    stride: Annotated[int, Choices((1, 2, 4, 8, 16, 32))] = 8
     """View pixels per target cell. The network's maps are resized to this stride."""
     ignore_near_unannotated: bool = False
     """Whether to skip cells within the radius of a person without annotated keypoints in the
     heatmap loss, like those inside the mask of the person: the discs of its keypoints extend beyond
     the mask. Discs of annotated people still count."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # Half the diagonal of a square of four cells: a smaller disc can fall between them.
+        least = round(self.stride / math.sqrt(2), 2)
+        if self.radius < least:
+            raise InputError(
+                f"targets.radius must be at least {least} for a targets.stride of {self.stride}, "
+                f"so that every disc has a cell. Received: {self.radius:g}. Nearest: {least}"
+            )
+
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Section):
     """The network."""
 
-    backbone: str = "resnet101"
+    backbone: Annotated[str, Choices(BACKBONE_NAMES)] = "resnet101"
     """Name of the backbone, a key of `personlab_keras.model.backbones.BACKBONES`."""
-    alpha: float = 1.0
+    alpha: Annotated[float, Range(0.05, 8)] = 1.0
     """Width multiplier, for backbones that come in several widths."""
-    output_stride: int = 16
+    output_stride: Annotated[int, Choices((8, 16, 32))] = 16
     """Input pixels per cell of the backbone's features: 8, 16 or 32 (paper: 16 in training, 8 in
     evaluation)."""
-    weights: str | None = "imagenet"
+    weights: _Line | None = "imagenet"
     """Initial weights of the backbone: 'imagenet', the path of a Keras weights file, or null for
     random weights."""
-    outputs: tuple[str, ...] = (
-        "heatmaps",
-        "short_offsets",
-        "mid_offsets",
-        "long_offsets",
-        "segmentation",
-    )
+    outputs: tuple[Annotated[str, Choices(tuple(ALL_OUTPUTS))], ...] = tuple(OUTPUTS)
     """Heads of the network. Without long_offsets and segmentation it predicts poses but no masks.
     The head part_heatmaps comes with imported networks; it is kept but not trained."""
-    target_stride: int | None = None
+    target_stride: Annotated[int, Choices((1, 2, 4, 8, 16, 32))] | None = None
     """Stride of the maps, which are upsampled bilinearly if output_stride is coarser; null for
     output_stride. `personlab train` sets it to the stride of the records."""
-    middle_layer: str | None = None
+    middle_layer: _Line | None = None
     """Name of a backbone layer that gets a second set of heads during training (intermediate
     supervision); null for none."""
-    mid_refinements: int = 0
+    mid_refinements: _Refinements = 0
     """Refinement steps of the mid-range offsets inside the network. The decoder can then do as many
     fewer."""
-    long_refinements: int = 0
+    long_refinements: _Refinements = 0
     """Refinement steps of the long-range offsets inside the network: this many by the long-range
     offsets themselves, then as many by the short-range ones."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = self.outputs
+        if not set(REQUIRED_OUTPUTS) <= set(names) or len(set(names)) != len(names):
+            raise InputError(
+                f"model.outputs must hold {', '.join(REQUIRED_OUTPUTS)}, may hold others of "
+                f"{', '.join(ALL_OUTPUTS)}, each once. Received: {', '.join(names)}"
+            )
+        if self.long_refinements and "long_offsets" not in names:
+            raise InputError(
+                "model.long_refinements must be 0 where model.outputs has no long_offsets"
+            )
+        if self.target_stride is not None and self.target_stride > self.output_stride:
+            raise InputError(
+                f"model.target_stride must divide model.output_stride ({self.output_stride}). "
+                f"Received: {self.target_stride}. Nearest: {self.output_stride}"
+            )
+
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Section):
     """Optimisation."""
 
-    steps: int = 1_000_000
+    steps: _Many = 1_000_000
     """Total number of optimizer steps (paper: one million)."""
-    batch_size: int = 8
+    batch_size: Annotated[int, Range(1, 65_536)] = 8
     """Views per step, over all devices together (paper: 8)."""
-    optimizer: str = "sgd"
+    optimizer: Annotated[str, Choices(("sgd", "adam"))] = "sgd"
     """'sgd' with momentum (paper) or 'adam'."""
-    learning_rate: float = 1e-3
+    learning_rate: Annotated[float, Range(1e-12, 100)] = 1e-3
     """Peak learning rate. Accounts of the paper's value differ between 1e-3 and 1e-4."""
-    momentum: float = 0.9
+    momentum: Annotated[float, Range(0, 0.9999)] = 0.9
     """Momentum of sgd."""
-    schedule: str = "constant"
+    schedule: Annotated[str, Choices(("constant", "cosine", "polynomial"))] = "constant"
     """Learning rate schedule: 'constant', 'cosine' decay to zero, or 'polynomial' decay to zero
     with power 0.9."""
-    warmup_steps: int = 0
+    warmup_steps: Annotated[int, Range(0, 1_000_000_000)] = 0
     """Steps over which the learning rate rises linearly from zero."""
-    ema: float = 0.0
+    ema: Annotated[float, Range(0, 0.999999)] = 0.0
     """Momentum of the exponential moving average of the weights; 0 for none. If there is an
     average, it is what gets validated and exported."""
-    clip_norm: float | None = None
+    clip_norm: Annotated[float, Range(1e-6, 1_000_000)] | None = None
     """Largest global norm of the gradient; null for no clipping."""
-    weight_decay: float = 0.0
+    weight_decay: Annotated[float, Range(0, 10)] = 0.0
     """Decoupled weight decay (AdamW, SGDW)."""
     freeze_batch_norm: bool = True
     """Whether to keep the batch-norm statistics and scales of the initial weights (paper). Refused
     for random weights."""
-    mixed_precision: str | None = None
+    mixed_precision: Annotated[str, Choices(("bfloat16", "float16"))] | None = None
     """Compute type of the backbone, 'bfloat16' or 'float16'; null for float32. Heads and losses
     always use float32."""
-    strategy: str = "auto"
+    strategy: Annotated[str, Choices(("auto", "single", "mirrored", "multiworker", "tpu"))] = "auto"
     """Devices to train on: 'single', 'mirrored' (all devices of this machine), 'multiworker'
     (several processes), 'tpu', or 'auto': several processes if the environment defines them, else a
     TPU if it names one, else all GPUs, else the CPU."""
     jit_compile: bool = False
     """Whether to compile the training step with XLA, which pays on GPUs and TPUs. On CPUs
     TensorFlow's own kernels are faster. The JAX backend always compiles."""
-    seed: int = 0
+    seed: _Seed = 0
     """Random seed of the initial weights, the order of the records and the augmentation."""
-    checkpoint_every: int = 5_000
+    checkpoint_every: _Many = 5_000
     """Steps between checkpoints."""
-    keep_checkpoints: int = 3
+    keep_checkpoints: Annotated[int, Range(1, 100_000)] = 3
     """Number of latest checkpoints to keep."""
-    validate_every: int = 5_000
+    validate_every: _Many = 5_000
     """Steps between validations, if there are validation records."""
     validate_raw: bool = False
     """Whether to validate the current weights too, besides their moving average."""
-    shown_views: int = 8
+    shown_views: Annotated[int, Range(0, 1000)] = 8
     """Number of validation views that TensorBoard shows with the predicted people."""
-    log_every: int = 100
+    log_every: _Many = 100
     """Steps between log lines."""
-    loss_limit: float | None = 20.0
+    loss_limit: Annotated[float, Range(1, 1_000_000)] | None = 20.0
     """Stop the run if the mean loss of a log interval exceeds the lowest one so far by this factor;
     null to never stop."""
-    heatmap_weight: float = 4.0
+    heatmap_weight: _Weight = 4.0
     """Weight of the heatmap loss (paper: heatmap 4, segmentation 2, short 1, mid 1/4, long 1/8)."""
-    segmentation_weight: float = 2.0
+    segmentation_weight: _Weight = 2.0
     """Weight of the segmentation loss."""
-    short_weight: float = 1.0
+    short_weight: _Weight = 1.0
     """Weight of the short-range offset loss."""
-    mid_weight: float = 0.25
+    mid_weight: _Weight = 0.25
     """Weight of the mid-range offset loss."""
-    long_weight: float = 0.125
+    long_weight: _Weight = 0.125
     """Weight of the long-range offset loss."""
-    middle_weight: float = 1.0
+    middle_weight: _Weight = 1.0
     """Weight of the losses of the middle layer's heads, relative to those of the last layer."""
 
 
@@ -216,33 +273,33 @@ DIFFERENT_PLACE = 0.1
 
 
 @dataclass(frozen=True)
-class DecodeConfig:
+class DecodeConfig(Section):
     """The decoder, from maps to people (docs/decoder.md)."""
 
     hough: bool = True
     """Whether people start from maxima of the Hough votes (paper) or of the heatmaps."""
-    peak_threshold: float = 0.01
+    peak_threshold: _Fraction = 0.01
     """Lowest Hough score of a local maximum that may start a person (paper)."""
-    nms_radius: float = 10.0
+    nms_radius: Annotated[float, Range(0, 1000)] = 10.0
     """Non-maximum suppression radius in input pixels. A seed closer than this to the same keypoint
     of a better person is dropped; a keypoint this close to one of a better person does not count
     towards the score (paper)."""
-    mid_refinements: int = 4
+    mid_refinements: _Refinements = 4
     """Short-range refinement steps after each mid-range offset. The paper uses 2; with 4 the
     released networks find more."""
-    long_refinements: int = 2
+    long_refinements: _Refinements = 2
     """Refinement steps of the embedding: this many by long-range offsets, then as many by
     short-range ones (as in Google's released code)."""
     bridge: bool = True
     """Whether to locate keypoints that the tree cannot reach by the long-range offsets of the other
     keypoints (not in the paper)."""
-    bridge_support: float = 0.3
+    bridge_support: _Fraction = 0.3
     """Fraction of a person's keypoints, weighted by probability, that must agree on a bridged
     keypoint."""
-    vote_refinements: int = 1
+    vote_refinements: _Refinements = 1
     """Mean-shift steps that move each keypoint to the centre of the votes within `nms_radius` (not
     in the paper)."""
-    keypoint_threshold: float = 0.01
+    keypoint_threshold: _Fraction = 0.01
     """Lowest heatmap probability at which a keypoint counts as found."""
     expected_oks: bool = True
     """Whether a keypoint's score is its heatmap probability times the agreement of the votes around
@@ -253,23 +310,23 @@ class DecodeConfig:
     merge: bool = False
     """Whether several readings of one body in one size are merged into one person (beyond the
     paper). Readings of several sizes always are."""
-    scale_range: tuple[float, float] = (60.0, 350.0)
+    scale_range: tuple[_Pixels, _Pixels] = (60.0, 350.0)
     """Least and largest square root of the area of a person's keypoint box, in input pixels, that
     the network reads well. Where an image is seen at several sizes, each size leaves people beyond
     this range to a size that suits them better."""
-    score_power: float = 3.0
+    score_power: Annotated[float, Range(0.01, 100)] = 3.0
     """A person's score is the power mean of the keypoint scores with this exponent. The paper uses
     the plain mean (1), with which many doubtful keypoints outweigh a few certain ones."""
-    score_threshold: float = 0.3
+    score_threshold: _Fraction = 0.3
     """Lowest score of a person to return. Detections below it are mostly duplicates of better ones.
     `personlab evaluate` and validation use 0, because average precision covers all thresholds."""
-    max_people: int = 100
+    max_people: Annotated[int, Range(0, 1000)] = 100
     """Largest number of people to return, best first."""
     masks: bool = True
     """Whether to compute instance masks."""
-    segmentation_threshold: float = 0.5
+    segmentation_threshold: _Fraction = 0.5
     """Lowest person probability of a mask pixel (probably as in the paper)."""
-    embedding_threshold: float = 0.25
+    embedding_threshold: Annotated[float, Range(0, 100)] = 0.25
     """Largest embedding distance between a pixel and the person it belongs to, as a multiple of
     sqrt(box area) (probably as in the paper)."""
     exclusive_masks: bool = False
@@ -277,94 +334,97 @@ class DecodeConfig:
     embedding_threshold. Duplicate detections then take pixels from the better one (paper: not
     exclusive)."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_rising("decode.scale_range", self.scale_range)
+
 
 @dataclass(frozen=True)
-class PredictConfig:
+class PredictConfig(Section):
     """How an image is fitted to the network, and what runs the network."""
 
-    longer_side: int = 801
+    longer_side: Annotated[int, Range(9, LONGEST_SIDE)] = 801
     """Longer side in pixels to which an image is resized, before padding to stride * n + 1."""
     upscale: bool = True
     """Whether to enlarge smaller images to that size."""
-    scales: tuple[float, ...] = (1.0,)
+    scales: Annotated[tuple[_Scale, ...], Count(1, 16)] = (1.0,)
     """Scales at which the network sees each image, relative to longer_side. The votes are pooled.
     """
     flip: bool = False
     """Whether the network sees each image mirrored as well. This doubles the votes and the cost."""
-    batch_size: int = 4
+    batch_size: Annotated[int, Range(1, 1024)] = 4
     """Largest number of inputs of the same shape that go through the network together."""
-    runtime: str = "auto"
+    runtime: Annotated[str, Choices(("auto", "keras", "onnx", "litert"))] = "auto"
     """Runtime of a model directory's network: 'keras', 'onnx' or 'litert', for which the directory
     must contain the file; or 'auto' for Keras if there is a GPU, else the fastest on a CPU whose
     file and package are present (docs/runtimes.md)."""
-    threads: int = 0
+    threads: _Threads = 0
     """CPU threads of the network; 0 for one per core that the process may use."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        longest = round(self.longer_side * max(self.scales))
+        if longest > LONGEST_SIDE:
+            raise InputError(
+                f"predict.longer_side times the largest of predict.scales must be at most "
+                f"{LONGEST_SIDE} pixels. Received: {self.longer_side} x {max(self.scales):g}"
+            )
 
 
 @dataclass(frozen=True)
-class DemoConfig:
+class DemoConfig(Section):
     """The synthetic data set of `personlab demo`."""
 
-    train_scenes: int = 4000
+    train_scenes: Annotated[int, Range(1, 10_000_000)] = 4000
     """Number of synthetic training scenes."""
-    val_scenes: int = 200
+    val_scenes: Annotated[int, Range(1, 10_000_000)] = 200
     """Number of held-out scenes to evaluate on."""
-    scene_size: int = 257
+    scene_size: Annotated[int, Range(33, 2049)] = 257
     """Side of a scene in pixels."""
 
 
 @dataclass(frozen=True)
-class ServeConfig:
-    """The HTTP server, `personlab serve`.
+class ServeConfig(Section):
+    """The HTTP server, `personlab serve`."""
 
-    Raises:
-        InputError: a value is out of range.
-    """
-
-    host: str = "127.0.0.1"
+    host: _Line = "127.0.0.1"
     """Address to listen on; the default is this machine only. The server has no authentication, so
     put it behind a proxy that does before exposing it."""
-    port: int = 8000
+    port: Annotated[int, Range(0, 65535)] = 8000
     """Port to listen on; 0 for a free one."""
-    address: str | None = None
+    address: _Line | None = None
     """Ray cluster that runs the replicas, as for `ray.init` ('auto' on a machine of the cluster);
     null for the one in RAY_ADDRESS if that is set, else this machine only."""
-    replicas: int = 1
+    replicas: Annotated[int, Range(1, 1024)] = 1
     """Number of copies of the network, each in its own process."""
-    threads: int = 0
+    threads: _Threads = 0
     """CPU cores per replica; 0 to divide those of this machine among the replicas."""
-    gpus: float = 0.0
+    gpus: Annotated[float, Range(0, 1024)] = 0.0
     """GPUs per replica; with a fraction, replicas share one."""
-    max_batch: int = 4
+    max_batch: Annotated[int, Range(1, 1024)] = 4
     """Largest number of images that go through the network together (replaces predict.batch_size).
     """
-    batch_wait_ms: float = 0.0
+    batch_wait_ms: Annotated[float, Range(0, 60_000)] = 0.0
     """Longest time in milliseconds that an idle replica waits for a batch to fill. A busy replica's
     next batch fills while it works."""
-    max_queued: int = 64
+    max_queued: Annotated[int, Range(1, 100_000)] = 64
     """Largest number of accepted requests without an answer yet; further ones get status 503 at
     once."""
-    max_bytes: int = 20_000_000
+    max_bytes: Annotated[int, Range(1, 2**31)] = 20_000_000
     """Largest accepted image file in bytes."""
-    max_pixels: int = 50_000_000
+    max_pixels: Annotated[int, Range(1, 2**31)] = 50_000_000
     """Largest accepted image in pixels (width x height)."""
-    body_timeout_s: float = 30.0
+    body_timeout_s: Annotated[float, Range(0.1, 3600)] = 30.0
     """Seconds within which a client must have sent its image, since a slow client occupies a place
     in the queue."""
 
     def __post_init__(self) -> None:
-        for name in ("replicas", "max_batch", "max_queued", "max_bytes", "max_pixels"):
-            if (value := getattr(self, name)) < 1:
-                raise InputError(f"serve.{name} must be at least 1. Received: {value}")
-        for name in ("threads", "gpus", "batch_wait_ms"):
-            if not 0 <= (value := getattr(self, name)) < float("inf"):
-                raise InputError(f"serve.{name} must be at least 0. Received: {value}")
-        if not self.body_timeout_s > 0:
+        super().__post_init__()
+        if self.gpus > 1 and self.gpus != round(self.gpus):
             raise InputError(
-                f"serve.body_timeout_s must be positive. Received: {self.body_timeout_s}"
+                "serve.gpus must be a fraction of one GPU or a whole number of them. "
+                f"Received: {self.gpus:g}. Nearest: {round(self.gpus)}"
             )
-        if not 0 <= self.port <= 65535:
-            raise InputError(f"serve.port must be 0 to 65535. Received: {self.port}")
 
 
 @dataclass(frozen=True)
@@ -389,7 +449,21 @@ class Config:
     serve: ServeConfig = field(default_factory=ServeConfig)
 
     def __post_init__(self) -> None:
-        map_side(self.data.view_size, self.targets.stride)
+        size, stride = self.data.view_size, self.targets.stride
+        if (size - 1) % stride:
+            raise InputError(
+                f"data.view_size must be targets.stride * n + 1 (stride {stride}). "
+                f"Received: {size}. Nearest: {nearest_side(size, stride)}"
+            )
+
+
+def _check_rising(name: str, ends: tuple[float, float]) -> None:
+    first, last = ends
+    if first > last:
+        raise InputError(
+            f"{name} must not fall: the first number is at most the second. "
+            f"Received: {shown(ends)}. Nearest: {shown((last, first))}"
+        )
 
 
 def remaining_decoding(config: Config) -> DecodeConfig:
@@ -441,17 +515,15 @@ def apply_overrides(config: Config, overrides: Iterable[str]) -> Config:
     Raises:
         InputError: as `load_config`.
     """
+    values: dict[str, dict[str, Any]] = {}
     for override in overrides:
         name, equals, text = override.partition("=")
         section, dot, key = name.strip().partition(".")
         if not (equals and dot and key):
-            raise InputError(f"--set requires section.key=value. Received: {override}")
-        try:
-            value = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError, TypeError, RecursionError):
-            raise InputError(f"--set {name}: the value must be YAML. Received: {text}") from None
-        config = updated(config, {section: {key: value}}, source="--set")
-    return config
+            raise InputError(f"--set requires section.key=value. Received: {shown(override)}")
+        # All at once: a size and its stride may change together.
+        values.setdefault(section, {})[key] = parse_yaml(text, f"--set {name}")
+    return updated(config, values, source="--set")
 
 
 def config_from_dict(values: Mapping[str, Any], source: str) -> Config:

@@ -6,10 +6,10 @@ class InputError(ValueError):
     command line exits with status 2.
 
     >>> from personlab_keras.config import load_config
-    >>> load_config(None, ["train.steps=many"])
+    >>> load_config(None, ["decode.masks=many"])
     Traceback (most recent call last):
         ...
-    personlab_keras.errors.InputError: --set: train.steps must be an integer. Received: 'many'
+    personlab_keras.errors.InputError: --set: decode.masks must be true or false. Received: 'many'
     """
 
 

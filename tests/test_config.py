@@ -9,6 +9,7 @@ import yaml
 
 from personlab_keras import config as config_module
 from personlab_keras.config import (
+    BACKBONE_NAMES,
     Config,
     config_to_described_yaml,
     config_to_dict,
@@ -64,7 +65,10 @@ def test_described_yaml_loads_back_and_describes_every_setting(path, tmp_path):
     for above, line in itertools.pairwise(lines):
         if re.match(r"(  )?\w+:", line):
             assert above.lstrip().startswith("# "), line
-    assert "  # Weight of the segmentation loss.\n  segmentation_weight: 2.0\n" in text
+    assert (
+        "  # Weight of the segmentation loss. Allowed: a number from 0 to 1000000.\n  segmentation_weight: 2.0\n"
+        in text
+    )
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -78,15 +82,45 @@ def test_shipped_configurations_load_by_name_and_by_path(path):
         ("train.learing_rate=1", "unknown key train.learing_rate. Nearest: train.learning_rate"),
         ("target.radius=3", "unknown key target. Nearest: targets"),
         ("train.radius=3", "unknown key train.radius. Nearest: targets.radius"),
-        ("model.outputs=heatmaps", "model.outputs must be a list of strings. Received: 'heatmaps'"),
-        ("model.outputs=[1]", r"model.outputs must be a string. Received: 1"),
-        ("train.steps=many", "train.steps must be an integer. Received: 'many'"),
-        ("train.steps=1.5", "train.steps must be an integer. Received: 1.5"),
+        ("model.outputs=heatmaps", "model.outputs must be a list of values, each one of heatmaps"),
+        ("model.outputs=[1]", "part_heatmaps. Received: [1]"),
+        ("train.steps=many", "an integer from 1 to 1000000000. Received: 'many'"),
+        ("train.steps=1.5", "an integer from 1 to 1000000000. Received: 1.5"),
+        ("train.batch_size=0", "Received: 0. Nearest: 1"),
+        (
+            "train.schedule=cosin",
+            "constant, cosine, polynomial. Received: 'cosin'. Nearest: 'cosine'",
+        ),
+        ("decode.nms_radius=.nan", "a number from 0 to 1000. Received: nan"),
+        (
+            "predict.longer_side=200000",
+            "an integer from 9 to 16385. Received: 200000. Nearest: 16385",
+        ),
+        ("data.pad_colour=[-1, 5, 300]", "Received: [-1, 5, 300]. Nearest: [0, 5, 255]"),
+        (
+            "train.clip_norm=-1",
+            "a number from 1e-06 to 1000000 or null. Received: -1. Nearest: 1e-06",
+        ),
+        (
+            "data.scale=[2, 1]",
+            "the first number is at most the second. Received: [2.0, 1.0]. Nearest: [1.0, 2.0]",
+        ),
+        ("decode.scale_range=[2, 1]", "decode.scale_range must not fall"),
+        ("targets.radius=2", "at least 5.66 for a targets.stride of 8"),
+        (
+            "model.target_stride=32",
+            "must divide model.output_stride (16). Received: 32. Nearest: 16",
+        ),
+        ("serve.gpus=1.5", "a fraction of one GPU or a whole number of them"),
         ("decode.masks=1", "decode.masks must be true or false. Received: 1"),
-        ("data.scale=[1]", "data.scale must be a list of 2 numbers"),
+        (
+            "data.scale=[1]",
+            "data.scale must be a list of 2 values, each a number from 0.05 to 20. Received: [1]",
+        ),
         ("data.view_size=400", "Nearest: 401"),
         ("steps=3", "--set requires section.key=value"),
-        ("train.steps=[", "must be YAML"),
+        ("train.steps=[", "--set train.steps: not valid YAML"),
+        ("train.steps={a: 1, a: 2}", "key 'a' twice"),
     ],
 )
 def test_bad_overrides_get_one_line_that_helps(override, words):
@@ -133,3 +167,7 @@ def test_every_recipe_says_how_it_is_run_and_can_be(path):
     )
     assert "personlab " in header
     assert path.stem == "demo" or re.search(r"measured|run this file", header, re.IGNORECASE)
+
+
+def test_the_settings_know_every_backbone():
+    assert tuple(BACKBONES) == BACKBONE_NAMES

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import yaml
-
 from personlab_keras.annotations.yolo_pose import SPLITS, YoloPose, parse_data_yaml
 from personlab_keras.errors import InputError
+from personlab_keras.io.files import parse_yaml
 from personlab_keras.io.images import EXTENSIONS
 
 NO_LABELS = frozenset({"classes.txt"})
@@ -105,12 +104,7 @@ def _data_yaml(folder: Path) -> Path | None:
 
 
 def load_yaml(file: Path) -> object:
-    try:
-        return yaml.safe_load(read_text(file))
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{file}: no valid YAML: {' '.join(str(error).split())[:200]}") from None
+    return parse_yaml(read_text(file), str(file))
 
 
 def read_text(file: Path) -> str:

@@ -25,7 +25,6 @@ from personlab_keras.inference.runtimes import (
     AUTO,
     FILES,
     KERAS,
-    RUNTIMES,
     Network,
     NetworkFile,
     import_keras_quietly,
@@ -107,17 +106,11 @@ class Predictor:
         sizes = {
             "stride": self.stride,
             "input_stride": self._side_step,
-            "predict.batch_size": self.options.batch_size,
-            "predict.longer_side": self.options.longer_side,
         }
         for name, value in sizes.items():
             if value < 1:
                 raise InputError(f"{name} must be at least 1. Received: {value}")
         scales = self.options.scales
-        if not scales or not all(0 < scale < math.inf for scale in scales):
-            raise InputError(
-                f"predict.scales must be positive numbers, at least one. Received: {list(scales)}"
-            )
         if self.input_size is not None and max(scales) > 1:
             width, height = self.input_size
             raise InputError(
@@ -323,14 +316,6 @@ def load(source: str | Path, overrides: Iterable[str] = ()) -> Predictor:
 def _configured(description: Description, overrides: Iterable[str]) -> Config:
     config = apply_overrides(description.config, overrides)
     check_masks(config)
-    if config.predict.runtime not in RUNTIMES:
-        raise InputError(
-            f"predict.runtime must be one of {', '.join(RUNTIMES)}. Received: {config.predict.runtime}"
-        )
-    if config.predict.threads < 0:
-        raise InputError(
-            f"predict.threads must be a number of threads, or 0 for all cores. Received: {config.predict.threads}"
-        )
     return config
 
 

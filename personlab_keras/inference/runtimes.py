@@ -25,8 +25,6 @@ from personlab_keras.io.processes import import_tensorflow_quietly, silent_stand
 from personlab_keras.model_directory import DESCRIPTION_FILE, Description, parse_description
 
 KERAS, ONNX, LITERT, AUTO = "keras", "onnx", "litert", "auto"
-RUNTIMES = (AUTO, KERAS, ONNX, LITERT)
-"""Values of `predict.runtime`."""
 
 FILES = {LITERT: "model.tflite", ONNX: "model.onnx"}
 """Name of each runtime's file in a model directory. `auto` takes the first that exists, so the

@@ -116,9 +116,82 @@ def read_yaml(path: str | Path, shipped: Path, what: str) -> Any:
                 f"{path}: no such {what} file, and none shipped of that name. Shipped: {names}"
             )
     try:
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not valid YAML: {error}") from None
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """The value of a YAML document; `source` names it in errors.
+
+    >>> parse_yaml("{steps: 3, steps: 4}", "a.yaml")
+    Traceback (most recent call last):
+        ...
+    personlab_keras.errors.InputError: a.yaml: not valid YAML: key 'steps' twice (line 1, column 12)
+
+    Raises:
+        InputError: it is not YAML, has a key twice, or repeats parts of itself by so many aliases
+            that it stands for more than a million values.
+    """
+    try:
+        return yaml.load(text, _CheckedLoader)
     # Besides its own errors, YAML raises these for invalid dates, lists as keys and recursion.
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())[:200]}") from None
+        raise InputError(
+            f"{source}: not valid YAML: {' '.join(str(error).split())[:200]}"
+        ) from None
+
+
+class _CheckedLoader(yaml.SafeLoader):
+    """PyYAML's safe loader, which takes the last of two equal keys and lets a few lines of aliases
+    stand for billions of values, with a check of both before any value is made.
+    """
+
+    def get_single_node(self) -> Any:
+        node = super().get_single_node()
+        if node is not None:
+            _check_keys(node)
+            _check_size(node)
+        return node
+
+
+def _check_keys(root: yaml.Node) -> None:
+    seen: set[int] = set()
+    waiting = [root]
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen or isinstance(node, yaml.ScalarNode):
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+            continue
+        names = set()
+        for key, value in node.value:
+            waiting += [key, value]
+            if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in names:
+                place = f"line {key.start_mark.line + 1}, column {key.start_mark.column + 1}"
+                raise ValueError(f"key {key.value!r} twice ({place})")
+            names.add((key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key))
+
+
+_MOST_VALUES = 1_000_000
+
+
+def _check_size(root: yaml.Node) -> None:
+    sizes: dict[int, int] = {}
+
+    def size(node: yaml.Node) -> int:
+        if isinstance(node, yaml.ScalarNode):
+            return 1
+        if id(node) not in sizes:
+            sizes[id(node)] = 0  # for an alias inside of what it stands for
+            parts = node.value if isinstance(node, yaml.SequenceNode) else sum(node.value, ())
+            sizes[id(node)] = 1 + sum(map(size, parts))
+        return sizes[id(node)]
+
+    if size(root) > _MOST_VALUES:
+        raise ValueError(f"aliases that stand for more than {_MOST_VALUES} values")

@@ -23,7 +23,6 @@ from personlab_keras.method.maps import (
     MIDDLE_PREFIX,
     OUTPUTS,
     PROBABILITIES,
-    REQUIRED_OUTPUTS,
 )
 from personlab_keras.method.skeleton import COCO_PERSON, Skeleton
 from personlab_keras.model.backbones import build_backbone
@@ -57,8 +56,7 @@ def build_model(config: ModelConfig, skeleton: Skeleton = COCO_PERSON) -> keras.
         each that is trained, from that layer's features.
 
     Raises:
-        InputError: as `build_backbone`; unknown or missing outputs; a target stride or middle layer
-            that this backbone does not have.
+        InputError: as `build_backbone`; a middle layer that this backbone does not have.
 
     >>> model = build_model(ModelConfig(backbone="small", alpha=0.25, weights=None))
     >>> model.output["mid_offsets"].shape
@@ -74,12 +72,7 @@ def attach_heads(
     """As `build_model`, on a backbone of your own: "image" to features at `config.output_stride`,
     laid out as `coordinates` says. `config.backbone`, `alpha` and `weights` are not read.
     """
-    _check_outputs(config)
     target_stride = config.output_stride if config.target_stride is None else config.target_stride
-    if target_stride < 1 or config.output_stride % target_stride:
-        raise InputError(
-            f"model.target_stride must divide model.output_stride ({config.output_stride}). Received: {target_stride}"
-        )
     outputs = _apply_heads(
         backbone.output, config.output_stride, target_stride, config, skeleton, prefix=""
     )
@@ -140,21 +133,6 @@ def head_name(output: str) -> str:
     'mid_offsets_head'
     """
     return f"{output}_head"
-
-
-def _check_outputs(config: ModelConfig) -> None:
-    names = config.outputs
-    if (
-        not set(names) <= ALL_OUTPUTS.keys()
-        or not set(REQUIRED_OUTPUTS) <= set(names)
-        or len(set(names)) != len(names)
-    ):
-        raise InputError(
-            f"model.outputs must hold {', '.join(REQUIRED_OUTPUTS)}, may hold others of {', '.join(ALL_OUTPUTS)}, each once. "
-            f"Received: {', '.join(names)}"
-        )
-    if config.long_refinements and "long_offsets" not in names:
-        raise InputError("model.long_refinements must be 0 where model.outputs has no long_offsets")
 
 
 def _apply_heads(

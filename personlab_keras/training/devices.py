@@ -16,8 +16,6 @@ import tensorflow as tf
 
 from personlab_keras.errors import InputError
 
-STRATEGIES = ("auto", "single", "mirrored", "multiworker", "tpu")
-
 _TENSORFLOW_PROCESSES = "TF_CONFIG"
 _JAX_PROCESSES = "KERAS_DISTRIBUTION_NUM_PROCESSES"
 
@@ -119,12 +117,8 @@ def join(name: str) -> bool:
     pod by nothing).
 
     Raises:
-        InputError: an unknown strategy, or the processes cannot join.
+        InputError: the processes cannot join.
     """
-    if name not in STRATEGIES:
-        raise InputError(
-            f"train.strategy must be {', '.join(STRATEGIES[:-1])} or {STRATEGIES[-1]}. Received: {name}"
-        )
     jax = keras.backend.backend() == "jax"
     if name != "multiworker" and not (
         name == "auto" and (_JAX_PROCESSES if jax else _TENSORFLOW_PROCESSES) in os.environ

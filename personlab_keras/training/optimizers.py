@@ -7,15 +7,10 @@ from typing import Any
 import keras
 
 from personlab_keras.config import TrainConfig
-from personlab_keras.errors import InputError
 
 
 def build_optimizer(settings: TrainConfig) -> keras.optimizers.Optimizer:
-    """The optimizer of the settings.
-
-    Raises:
-        InputError: an unknown optimizer or schedule.
-    """
+    """The optimizer of the settings."""
     common: dict[str, Any] = {
         "learning_rate": learning_rate(settings),
         "use_ema": settings.ema > 0,
@@ -25,10 +20,8 @@ def build_optimizer(settings: TrainConfig) -> keras.optimizers.Optimizer:
     }
     if settings.optimizer == "sgd":
         optimizer = keras.optimizers.SGD(momentum=settings.momentum, **common)
-    elif settings.optimizer == "adam":
-        optimizer = keras.optimizers.Adam(**common)
     else:
-        raise InputError(f"train.optimizer must be sgd or adam. Received: {settings.optimizer}")
+        optimizer = keras.optimizers.Adam(**common)
     if settings.weight_decay:
         # Decay is for kernels: scales and shifts need not be near zero.
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
@@ -36,11 +29,7 @@ def build_optimizer(settings: TrainConfig) -> keras.optimizers.Optimizer:
 
 
 def learning_rate(settings: TrainConfig) -> Any:
-    """Step -> learning rate: a linear rise over `warmup_steps`, then the schedule.
-
-    Raises:
-        InputError: an unknown schedule.
-    """
+    """Step -> learning rate: a linear rise over `warmup_steps`, then the schedule."""
     peak, steps = settings.learning_rate, max(1, settings.steps - settings.warmup_steps)
     if settings.schedule == "constant":
         after: Any = keras.optimizers.schedules.PiecewiseConstantDecay(
@@ -48,13 +37,9 @@ def learning_rate(settings: TrainConfig) -> Any:
         )
     elif settings.schedule == "cosine":
         after = keras.optimizers.schedules.CosineDecay(peak, steps)
-    elif settings.schedule == "polynomial":
+    else:
         after = keras.optimizers.schedules.PolynomialDecay(
             peak, steps, end_learning_rate=0.0, power=0.9
-        )
-    else:
-        raise InputError(
-            f"train.schedule must be constant, cosine or polynomial. Received: {settings.schedule}"
         )
     return WarmUp(after, peak, settings.warmup_steps) if settings.warmup_steps else after
 

@@ -13,7 +13,6 @@ import numpy as np
 
 from personlab_keras.config import Config, TrainConfig
 from personlab_keras.data.pipeline import WAIT
-from personlab_keras.errors import InputError
 from personlab_keras.method.maps import EXTRA_OUTPUTS
 from personlab_keras.method.skeleton import COCO_PERSON, Skeleton
 from personlab_keras.model.losses import masked_mean, personlab_losses, total_loss
@@ -189,10 +188,6 @@ def build_training_model(
     """A compiled network with its optimizer; `pretrained=False` skips loading `model.weights`."""
     policy = keras.config.dtype_policy()
     if config.train.mixed_precision is not None:
-        if config.train.mixed_precision not in ("bfloat16", "float16"):
-            raise InputError(
-                f"train.mixed_precision must be bfloat16, float16 or null. Received: {config.train.mixed_precision}"
-            )
         keras.config.set_dtype_policy(f"mixed_{config.train.mixed_precision}")
     try:
         network = build_model(

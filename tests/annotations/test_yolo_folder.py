@@ -143,7 +143,7 @@ def test_a_linked_folder_of_images_is_its_owners_wish(tmp_path):
         ("train: images\nval: more", "--split must be one of train, val. Received: nothing"),
         ("train: nowhere", "train must be there. Received: 'nowhere', looked for below"),
         ("train: empty", "must have images"),
-        ("train: [", "no valid YAML"),
+        ("train: [", "not valid YAML"),
     ],
 )
 def test_what_cannot_be_used_gets_one_line(tmp_path, text, words):

@@ -306,9 +306,9 @@ def test_settings_of_the_directory_hold_for_its_files(directory, tmp_path):
 
 
 @pytest.mark.parametrize(("setting", "message"), [
-    ("predict.runtime=torch", r"predict\.runtime must be one of auto, keras, onnx, litert\. Received: torch"),
+    ("predict.runtime=torch", r"predict\.runtime must be one of auto, keras, onnx, litert\. Received: 'torch'"),
     ("predict.runtime=keras", r"model\.onnx: runs in onnx\. Received: predict\.runtime=keras"),
-    ("predict.threads=-1", r"predict\.threads must be a number of threads, or 0 for all cores\. Received: -1"),
+    ("predict.threads=-1", r"predict\.threads must be an integer from 0 to 1024\. Received: -1\. Nearest: 0"),
 ])  # fmt: skip
 def test_invalid_settings_are_refused(directory, setting, message):
     with pytest.raises(InputError, match=message):

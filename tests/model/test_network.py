@@ -138,7 +138,7 @@ def test_heads_as_configured_in_the_order_of_the_method():
             {"outputs": ("heatmaps", "short_offsets")},
             "model.outputs must hold heatmaps, short_offsets, mid_offsets",
         ),
-        ({"outputs": (*OUTPUTS, "depth")}, "Received: .* depth"),
+        ({"outputs": (*OUTPUTS, "depth")}, "must be .*'depth'"),
         ({"outputs": (*OUTPUTS, "heatmaps")}, "each once"),
         ({"outputs": tuple(OUTPUTS)[:3], "long_refinements": 1}, "long_refinements must be 0"),
     ],
@@ -253,7 +253,7 @@ def test_a_side_that_is_no_stride_n_plus_1_is_refused_in_one_line(tiny):
         ),
         ({"output_stride": 16, "target_stride": 3}, r"Received: 3"),
         ({"target_stride": 0}, r"Received: 0"),
-        ({"output_stride": 4}, r"output_stride must be one of \(8, 16, 32\). Received: 4"),
+        ({"output_stride": 4}, r"output_stride must be one of 8, 16, 32. Received: 4. Nearest: 8"),
     ],
 )
 def test_settings_that_cannot_be(changes, message):

@@ -91,14 +91,17 @@ def test_a_signal_lets_accepted_requests_finish(server, scenes):
             ["--model", "model", "--host", "no.such.host.invalid"],
             "no.such.host.invalid: cannot listen on this host",
         ),
-        (["--model", ".", "--port", "70000"], "serve.port must be 0 to 65535. Received: 70000"),
+        (
+            ["--model", ".", "--port", "70000"],
+            "serve.port must be an integer from 0 to 65535. Received: 70000. Nearest: 65535",
+        ),
         (
             ["--model", ".", "--set", "serve.max_queued=0"],
-            "serve.max_queued must be at least 1. Received: 0",
+            "serve.max_queued must be an integer from 1 to 100000. Received: 0. Nearest: 1",
         ),
         (
             ["--model", ".", "--set", "serve.body_timeout_s=nan"],
-            "serve.body_timeout_s must be positive",
+            "serve.body_timeout_s must be a number from 0.1 to 3600. Received: 'nan'",
         ),
     ],
 )

@@ -306,7 +306,7 @@ def test_decay_spares_scales_and_shifts():
     [
         ("targets.radius=9", "radius must be 9, as targets.radius says. The records have: 8"),
         ("targets.stride=4", "stride must be 4, as targets.stride says. The records have: 8"),
-        ("train.optimizer=lion", "train.optimizer must be sgd or adam. Received: lion"),
+        ("train.optimizer=lion", "train.optimizer must be one of sgd, adam. Received: 'lion'"),
         ("train.schedule=steps", "train.schedule must be"),
         ("train.strategy=many", "train.strategy must be"),
         ("train.mixed_precision=float8", "train.mixed_precision must be"),
