@@ -7,6 +7,7 @@ comments, each with the values allowed."""
 
 from __future__ import annotations
 
+import json
 import math
 import textwrap
 from collections.abc import Iterable, Mapping
@@ -524,6 +525,23 @@ def apply_overrides(config: Config, overrides: Iterable[str]) -> Config:
         # All at once: a size and its stride may change together.
         values.setdefault(section, {})[key] = parse_yaml(text, f"--set {name}")
     return updated(config, values, source="--set")
+
+
+def file_overrides(path: str | Path) -> list[str]:
+    """The settings that a YAML file names, as overrides `section.key=value`.
+
+    >>> file_overrides("demo")[:2]
+    ['data.view_size=257', 'data.views_per_image=1']
+
+    Raises:
+        InputError: as `load_config`.
+    """
+    load_config(path)
+    return [
+        f"{section}.{key}={json.dumps(value)}"  # which YAML can read
+        for section, settings in _read_yaml(path).items()
+        for key, value in settings.items()
+    ]
 
 
 def config_from_dict(values: Mapping[str, Any], source: str) -> Config:

@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from tiny import TINY
+from tiny import flags
 
 import personlab_keras
 from personlab_keras.cli import main
@@ -34,7 +34,7 @@ COMMANDS = (
     "serve",
     "config",
 )
-SETTINGS = [argument for setting in TINY for argument in ("--set", setting)]
+SETTINGS = flags()
 
 
 def personlab(*arguments):
@@ -85,7 +85,16 @@ def test_the_main_path(scenes, tmp_path, capsys):
     annotations, images = scenes / "annotations.json", scenes / "images"
     records, run, model = tmp_path / "records", tmp_path / "run", tmp_path / "model"
     steps = [
-        ["prepare", "--annotations", annotations, "--images", images, "--out", records, *SETTINGS],
+        [
+            "prepare",
+            "--annotations",
+            annotations,
+            "--images",
+            images,
+            "--out",
+            records,
+            *flags("data", "targets"),
+        ],
         ["inspect", records, "--out", tmp_path / "drawings", "--count", 2],
         ["train", "--records", records, "--val-records", records, "--workdir", run, *SETTINGS],
         ["export", run, "--out", model],

@@ -19,3 +19,9 @@ TINY = [
     "predict.longer_side=97",
 ]
 """Overrides that make everything small."""
+
+
+def flags(*sections: str) -> list[str]:
+    """TINY as options of a command that uses some sections; of all by default."""
+    chosen = [each for each in TINY if not sections or each.partition(".")[0] in sections]
+    return [part for each in chosen for part in ("--set", each)]

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from personlab_keras.cli.parser import build_parser
-from personlab_keras.config import load_config
+from personlab_keras.cli.settings import command_config
 from personlab_keras.errors import InputError, Stopped
 from personlab_keras.io.processes import import_tensorflow_quietly
 
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help(sys.stderr)
         return 2
     try:
-        config = load_config(options.config, options.set)
+        config = command_config(options.command, options.config, options.set)
         if _needs_tensorflow(options):
             import_tensorflow_quietly()
         status: int = options.run(options, config)

@@ -9,16 +9,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
-import sys
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
 from personlab_keras.cli.console import progress_bars, say
+from personlab_keras.cli.given import overrides_of, pipeline_arguments
 from personlab_keras.config import Config, config_to_described_yaml, load_config
 from personlab_keras.errors import InputError
-from personlab_keras.inference.beam import is_address
 from personlab_keras.io.processes import import_tensorflow_quietly
 
 
@@ -43,7 +41,7 @@ def run_prepare(options: argparse.Namespace, config: Config) -> int:
     from data_prep.engines import beam, processes
     from personlab_keras.method.skeleton import load_skeleton
 
-    pipeline = _pipeline_arguments(options)
+    pipeline = pipeline_arguments(options)
     if options.workers is not None and options.workers < 0:
         raise InputError(f"--workers must be at least 0. Received: {options.workers}")
     workers = config.data.workers or os.cpu_count() or 1
@@ -75,18 +73,6 @@ def run_prepare(options: argparse.Namespace, config: Config) -> int:
     for reason, count in meta.skipped.items():
         print(f"    {reason}: {count}, for example {meta.examples[reason][0]}")
     return 0
-
-
-def _pipeline_arguments(options: argparse.Namespace) -> list[str]:
-    try:
-        arguments = [*shlex.split(options.beam_options), *getattr(options, "pipeline", [])]
-    except ValueError as error:
-        raise InputError(f"--beam-options: {error}. Received: {options.beam_options}") from None
-    if arguments and not options.beam:
-        raise InputError(
-            f"options of a Beam pipeline require --beam. Received: {' '.join(arguments)}"
-        )
-    return arguments
 
 
 def run_convert(options: argparse.Namespace, config: Config) -> int:
@@ -207,7 +193,7 @@ def run_export(options: argparse.Namespace, config: Config) -> int:
         options.out,
         options.format.split(","),
         files,
-        options.set,
+        overrides_of(options),
         best=options.best,
     ):
         content = (
@@ -234,7 +220,7 @@ def run_import_weights(options: argparse.Namespace, config: Config) -> int:
         directory = import_weights(
             options.source,
             options.out,
-            options.set,
+            overrides_of(options),
             progress=lambda *counts: start("bytes")(*counts),
         )
     model = directory.config.model
@@ -246,88 +232,12 @@ def run_import_weights(options: argparse.Namespace, config: Config) -> int:
     return 0
 
 
-def run_predict(options: argparse.Namespace, config: Config) -> int:
-    pipeline = _pipeline_arguments(options)
-    if options.beam:
-        return _predict_with_beam(options, pipeline)
-    from personlab_keras.inference.predict import load
-    from personlab_keras.inference.predict_files import predict_files
-    from personlab_keras.inference.video import is_video, predict_video, video_names
-    from personlab_keras.io.images import describe_unread
-
-    for place in (*options.sources, options.model, options.out):
-        if is_address(place):
-            raise InputError(f"{place}: addresses require --beam")
-    if options.shards is not None:
-        raise InputError(f"--shards requires --beam. Received: {options.shards}")
-    predictor = load(options.model, [*_view_settings(options), *options.set])
-    videos = [source for source in options.sources if is_video(source)]
-    images = [source for source in options.sources if not is_video(source)]
-    failed: tuple[str, ...] = ()
-    if images:
-        with progress_bars() as progress:
-            summary = predict_files(predictor, images, options.out, progress=progress("images"))
-        print(f"{options.out}: {summary.done} images, {summary.people} people")
-        failed = summary.failed
-        if summary.unread:
-            print(f"personlab predict: skipped {describe_unread(summary.unread)}", file=sys.stderr)
-    for video, name in zip(videos, video_names(videos), strict=True):
-        with progress_bars() as progress:
-            video_summary = predict_video(
-                predictor, video, options.out / name, progress=progress("frames")
-            )
-        rate = f"{video_summary.frames / video_summary.seconds:.1f} frames/s"
-        print(
-            f"{options.out}: {video}: {video_summary.frames} frames, {video_summary.people} people, {rate}"
-        )
-        if video_summary.interrupted:
-            raise KeyboardInterrupt
-        failed += tuple(f"{video}: frame {i} is damaged" for i in video_summary.damaged)
-        if video_summary.overlay_error:
-            failed += (video_summary.overlay_error,)
-        if video_summary.frames + len(video_summary.damaged) < video_summary.announced:
-            failed += (
-                f"{video}: only {video_summary.frames} of its {video_summary.announced} frames could be read",
-            )
-    for reason in failed:
-        print(f"personlab predict: {reason}", file=sys.stderr)
-    return 2 if failed else 0
-
-
-def _predict_with_beam(options: argparse.Namespace, pipeline: list[str]) -> int:
-    from personlab_keras.beam_options import beam_options
-    from personlab_keras.inference.video import is_video
-
-    parsed = beam_options(pipeline)
-    from personlab_keras.inference.beam.job import predict_with_beam
-
-    changed = [*_view_settings(options), *options.set]
-    if changed:
-        raise InputError(
-            "--beam uses the settings of the exported SavedModel; change them by exporting it again. "
-            f"Received: {' '.join(changed)}"
-        )
-    for source in filter(is_video, options.sources):
-        raise InputError(f"{source}: --beam accepts images only")
-    summary = predict_with_beam(
-        options.sources, options.model, options.out, parsed, options.shards, say=say
-    )
-    failed = sum(summary.failed.values())
-    print(f"{options.out}: {summary.images} images, {summary.people} people, {failed} failed")
-    for reason, count in summary.failed.items():
-        print(
-            f"personlab predict: {reason}: {count}, see {options.out}/failed-*.jsonl",
-            file=sys.stderr,
-        )
-    return 2 if failed else 0
-
-
 def run_evaluate(options: argparse.Namespace, config: Config) -> int:
     from personlab_keras.evaluation import evaluate, fingerprint
     from personlab_keras.inference.predict import load
 
     # Average precision covers all thresholds, so only a threshold that the user sets applies.
-    settings = ["decode.score_threshold=0", *_view_settings(options), *options.set]
+    settings = ["decode.score_threshold=0", *overrides_of(options)]
     predictor = load(options.model, settings)
     with progress_bars() as progress:
         metrics = evaluate(
@@ -361,16 +271,10 @@ def run_serve(options: argparse.Namespace, config: Config) -> int:
     serve(
         options.model,
         replace(config.serve, **given),
-        options.set,
+        overrides_of(options),
         say=lambda line: print(line, flush=True),
     )
     return 0
-
-
-def _view_settings(options: argparse.Namespace) -> list[str]:
-    """The settings that --scales and --flip stand for."""
-    scales = [f"predict.scales={options.scales}"] if options.scales else []
-    return [*scales, "predict.flip=true"] if options.flip else scales
 
 
 def run_config(options: argparse.Namespace, config: Config) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from personlab_keras import __version__
-from personlab_keras.cli import commands
+from personlab_keras.cli import commands, predicting
 from personlab_keras.config import Config
 from personlab_keras.inference.beam import is_address
 
@@ -252,14 +252,15 @@ def _add_import_weights(add: Add) -> None:
 def _add_predict(add: Add) -> None:
     command = add(
         "predict",
-        commands.run_predict,
+        predicting.run_predict,
         "find people in images, videos or camera streams; write JSON and overlays",
     )
     command.add_argument(
         "sources",
         nargs="+",
         metavar="SOURCE",
-        help="images, folders, globs or videos, or the number of a camera",
+        help="images, videos, folders or globs of them, numbers of cameras, or addresses of streams "
+        "(rtsp://, http://)",
     )
     command.add_argument(
         "--model",
@@ -274,6 +275,13 @@ def _add_predict(add: Add) -> None:
         "--beam",
         action="store_true",
         help="run as an Apache Beam pipeline; sources, model and results may be in a bucket",
+    )
+    command.add_argument(
+        "--reconnects",
+        type=int,
+        default=10,
+        metavar="N",
+        help="attempts to open a stream again that broke off (default: 10)",
     )
     _add_beam_options(command)
     command.add_argument(

@@ -1,5 +1,5 @@
-"""Predicts videos and cameras frame by frame in constant memory. Reading, the network and decoding
-run in parallel, each a few frames ahead of the next.
+"""Predicts videos, cameras and streams frame by frame in constant memory. Reading, the network and
+decoding run in parallel, each a few frames ahead of the next.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ import numpy as np
 from personlab_keras.decoder import decode
 from personlab_keras.drawing import draw
 from personlab_keras.errors import InputError
+from personlab_keras.inference.capture import RECONNECTS, Capture, result_path
 from personlab_keras.inference.predict import Predictor
 from personlab_keras.inference.predict_files import output_names
-from personlab_keras.io.images import VIDEO_EXTENSIONS
 from personlab_keras.method.person import Person
 
 _AHEAD = 4
@@ -32,8 +32,6 @@ _AHEAD = 4
 _CAMERA_RATE = 25.0
 """Frames per second of the overlay if the camera does not report its rate."""
 _LARGEST_MPEG4_NUMBER = 65535
-_MOST_DAMAGED = 1000
-"""Number of failed reads in a row after which a video has ended, whatever its header announces."""
 
 Item = TypeVar("Item")
 
@@ -49,6 +47,7 @@ class VideoSummary:
         seconds: elapsed time.
         interrupted: whether Ctrl-C stopped it; results up to then are kept.
         damaged: numbers of the frames that could not be decoded, with readable ones after them.
+        reconnected: how often a stream that broke off was opened again.
         overlay_error: why the overlay is missing or incomplete; None if it is complete or was not
             requested.
     """
@@ -59,28 +58,18 @@ class VideoSummary:
     seconds: float
     interrupted: bool
     damaged: tuple[int, ...] = ()
+    reconnected: int = 0
     overlay_error: str | None = None
 
 
-def is_video(source: str) -> bool:
-    """Whether a source is a video by its extension, or the number of a camera.
-
-    >>> is_video("clip.MP4"), is_video("0"), is_video("photo.jpg")
-    (True, True, False)
-    """
-    return source.isdecimal() or Path(source).suffix.lower() in VIDEO_EXTENSIONS
-
-
 def video_names(sources: Sequence[str]) -> list[str]:
-    """Chooses a name for the results of each video, as `predict_files.output_names` does; camera 0
-    becomes "camera0".
+    """Chooses a name for the results of each video, as `predict_files.output_names` does; cameras
+    and streams are named by `capture.result_path`.
 
     >>> video_names(["a/clip.mp4", "b/clip.mp4", "0"])
     ['a/clip.mp4', 'b/clip.mp4', 'camera0']
     """
-    return output_names(
-        [Path(f"camera{source}" if source.isdecimal() else source) for source in sources]
-    )
+    return output_names([result_path(source) for source in sources])
 
 
 def predict_video(
@@ -89,8 +78,9 @@ def predict_video(
     stem: str | Path,
     overlay: bool = True,
     progress: Callable[[int, int], None] | None = None,
+    reconnects: int = RECONNECTS,
 ) -> VideoSummary:
-    """Writes `stem.jsonl` and `stem.overlay.mp4` for a video or a camera.
+    """Writes `stem.jsonl` and `stem.overlay.mp4` for a video, a camera or a stream.
 
     The JSON has a line per frame, written as soon as the frame is decoded: "frame" counts from 0,
     "time" is in seconds from the start, "people" is as in the JSON of images, best first. Damaged
@@ -100,25 +90,27 @@ def predict_video(
 
     Args:
         predictor: the predictor to use.
-        source: a file, or the number of a camera.
+        source: a file, the number of a camera, or the address of a stream.
         stem: path of the results without extension; its folder is created if missing, results of
             an earlier run are replaced.
         overlay: whether to write the overlay.
         progress: called with (frames predicted, frames announced).
+        reconnects: number of attempts in a row to open a stream that broke off.
 
     Raises:
-        InputError: the source is not a readable video or has no frames; the JSON cannot be
-            written.
+        InputError: the source is not a readable video or has no frames; a result would overwrite
+            it; the JSON cannot be written.
     """
     stem = Path(stem)
-    capture = _open(source)
-    announced = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
-    rate = overlay_rate(capture.get(cv2.CAP_PROP_FPS))
+    capture = Capture(source, reconnects)
     lines = _folder(stem.parent) / f"{stem.name}.jsonl"
     overlay_path = lines.with_name(f"{stem.name}.overlay.mp4")
-    overlay_file = OverlayFile(overlay_path, rate) if overlay else None
-    damaged: list[int] = []
-    frames = ahead(_frames(capture, announced, damaged), _AHEAD)
+    if overlay_path.resolve() == Path(source).resolve():
+        raise InputError(
+            f"{source}: must not be both a video to predict and a result. Choose another folder for the results"
+        )
+    overlay_file = OverlayFile(overlay_path, overlay_rate(capture.rate)) if overlay else None
+    frames = ahead(capture.frames(), _AHEAD)
     predicted = ahead(
         ((number, frame, at, predictor.framed_maps(frame)) for number, frame, at in frames),
         _AHEAD,
@@ -139,14 +131,15 @@ def predict_video(
                 done += 1
                 people_found += len(people)
                 if progress:
-                    progress(done, announced)
+                    progress(done, capture.announced)
     except KeyboardInterrupt:
         interrupted = True
     except OSError as error:
         raise InputError(f"{lines}: cannot be written: {error.strerror}") from None
     finally:
+        capture.stop()
         predicted.close()
-        capture.release()
+        capture.close()
         if overlay_file is not None:
             overlay_file.finish()
     if not done and not interrupted:
@@ -155,7 +148,14 @@ def predict_video(
     seconds = time.perf_counter() - began
     overlay_error = None if overlay_file is None else overlay_file.error
     return VideoSummary(
-        done, announced, people_found, seconds, interrupted, tuple(damaged), overlay_error
+        done,
+        capture.announced,
+        people_found,
+        seconds,
+        interrupted,
+        tuple(capture.damaged),
+        capture.reconnected,
+        overlay_error,
     )
 
 
@@ -225,58 +225,12 @@ def ahead(items: Generator[Item, None, None], count: int) -> Generator[Item, Non
         thread.join()
 
 
-def _open(source: str) -> cv2.VideoCapture:
-    if not source.isdecimal() and not Path(source).is_file():
-        raise InputError(f"{source}: no such file")
-    # FFmpeg's messages are silenced; errors are reported below in one line.
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
-        # FFmpeg only: another of OpenCV's readers takes %d in a name for a sequence of images.
-        capture = (
-            cv2.VideoCapture(int(source))
-            if source.isdecimal()
-            else cv2.VideoCapture(str(source), cv2.CAP_FFMPEG)
-        )
-    finally:
-        cv2.utils.logging.setLogLevel(level)
-    if not capture.isOpened():
-        what = "a camera of this machine" if source.isdecimal() else "a video that OpenCV can read"
-        raise InputError(f"{source}: must be {what}")
-    return capture
-
-
 def _folder(out: Path) -> Path:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out}: must be a folder for the results: {error.strerror}") from None
     return out
-
-
-def _frames(
-    capture: cv2.VideoCapture, announced: int, damaged: list[int]
-) -> Generator[tuple[int, np.ndarray, float], None, None]:
-    """Yields the number of each frame, its pixels (H, W, 3) uint8 RGB and its time in seconds.
-
-    A read fails at the end as well as at a damaged frame. So it is tried again as often as there
-    may be frames left; the numbers of failed reads before a successful one go to `damaged`.
-    """
-    number = failed = 0
-    while True:
-        is_read, frame = capture.read()
-        if not is_read:
-            failed += 1
-            if failed >= min(announced - number, _MOST_DAMAGED):
-                return
-            continue
-        damaged.extend(range(number, number + failed))
-        number, failed = number + failed, 0
-        # OpenCV reports the time of the frame just read.
-        at = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-        yield number, np.ascontiguousarray(frame[..., ::-1]), at
-        number += 1
 
 
 class OverlayFile:
@@ -290,6 +244,7 @@ class OverlayFile:
         # OpenCV chooses the container by the extension.
         self._temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
         self._writer: cv2.VideoWriter | None = None
+        self._size = (0, 0)
         self._frames = 0
 
     def add(self, frame: np.ndarray) -> None:
@@ -300,8 +255,11 @@ class OverlayFile:
         height, width = (side - side % 2 for side in frame.shape[:2])
         try:
             if self._writer is None:
-                self._writer = self._open(width, height)
-            self._writer.write(np.ascontiguousarray(frame[:height, :width, ::-1]))
+                self._writer, self._size = self._open(width, height), (width, height)
+            picture = np.ascontiguousarray(frame[:height, :width, ::-1])
+            if self._size != (width, height):  # as after a stream was opened again
+                picture = cv2.resize(picture, self._size)
+            self._writer.write(picture)
             self._frames += 1
         except (cv2.error, OSError) as error:
             self._fail(error)

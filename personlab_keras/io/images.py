@@ -36,7 +36,7 @@ VIDEO_EXTENSIONS = frozenset(
 )
 """Extensions of videos."""
 
-_UNREAD_EXTENSIONS = frozenset(
+UNREAD_EXTENSIONS = frozenset(
     {".heic", ".heif", ".jxl", ".jxr", ".j2k", ".svg", ".ico", ".tga", ".psd", ".exr", ".hdr"}
     | {".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"}
 )
@@ -165,7 +165,7 @@ def list_images(sources: str | Path | Iterable[str | Path]) -> list[Path]:
         if path.is_file():
             images = [path]
         else:
-            files = _files_of(source)
+            files = files_of(source)
             images = _with_extension(files, EXTENSIONS)
             if not images:
                 holder = "the folder must hold" if path.is_dir() else "the pattern must match"
@@ -197,7 +197,7 @@ def unread_media(sources: str | Path | Iterable[str | Path]) -> list[Path]:
     found = [
         path
         for source in folders
-        for path in _with_extension(_files_of(source), VIDEO_EXTENSIONS | _UNREAD_EXTENSIONS)
+        for path in _with_extension(files_of(source), VIDEO_EXTENSIONS | UNREAD_EXTENSIONS)
     ]
     return list(dict.fromkeys(found))
 
@@ -224,7 +224,7 @@ _NAMED = 10
 """Number of unread files that are named."""
 
 
-def _files_of(source: str | Path) -> list[Path]:
+def files_of(source: str | Path) -> list[Path]:
     """The files directly in a folder, or those that a pattern matches."""
     path = Path(source)
     if path.is_dir():

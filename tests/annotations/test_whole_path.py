@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from published_forms import FORMS
-from tiny import TINY
+from tiny import flags
 
 from personlab_keras.annotations.convert import convert
 from personlab_keras.annotations.formats import read_annotations
@@ -13,8 +13,6 @@ from personlab_keras.cli import main
 from personlab_keras.evaluation import evaluate
 from personlab_keras.method.person import Person
 from personlab_keras.method.skeleton import COCO_PERSON, load_skeleton
-
-SETTINGS = [part for setting in TINY for part in ("--set", setting)]
 
 
 def personlab(*arguments):
@@ -41,8 +39,9 @@ def sources(scenes, tmp_path_factory):
 def test_from_the_published_file_to_metrics(sources, tmp_path, form):
     source, skeleton = sources[form]
     records, run, model = tmp_path / "records", tmp_path / "run", tmp_path / "model"
-    personlab("prepare", *source, "--skeleton", skeleton, "--out", records, *SETTINGS)
-    personlab("train", "--records", records, "--workdir", run, *SETTINGS, "--set", "train.steps=2")
+    baked = flags("data", "targets")
+    personlab("prepare", *source, "--skeleton", skeleton, "--out", records, *baked)
+    personlab("train", "--records", records, "--workdir", run, *flags(), "--set", "train.steps=2")
     personlab("export", run, "--out", model)
     personlab("evaluate", "--model", model, *source, "--out", tmp_path / "out")
     metrics = json.loads((tmp_path / "out/metrics.json").read_text())

@@ -18,11 +18,11 @@ from personlab_keras.inference.predict import load
 from personlab_keras.inference.video import (
     OverlayFile,
     ahead,
-    is_video,
     overlay_rate,
     predict_video,
 )
 from personlab_keras.io.images import list_images, read_image
+from personlab_keras.io.media import is_video
 
 pytestmark = pytest.mark.slow
 
@@ -395,3 +395,43 @@ def test_videos_are_known_by_their_names():
         False,
         False,
     ]
+
+
+def test_a_folder_gives_its_images_and_its_videos(model_directory, scenes, tmp_path, capsys):
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    film(folder / "clip.avi", 2, scenes)
+    (folder / "picture.jpg").write_bytes(list_images([scenes / "images"])[0].read_bytes())
+    (folder / "later.HEIC").write_bytes(b"not read")
+    (folder / "broken.mp4").write_bytes(b"no video")
+    out = tmp_path / "out"
+    assert main(["predict", str(folder), "--model", str(model_directory), "--out", str(out)]) == 2
+    said = capsys.readouterr()
+    assert "skipped 1 other file that looks like an image or video: later.HEIC" in said.err
+    assert "broken.mp4: must be a video that OpenCV can read" in said.err
+    assert {path.name for path in out.iterdir()} == {
+        "clip.jsonl",
+        "clip.overlay.mp4",
+        "picture.json",
+        "picture.overlay.jpg",
+    }
+
+
+def test_a_video_is_not_replaced_by_its_overlay(predictor, scenes, tmp_path):
+    source = film(tmp_path / "a.avi", 2, scenes).rename(tmp_path / "a.overlay.mp4")
+    before = source.read_bytes()
+    with pytest.raises(InputError, match="must not be both a video to predict and a result"):
+        predict_video(predictor, str(source), tmp_path / "a")
+    assert source.read_bytes() == before
+
+
+def test_each_kind_of_file_in_a_folder_is_read_or_named(model_directory, shared, tmp_path, capsys):
+    """The row on folder/ in the table beside the odd files."""
+    folder = shared / "data" / "odd-files" / "folder"
+    arguments = ["predict", str(folder), "--model", str(model_directory), "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    said = capsys.readouterr()
+    assert "5 images" in said.out
+    assert "f.HEIC" in said.err
+    # No name was taken twice, so each is the shortest.
+    assert sorted(path.name for path in tmp_path.glob("*.json")) == [f"{x}.json" for x in "abcde"]

@@ -1,0 +1,118 @@
+"""`personlab predict`: images, videos, cameras and streams, or many images with Beam."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from personlab_keras.cli.console import progress_bars, say
+from personlab_keras.cli.given import overrides_of, pipeline_arguments
+from personlab_keras.config import Config
+from personlab_keras.errors import InputError
+from personlab_keras.inference.beam import is_address
+
+if TYPE_CHECKING:
+    from personlab_keras.inference.predict import Predictor
+
+
+def run_predict(options: argparse.Namespace, config: Config) -> int:
+    pipeline = pipeline_arguments(options)
+    if options.beam:
+        return _predict_with_beam(options, pipeline)
+    from personlab_keras.inference.predict import load
+    from personlab_keras.inference.predict_files import predict_files
+    from personlab_keras.io.images import describe_unread
+    from personlab_keras.io.media import is_stream, list_media
+
+    for place in (*options.sources, options.model, options.out):
+        if is_address(place) and not (place in options.sources and is_stream(place)):
+            raise InputError(f"{place}: addresses require --beam")
+    if options.shards is not None:
+        raise InputError(f"--shards requires --beam. Received: {options.shards}")
+    predictor = load(options.model, overrides_of(options))
+    media = list_media(options.sources)
+    failed: list[str] = []
+    if media.images:
+        with progress_bars() as progress:
+            summary = predict_files(
+                predictor, media.images, options.out, progress=progress("images")
+            )
+        print(f"{options.out}: {summary.done} images, {summary.people} people")
+        failed += summary.failed
+    if media.unread:
+        print(f"personlab predict: skipped {describe_unread(media.unread)}", file=sys.stderr)
+    if media.videos:
+        failed += _predict_videos(predictor, media.videos, options)
+    for reason in failed:
+        print(f"personlab predict: {reason}", file=sys.stderr)
+    return 2 if failed else 0
+
+
+def _predict_videos(
+    predictor: Predictor, videos: Sequence[str], options: argparse.Namespace
+) -> list[str]:
+    """Predicts videos, cameras and streams; returns a line for each thing that failed."""
+    from personlab_keras.inference.video import predict_video, video_names
+
+    failed = []
+    several = len(videos) > 1
+    for video, name in zip(videos, video_names(videos), strict=True):
+        try:
+            with progress_bars() as progress:
+                summary = predict_video(
+                    predictor,
+                    video,
+                    options.out / name,
+                    progress=progress("frames"),
+                    reconnects=options.reconnects,
+                )
+        except InputError as error:
+            if not several:
+                raise
+            failed.append(str(error))
+            continue
+        rate = f"{summary.frames / summary.seconds:.1f} frames/s"
+        again = f", reconnected {summary.reconnected} times" if summary.reconnected else ""
+        print(
+            f"{options.out}: {video}: {summary.frames} frames, {summary.people} people, {rate}{again}"
+        )
+        if summary.interrupted:
+            raise KeyboardInterrupt
+        failed += [f"{video}: frame {i} is damaged" for i in summary.damaged]
+        if summary.overlay_error:
+            failed.append(summary.overlay_error)
+        if summary.frames + len(summary.damaged) < summary.announced:
+            failed.append(
+                f"{video}: only {summary.frames} of its {summary.announced} frames could be read"
+            )
+    return failed
+
+
+def _predict_with_beam(options: argparse.Namespace, pipeline: list[str]) -> int:
+    from personlab_keras.beam_options import beam_options
+    from personlab_keras.io.media import is_video
+
+    parsed = beam_options(pipeline)
+    from personlab_keras.inference.beam.job import predict_with_beam
+
+    changed = overrides_of(options)
+    if changed:
+        raise InputError(
+            "--beam uses the settings of the exported SavedModel; change them by exporting it again. "
+            f"Received: {' '.join(changed)}"
+        )
+    for source in filter(is_video, options.sources):
+        raise InputError(f"{source}: --beam accepts images only")
+    summary = predict_with_beam(
+        options.sources, options.model, options.out, parsed, options.shards, say=say
+    )
+    failed = sum(summary.failed.values())
+    print(f"{options.out}: {summary.images} images, {summary.people} people, {failed} failed")
+    for reason, count in summary.failed.items():
+        print(
+            f"personlab predict: {reason}: {count}, see {options.out}/failed-*.jsonl",
+            file=sys.stderr,
+        )
+    return 2 if failed else 0
