@@ -29,6 +29,8 @@ SERVE = [
     "prometheus_client>=0.20",
     "python-multipart>=0.0.18",
 ]
+PANDAS = ["pandas>=2.1"]
+TRACK = ["trackers>=2.6,<3", "supervision>=0.31"]
 BEAM = ["apache-beam>=2.60,<3"]
 
 ROOT = Path(__file__).parent
@@ -76,11 +78,13 @@ setup(
         "tensorboard>=2.18,<3",
     ],
     extras_require={
-        "test": [*TEST, *ONNX, *LITERT, *SERVE, *BEAM],
+        "test": [*TEST, *ONNX, *LITERT, *SERVE, *BEAM, *PANDAS, *TRACK],
         "onnx": ONNX,
         "litert": LITERT,
         "serve": SERVE,
         "beam": BEAM,
+        "pandas": PANDAS,
+        "track": TRACK,
         "jax": ["jax>=0.4.30"],
     },
     entry_points={"console_scripts": ["personlab = personlab_keras.cli:main"]},

@@ -14,6 +14,7 @@ _HOMES = {
     "Maps": "method.maps",
     "Person": "method.person",
     "Predictor": "inference.predict",
+    "Result": "results",
     "Skeleton": "method.skeleton",
     "build_model": "model.network",
     "decode": "decoder",

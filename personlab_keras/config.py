@@ -60,7 +60,7 @@ _Scale = Annotated[float, Range(0.01, 8)]
 _Pixels = Annotated[float, Range(0, 100_000)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DataConfig(Section):
     """Views written by `personlab prepare`, and how the input pipeline reads them."""
 
@@ -119,7 +119,7 @@ class DataConfig(Section):
         _check_rising("data.scale", self.scale)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TargetsConfig(Section):
     """Geometry of the targets, fixed when the records are written."""
 
@@ -144,7 +144,7 @@ class TargetsConfig(Section):
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ModelConfig(Section):
     """The network."""
 
@@ -193,7 +193,7 @@ class ModelConfig(Section):
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainConfig(Section):
     """Optimisation."""
 
@@ -273,7 +273,7 @@ DIFFERENT_PLACE = 0.1
 """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DecodeConfig(Section):
     """The decoder, from maps to people (docs/decoder.md)."""
 
@@ -340,7 +340,7 @@ class DecodeConfig(Section):
         _check_rising("decode.scale_range", self.scale_range)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PredictConfig(Section):
     """How an image is fitted to the network, and what runs the network."""
 
@@ -372,7 +372,7 @@ class PredictConfig(Section):
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DemoConfig(Section):
     """The synthetic data set of `personlab demo`."""
 
@@ -384,7 +384,7 @@ class DemoConfig(Section):
     """Side of a scene in pixels."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ServeConfig(Section):
     """The HTTP server, `personlab serve`."""
 

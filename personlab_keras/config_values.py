@@ -70,6 +70,16 @@ class Section:
             value = checked(kind, getattr(self, name), f"{section}.{name}")
             object.__setattr__(self, name, value)
 
+    def __repr__(self) -> str:
+        # Only what differs from the defaults: sections are defaults in many signatures.
+        settings = dataclasses.fields(cast(Any, type(self)))
+        changed = [
+            f"{field.name}={getattr(self, field.name)!r}"
+            for field in settings
+            if getattr(self, field.name) != field.default
+        ]
+        return f"{type(self).__name__}({', '.join(changed)})"
+
 
 def checked(kind: Any, value: Any, name: str) -> Any:
     """The value, converted to the type that a field declares.

@@ -1,11 +1,13 @@
 """Drawings: that things appear where they are and nowhere else, whatever they hold."""
 
+import colorsys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from personlab_keras.drawing import draw, draw_parts, draw_targets, person_colour
+from personlab_keras.drawing.strokes import distinct_colours
 from personlab_keras.method.coordinates import grid
 from personlab_keras.method.maps import PARTS, Maps
 from personlab_keras.method.person import Person, encode_mask
@@ -120,6 +122,57 @@ def test_the_first_of_twelve_colours_are_far_apart():
     colours = np.array([person_colour(i) for i in range(12)], float)
     distances = np.linalg.norm(colours[:, None] - colours, axis=-1)
     assert distances[~np.eye(12, dtype=bool)].min() > 30
+
+
+def test_neighbours_differ_in_hue_and_people_apart_keep_their_colours():
+    def hue(colour):
+        return colorsys.rgb_to_hls(*(value / 255 for value in colour))[0]
+
+    rng = np.random.default_rng(0)
+    together = distinct_colours(np.tile([10.0, 10, 50, 100], (5, 1)))
+    for i, first in enumerate(together):
+        for second in together[:i]:
+            assert abs((hue(first) - hue(second) + 0.5) % 1 - 0.5) > 0.05
+    places = rng.permutation(12) * 500.0
+    apart = np.stack([places, places, np.full(12, 50), np.full(12, 100)], axis=1)
+    assert distinct_colours(apart) == [person_colour(i) for i in range(12)]
+
+
+def test_shoulders_and_hips_are_joined():
+    for part in ("shoulder", "hip"):
+        left, right = (COCO_PERSON.index(f"{side}_{part}") for side in ("left", "right"))
+        image = grey_image()
+        drawn = changed(image, draw(image, [person_with({left: (60, 50), right: (160, 50)})]))
+        assert drawn[50, 60:161].all()
+    elbows = {
+        COCO_PERSON.index(f"{side}_elbow"): (x, 50) for side, x in (("left", 60), ("right", 160))
+    }
+    assert not changed(grey_image(), draw(grey_image(), [person_with(elbows)]))[50, 90:130].any()
+
+
+def test_lines_are_as_wide_as_the_image_asks():
+    def width(side: int) -> int:
+        image = np.full((side, side, 3), GREY, np.uint8)
+        small = person_with({SHOULDER: (100, 80), HIP: (100, 140)})
+        return int(changed(image, draw(image, [small]))[110].sum())
+
+    assert width(2560) > width(640)
+
+
+def test_a_tracked_person_keeps_its_colour_and_shows_its_number():
+    limb = {SHOULDER: (150.0, 60.0), HIP: (150.0, 140.0)}
+    mask = rectangle(slice(60, 140), slice(100, 200))
+    colours = set()
+    for others in range(3):
+        people = [person_with({}, mask=rectangle(slice(5, 20), slice(5, 20)))] * others
+        tracked = replace(person_with(limb, mask=mask), id=4)
+        drawn = draw(grey_image(), [*people, tracked])
+        colours.add(tuple(drawn[130, 110].tolist()))
+    assert len(colours) == 1
+    unnamed = draw(grey_image(), [replace(tracked, id=None)])
+    # The plate at the top left of the box.
+    assert changed(unnamed, drawn)[45:60, 100:115].any()
+    np.testing.assert_allclose(drawn[58, 101].astype(int), person_colour(4), atol=40)
 
 
 def test_the_best_person_is_drawn_on_top():

@@ -28,7 +28,7 @@ ROWS = (
         "synthetic",
         "beam_options",
     ),
-    ("model_directory",),
+    ("model_directory", "results"),
     ("training",),
     ("inference",),
     ("export", "serving"),

@@ -277,6 +277,21 @@ def _add_predict(add: Add) -> None:
         help="run as an Apache Beam pipeline; sources, model and results may be in a bucket",
     )
     command.add_argument(
+        "--format",
+        default=predicting.JSON,
+        metavar="NAME,...",
+        help="formats to write besides the JSON files: coco, csv, yolo-pose, labelme",
+    )
+    command.add_argument(
+        "--masks", choices=["png"], help="write the instance masks as numbered pixels, too"
+    )
+    command.add_argument(
+        "--no-overlays",
+        dest="overlays",
+        action="store_false",
+        help="write no pictures of the people over the images",
+    )
+    command.add_argument(
         "--reconnects",
         type=int,
         default=10,

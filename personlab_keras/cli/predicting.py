@@ -15,6 +15,10 @@ from personlab_keras.inference.beam import is_address
 
 if TYPE_CHECKING:
     from personlab_keras.inference.predict import Predictor
+    from personlab_keras.results.writers import Writer
+
+JSON = "json"
+"""The format that is always written."""
 
 
 def run_predict(options: argparse.Namespace, config: Config) -> int:
@@ -25,33 +29,49 @@ def run_predict(options: argparse.Namespace, config: Config) -> int:
     from personlab_keras.inference.predict_files import predict_files
     from personlab_keras.io.images import describe_unread
     from personlab_keras.io.media import is_stream, list_media
+    from personlab_keras.results.writers import make_writers
 
     for place in (*options.sources, options.model, options.out):
         if is_address(place) and not (place in options.sources and is_stream(place)):
             raise InputError(f"{place}: addresses require --beam")
     if options.shards is not None:
         raise InputError(f"--shards requires --beam. Received: {options.shards}")
+    formats = [name for name in options.format.split(",") if name != JSON]
     predictor = load(options.model, overrides_of(options))
     media = list_media(options.sources)
     failed: list[str] = []
-    if media.images:
-        with progress_bars() as progress:
-            summary = predict_files(
-                predictor, media.images, options.out, progress=progress("images")
-            )
-        print(f"{options.out}: {summary.done} images, {summary.people} people")
-        failed += summary.failed
-    if media.unread:
-        print(f"personlab predict: skipped {describe_unread(media.unread)}", file=sys.stderr)
-    if media.videos:
-        failed += _predict_videos(predictor, media.videos, options)
+    writers = make_writers(formats, options.out, predictor.skeleton)
+    try:
+        if media.images:
+            with progress_bars() as progress:
+                summary = predict_files(
+                    predictor,
+                    media.images,
+                    options.out,
+                    overlays=options.overlays,
+                    progress=progress("images"),
+                    masks=options.masks == "png",
+                    writers=writers,
+                )
+            print(f"{options.out}: {summary.done} images, {summary.people} people")
+            failed += summary.failed
+        if media.unread:
+            print(f"personlab predict: skipped {describe_unread(media.unread)}", file=sys.stderr)
+        if media.videos:
+            failed += _predict_videos(predictor, media.videos, writers, options)
+    finally:
+        for writer in writers:
+            writer.finish()
     for reason in failed:
         print(f"personlab predict: {reason}", file=sys.stderr)
     return 2 if failed else 0
 
 
 def _predict_videos(
-    predictor: Predictor, videos: Sequence[str], options: argparse.Namespace
+    predictor: Predictor,
+    videos: Sequence[str],
+    writers: Sequence[Writer],
+    options: argparse.Namespace,
 ) -> list[str]:
     """Predicts videos, cameras and streams; returns a line for each thing that failed."""
     from personlab_keras.inference.video import predict_video, video_names
@@ -65,8 +85,11 @@ def _predict_videos(
                     predictor,
                     video,
                     options.out / name,
+                    overlay=options.overlays,
                     progress=progress("frames"),
                     reconnects=options.reconnects,
+                    masks=options.masks == "png",
+                    writers=writers,
                 )
         except InputError as error:
             if not several:

@@ -9,6 +9,8 @@ import numpy as np
 
 from personlab_keras.drawing.strokes import (
     check_image,
+    distinct_colours,
+    draw_number,
     draw_skeleton,
     keypoint_colours,
     paint_mask,
@@ -27,8 +29,10 @@ def draw(
 ) -> np.ndarray:
     """Draws people over an image: translucent masks with contours, limbs and joints.
 
-    A mask has the colour of its person's index; limbs have the colour of their side of the body.
-    Line widths scale with the size of the person.
+    A mask has the colour of its person: of the id if there is one, which is then written beside the
+    person, else of the index, or another one if that is close to the colour of a better neighbour.
+    Limbs have the colour of their side of the body. Line widths scale with the sizes of the person
+    and of the image.
 
     Args:
         image: (H, W, 3) uint8 RGB; not modified.
@@ -54,16 +58,22 @@ def draw(
     for person in people:
         _check_person(person, skeleton, image)
     canvas = np.ascontiguousarray(image).copy()
-    ranked = list(enumerate(people))[::-1]
-    for i, person in ranked:
+    boxes = np.array([person.box for person in people]).reshape(-1, 4)
+    colours = [
+        by_place if person.id is None else person_colour(person.id)
+        for person, by_place in zip(people, distinct_colours(boxes), strict=True)
+    ]
+    ranked = list(zip(people, colours, strict=True))[::-1]
+    for person, colour in ranked:
         if (mask := person.mask) is not None:
-            paint_mask(canvas, mask, person_colour(i))
+            paint_mask(canvas, mask, colour)
     colours_by_keypoint = keypoint_colours(skeleton)
-    for i, person in ranked:
+    for person, colour in ranked:
         shown = person.found & (person.keypoint_scores >= min_keypoint_score)
-        draw_skeleton(
-            canvas, person.keypoints, shown, skeleton, colours_by_keypoint, person_colour(i)
-        )
+        draw_skeleton(canvas, person.keypoints, shown, skeleton, colours_by_keypoint, colour)
+    for person, colour in ranked:
+        if person.id is not None:
+            draw_number(canvas, person.id, person.box, colour)
     return canvas
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import math
 from collections.abc import Sequence
 
 import cv2
@@ -35,6 +36,47 @@ def person_colour(index: int) -> Colour:
     hue = (0.58 + 0.61803398875 * index) % 1.0
     lightness = (0.56, 0.66, 0.48)[index % 3]
     return _rgb(hue, lightness, 0.85)
+
+
+def distinct_colours(boxes: np.ndarray) -> list[Colour]:
+    """The colours of people with boxes (N, 4) [x, y, width, height], best first: that of the index,
+    or the next one that differs clearly from the colours of all better people nearby.
+
+    >>> far_apart = np.array([[0, 0, 10, 10], [500, 0, 10, 10]])
+    >>> distinct_colours(far_apart) == [person_colour(0), person_colour(1)]
+    True
+    """
+    chosen: list[Colour] = []
+    for i, box in enumerate(boxes):
+        near = [_lab(colour) for j, colour in enumerate(chosen) if _are_neighbours(box, boxes[j])]
+        candidates = [person_colour(index) for index in range(i, i + _TRIED)]
+        distances = [
+            min((float(np.linalg.norm(other - _lab(colour))) for other in near), default=math.inf)
+            for colour in candidates
+        ]
+        clear = next((k for k, apart in enumerate(distances) if apart >= _CLEAR), None)
+        chosen.append(candidates[int(np.argmax(distances)) if clear is None else clear])
+    return chosen
+
+
+_TRIED = 24
+"""Number of colours among which a person gets one."""
+_CLEAR = 70.0
+"""Distance in CIE Lab of colours that nobody confuses side by side."""
+
+
+def _lab(colour: Colour) -> np.ndarray:
+    pixel = np.array([[colour]], np.float32) / 255
+    return np.asarray(cv2.cvtColor(pixel, cv2.COLOR_RGB2LAB)[0, 0])
+
+
+def _are_neighbours(box: np.ndarray, other: np.ndarray) -> bool:
+    """Whether boxes [x, y, width, height] overlap when each is half as large again."""
+    centres, halves = (
+        [each[:2] + each[2:] / 2 for each in (box, other)],
+        [each[2:] * 0.75 for each in (box, other)],
+    )
+    return bool((np.abs(centres[0] - centres[1]) <= halves[0] + halves[1]).all())
 
 
 def keypoint_colours(skeleton: Skeleton) -> list[Colour]:
@@ -82,19 +124,25 @@ def draw_skeleton(
     colours: Sequence[Colour],
     joint_colour: Colour,
 ) -> None:
-    """Draws one person: limbs between the shown keypoints (K, 2), and a joint at each."""
+    """Draws one person: limbs between the shown keypoints (K, 2), lines from shoulder to shoulder
+    and from hip to hip, and a joint at each keypoint.
+    """
     if not shown.any():
         return
     extent = points[shown].max(axis=0) - points[shown].min(axis=0)
-    width = int(np.clip(round(float(np.hypot(*extent)) / 70), 1, 4 * line_width(canvas)))
+    fine = line_width(canvas)
+    width = int(np.clip(round(float(np.hypot(*extent)) / 70), fine, 4 * fine))
     places = fixed_point(np.where(shown[:, None], points, 0.0))
     limbs = [
         (a, b) for a, b in skeleton.edge_indices[: len(skeleton.edges)] if shown[a] and shown[b]
     ]
+    across = [pair for pair in _across(skeleton) if shown[list(pair)].all()]
     # A dark rim below all limbs keeps them apart from any background and, between bodies, from each
     # other.
-    for a, b in limbs:
+    for a, b in [*across, *limbs]:
         cv2.line(canvas, places[a], places[b], DARK, width + 2, cv2.LINE_AA, SUBPIXEL_BITS)
+    for a, b in across:
+        cv2.line(canvas, places[a], places[b], joint_colour, width, cv2.LINE_AA, SUBPIXEL_BITS)
     for a, b in limbs:
         # The child's side: a limb from the nose to the left shoulder is a left one.
         cv2.line(canvas, places[a], places[b], colours[b], width, cv2.LINE_AA, SUBPIXEL_BITS)
@@ -113,6 +161,31 @@ def draw_skeleton(
                 cv2.LINE_AA,
                 SUBPIXEL_BITS,
             )
+
+
+def draw_number(canvas: np.ndarray, number: int, box: np.ndarray, colour: Colour) -> None:
+    """Writes a number on a plate at the top left of a box [x, y, width, height]."""
+    fine = line_width(canvas)
+    text, font, scale = str(number), cv2.FONT_HERSHEY_SIMPLEX, 0.55 * fine
+    (width, height), _ = cv2.getTextSize(text, font, scale, fine + 1)
+    room = 3 * fine
+    left = int(np.clip(box[0], 0, max(0, canvas.shape[1] - width - 2 * room)))
+    bottom = int(np.clip(box[1], height + 2 * room, canvas.shape[0]))
+    corner = left + width + 2 * room, bottom - height - 2 * room
+    cv2.rectangle(canvas, (left, bottom), corner, colour, -1)
+    place = left + room, bottom - room
+    cv2.putText(canvas, text, place, font, scale, DARK, fine + 1, cv2.LINE_AA)
+
+
+def _across(skeleton: Skeleton) -> list[tuple[int, int]]:
+    """Indices of the pairs of shoulders and hips, which no edge of the tree joins."""
+    pairs = [
+        (skeleton.index(a), skeleton.index(b))
+        for a, b in skeleton.flip_pairs
+        if any(part in a and part in b for part in ("shoulder", "hip"))
+    ]
+    edges = {frozenset(edge) for edge in skeleton.edge_indices.tolist()}
+    return [pair for pair in pairs if frozenset(pair) not in edges]
 
 
 def line_width(image: np.ndarray) -> int:

@@ -44,6 +44,7 @@ from personlab_keras.model_directory import (
     latest_version,
     read_model_directory,
 )
+from personlab_keras.results import Result
 
 
 @dataclass(frozen=True)
@@ -117,18 +118,18 @@ class Predictor:
                 f"predict.scales must be at most 1 for a network that takes {width} x {height} pixels only. Received: {max(scales)}"
             )
 
-    def __call__(self, image: np.ndarray) -> list[Person]:
+    def __call__(self, image: np.ndarray) -> Result:
         """Finds the people in an image (H, W, 3) uint8 RGB.
 
         Returns:
-            People, best first, with keypoints and masks in pixels of the image.
+            The list of people, best first, with keypoints and masks in pixels of the image.
 
         Raises:
             InputError: the image has another shape or type.
         """
         return self.timed(image)[0]
 
-    def timed(self, image: np.ndarray) -> tuple[list[Person], dict[str, float]]:
+    def timed(self, image: np.ndarray) -> tuple[Result, dict[str, float]]:
         """Finds the people in an image and measures the seconds of the stages "fit", "network" and
         "decode".
         """
@@ -145,7 +146,7 @@ class Predictor:
             "network": after_network - after_fit,
             "decode": after_decode - after_network,
         }
-        return people, seconds
+        return Result(people, image, self.skeleton), seconds
 
     def maps(self, image: np.ndarray) -> Maps:
         """Runs the network once on an image (H, W, 3) uint8 RGB, at scale 1 and not mirrored.
@@ -165,7 +166,7 @@ class Predictor:
         inputs = self._network_inputs(image)
         return self._framed(self._run_all([each.pixels(image) for each in inputs]), inputs)
 
-    def batch(self, images: Sequence[np.ndarray]) -> list[list[Person]]:
+    def batch(self, images: Sequence[np.ndarray]) -> list[Result]:
         """Finds the people in each of several images. Inputs of one shape share the network's
         batches.
         """
@@ -176,7 +177,10 @@ class Predictor:
             for each in inputs
         ]
         maps = iter(self._run_all(pixels))
-        return [self._decode([next(maps) for _ in inputs], inputs) for inputs in inputs_of_images]
+        return [
+            Result(self._decode([next(maps) for _ in inputs], inputs), image, self.skeleton)
+            for image, inputs in zip(images, inputs_of_images, strict=True)
+        ]
 
     def fit(self, image: np.ndarray) -> InputFit:
         """Computes how an image (H, W, 3) uint8 is fitted to the network at scale 1.

@@ -12,13 +12,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from personlab_keras.drawing import draw
 from personlab_keras.errors import InputError
 from personlab_keras.inference.predict import Predictor
 from personlab_keras.io.files import write_atomically
 from personlab_keras.io.images import list_images, read_image, silent_opencv, unread_media
-from personlab_keras.method.person import Person, people_to_dict
-from personlab_keras.method.skeleton import Skeleton
+from personlab_keras.results import Result
+from personlab_keras.results.writers import Found, Writer, mask_png
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,11 @@ def predict_files(
     out: str | Path,
     overlays: bool = True,
     progress: Callable[[int, int], None] | None = None,
+    masks: bool = False,
+    writers: Sequence[Writer] = (),
 ) -> PredictSummary:
-    """Writes `x.json` and `x.overlay.jpg` for every image `x.jpg`, each file atomically.
+    """Writes `x.json`, `x.overlay.jpg` and `x.masks.png` for every image `x.jpg`, each file
+    atomically, and what the writers make of it.
 
     Images that cannot be read, and overlays that cannot be written, are counted and skipped.
 
@@ -57,6 +59,8 @@ def predict_files(
             the names of the files see `output_names`.
         overlays: whether to write overlays.
         progress: called with (images handled, number of images).
+        masks: whether to write the instance masks (`results.writers.mask_png`).
+        writers: of other formats; the caller finishes them.
 
     Raises:
         InputError: a source matches no image, `out` is not a folder, or a result would overwrite
@@ -67,7 +71,9 @@ def predict_files(
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: must be a folder for the results. Received: a file")
-    stems = [out / name for name in output_names(paths)]
+    names = output_names(paths)
+    stems = [out / name for name in names]
+    file_names = relative_names(paths)
     _check_sources_survive(paths, stems)
     done = people_found = 0
     failed: list[str] = []
@@ -79,15 +85,20 @@ def predict_files(
                 images[i] = read_image(paths[i])
             except InputError as error:
                 failed.append(str(error))
-        for i, people in zip(images, predictor.batch(list(images.values())), strict=True):
-            _write_json(stems[i], paths[i], images[i], people)
+        for i, result in zip(images, predictor.batch(list(images.values())), strict=True):
+            result.name = paths[i].name
+            _write_json(stems[i], result)
             try:
                 if overlays:
-                    _write_overlay(stems[i], images[i], people, predictor.skeleton)
+                    _write_overlay(stems[i], result)
             except InputError as error:
                 failed.append(str(error))
+            if masks:
+                write_atomically(stems[i].with_name(f"{stems[i].name}.masks.png"), mask_png(result))
+            for writer in writers:
+                writer.add(Found(result, names[i], file_names[i], paths[i]))
             done += 1
-            people_found += len(people)
+            people_found += len(result)
         if progress:
             progress(min(first + size, len(paths)), len(paths))
     return PredictSummary(done, people_found, tuple(failed), tuple(unread_media(given)))
@@ -110,13 +121,8 @@ def output_names(paths: Sequence[Path]) -> list[str]:
     """
     if not paths:
         return []
-    absolute = [Path(os.path.abspath(path)) for path in paths]
-    common = next(
-        folder
-        for folder in absolute[0].parents
-        if all(path.is_relative_to(folder) for path in absolute)
-    )
-    forms = [(path.stem, path.name, path.relative_to(common).as_posix()) for path in absolute]
+    below = relative_names(paths)
+    forms = [(path.stem, path.name, name) for path, name in zip(paths, below, strict=True)]
     chosen = [0] * len(forms)
     while True:
         names = [form[choice] for form, choice in zip(forms, chosen, strict=True)]
@@ -128,6 +134,21 @@ def output_names(paths: Sequence[Path]) -> list[str]:
             return names
         for i in longer:
             chosen[i] += 1
+
+
+def relative_names(paths: Sequence[Path]) -> list[str]:
+    """The paths below their deepest common folder.
+
+    >>> relative_names([Path("a/b/x.jpg"), Path("a/y.jpg")])
+    ['b/x.jpg', 'y.jpg']
+    """
+    absolute = [Path(os.path.abspath(path)) for path in paths]
+    common = next(
+        folder
+        for folder in absolute[0].parents
+        if all(path.is_relative_to(folder) for path in absolute)
+    )
+    return [path.relative_to(common).as_posix() for path in absolute]
 
 
 def _check_sources_survive(paths: Sequence[Path], stems: Sequence[Path]) -> None:
@@ -145,23 +166,22 @@ def _overlay_path(stem: Path) -> Path:
     return stem.with_name(f"{stem.name}.overlay.jpg")
 
 
-def _write_json(stem: Path, path: Path, image: np.ndarray, people: Sequence[Person]) -> None:
-    height, width = image.shape[:2]
-    values = {"image": path.name, **people_to_dict(width, height, people)}
+def _write_json(stem: Path, result: Result) -> None:
     write_atomically(
-        stem.with_name(f"{stem.name}.json"), json.dumps(values, allow_nan=False).encode()
+        stem.with_name(f"{stem.name}.json"),
+        json.dumps(result.to_dict(), allow_nan=False).encode(),
     )
 
 
-def _write_overlay(
-    stem: Path, image: np.ndarray, people: Sequence[Person], skeleton: Skeleton
-) -> None:
+def _write_overlay(stem: Path, result: Result) -> None:
     """Raises InputError if the overlay cannot be encoded or written."""
     path = _overlay_path(stem)
-    drawn = draw(image, people, skeleton)
     with silent_opencv():
-        done, encoded = cv2.imencode(".jpg", drawn[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
+        done, encoded = cv2.imencode(
+            ".jpg", result.draw()[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92]
+        )
     if not done:
-        height, width = image.shape[:2]
-        raise InputError(f"{path}: cannot be encoded as JPEG: {width} x {height} pixels")
+        raise InputError(
+            f"{path}: cannot be encoded as JPEG: {result.width} x {result.height} pixels"
+        )
     write_atomically(path, encoded.tobytes())

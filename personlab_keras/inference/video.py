@@ -20,12 +20,13 @@ import cv2
 import numpy as np
 
 from personlab_keras.decoder import decode
-from personlab_keras.drawing import draw
 from personlab_keras.errors import InputError
 from personlab_keras.inference.capture import RECONNECTS, Capture, result_path
 from personlab_keras.inference.predict import Predictor
 from personlab_keras.inference.predict_files import output_names
-from personlab_keras.method.person import Person
+from personlab_keras.io.files import write_atomically
+from personlab_keras.results import Result
+from personlab_keras.results.writers import Found, Writer, mask_png
 
 _AHEAD = 4
 """Number of frames that each stage may be ahead of the next."""
@@ -79,13 +80,15 @@ def predict_video(
     overlay: bool = True,
     progress: Callable[[int, int], None] | None = None,
     reconnects: int = RECONNECTS,
+    masks: bool = False,
+    writers: Sequence[Writer] = (),
 ) -> VideoSummary:
     """Writes `stem.jsonl` and `stem.overlay.mp4` for a video, a camera or a stream.
 
     The JSON has a line per frame, written as soon as the frame is decoded: "frame" counts from 0,
-    "time" is in seconds from the start, "people" is as in the JSON of images, best first. Damaged
-    frames are skipped and their numbers left out. The overlay gets its name when it is complete;
-    Ctrl-C completes it, too. An overlay that cannot be written does not stop the JSON. Reading, the
+    "time" is in seconds from the start, the rest is as in the JSON of images. Damaged frames are
+    skipped and their numbers left out. The overlay gets its name when it is complete; Ctrl-C
+    completes it, too. An overlay that cannot be written does not stop the JSON. Reading, the
     network, and decoding with drawing run in a thread each.
 
     Args:
@@ -96,6 +99,8 @@ def predict_video(
         overlay: whether to write the overlay.
         progress: called with (frames predicted, frames announced).
         reconnects: number of attempts in a row to open a stream that broke off.
+        masks: whether to write the instance masks of each frame, `stem.masks/000000.png`.
+        writers: of other formats; the caller finishes them.
 
     Raises:
         InputError: the source is not a readable video or has no frames; a result would overwrite
@@ -103,6 +108,7 @@ def predict_video(
     """
     stem = Path(stem)
     capture = Capture(source, reconnects)
+    name = result_path(source).name
     lines = _folder(stem.parent) / f"{stem.name}.jsonl"
     overlay_path = lines.with_name(f"{stem.name}.overlay.mp4")
     if overlay_path.resolve() == Path(source).resolve():
@@ -124,12 +130,20 @@ def predict_video(
                 people = decode(
                     maps, predictor.skeleton, predictor.decode_options, radius=predictor.radius
                 )
-                file.write(_line(number, at, people))
+                result = Result(people, frame, predictor.skeleton, name, number, at)
+                file.write(json.dumps(result.to_dict(), allow_nan=False) + "\n")
                 file.flush()
                 if overlay_file is not None:
-                    overlay_file.add(draw(frame, people, predictor.skeleton))
+                    overlay_file.add(result.draw())
+                numbered = f"{number:06d}"
+                if masks:
+                    path = stem.with_name(f"{stem.name}.masks") / f"{numbered}.png"
+                    write_atomically(path, mask_png(result))
+                for writer in writers:
+                    place = f"{stem.name}/{numbered}"
+                    writer.add(Found(result, place, f"{place}.jpg", None))
                 done += 1
-                people_found += len(people)
+                people_found += len(result)
                 if progress:
                     progress(done, capture.announced)
     except KeyboardInterrupt:
@@ -170,15 +184,6 @@ def overlay_rate(rate: float) -> float:
         return _CAMERA_RATE
     digits = next((n for n in (3, 2, 1) if round(rate * 10**n) <= _LARGEST_MPEG4_NUMBER), 0)
     return min(max(round(rate, digits), 0.001), float(_LARGEST_MPEG4_NUMBER))
-
-
-def _line(number: int, at: float, people: Sequence[Person]) -> str:
-    record = {
-        "frame": number,
-        "time": round(at, 4),
-        "people": [person.to_dict() for person in people],
-    }
-    return json.dumps(record, allow_nan=False) + "\n"
 
 
 def ahead(items: Generator[Item, None, None], count: int) -> Generator[Item, None, None]:

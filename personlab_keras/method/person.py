@@ -12,7 +12,7 @@ from pycocotools import mask as rle
 from personlab_keras.method.coordinates import box_from_coco, box_to_coco, transform_points
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Person:
     """A person in the frame of some image.
 
@@ -23,6 +23,7 @@ class Person:
         rle: COCO's compressed run-length form of the mask over that image, as `encode_mask` gives
             it; None where masks were not asked for. A hundred masks of a photo of 12 megapixels
             would take 1.2 GB as pixels.
+        id: number of the person in a video, the same in every frame, from 1; None if not tracked.
 
     Raises:
         ValueError: shapes disagree.
@@ -30,12 +31,15 @@ class Person:
     >>> person = Person(np.array([[10.0, 20.0], [np.nan, np.nan]]), np.array([0.8, 0.0]), score=0.4)
     >>> person.found
     array([ True, False])
+    >>> person
+    Person(score=0.40, keypoints=1 of 2, box=[10, 20, 0, 0], mask=False)
     """
 
     keypoints: np.ndarray
     keypoint_scores: np.ndarray
     score: float
     rle: dict[str, Any] | None = None
+    id: int | None = None
 
     def __post_init__(self) -> None:
         if self.keypoints.ndim != 2 or self.keypoints.shape[1] != 2:
@@ -50,6 +54,14 @@ class Person:
             raise ValueError(
                 f"`rle` must be as `encode_mask` gives it. Received: {type(self.rle).__name__}"
             )
+
+    def __repr__(self) -> str:
+        number = "" if self.id is None else f"id={self.id}, "
+        box = ", ".join(f"{value:.0f}" for value in self.box)
+        return (
+            f"Person({number}score={self.score:.2f}, keypoints={int(self.found.sum())} of "
+            f"{len(self.keypoints)}, box=[{box}], mask={self.rle is not None})"
+        )
 
     @property
     def mask(self) -> np.ndarray | None:
@@ -82,8 +94,8 @@ class Person:
         return replace(self, keypoints=transform_points(self.keypoints, affine), rle=None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: score, box [x, y, w, h], keypoints [[x, y, score] * K] (null where
-        not found), mask as COCO RLE.
+        """Plain values for JSON: id if tracked, score, box [x, y, w, h], keypoints
+        [[x, y, score] * K] (null where not found), mask as COCO RLE.
         """
         points = [
             [round(float(x), 2), round(float(y), 2), round(float(s), 4)]
@@ -92,6 +104,7 @@ class Person:
             for (x, y), s, ok in zip(self.keypoints, self.keypoint_scores, self.found, strict=True)
         ]
         values: dict[str, Any] = {
+            **({} if self.id is None else {"id": self.id}),
             "score": round(float(self.score), 6),
             "box": [round(float(value), 2) for value in self.box],
             "keypoints": points,

@@ -19,7 +19,7 @@ from personlab_keras.errors import InputError
 from personlab_keras.io.files import read_yaml
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Skeleton:
     """A kinematic tree.
 
@@ -35,8 +35,8 @@ class Skeleton:
         ValueError: there are fewer than two, names are unknown or repeated, a sigma is not above 0,
             or the edges form no tree.
 
-    >>> Skeleton("pointer", ("tip", "end"), (("tip", "end"),), (0.05, 0.05), ()).keypoint_count
-    2
+    >>> Skeleton("pointer", ("tip", "end"), (("tip", "end"),), (0.05, 0.05), ())
+    Skeleton('pointer', 2 keypoints)
     """
 
     name: str
@@ -74,6 +74,10 @@ class Skeleton:
             raise ValueError(
                 f"`edges` must form one tree over all {len(known)} keypoints. Received: {self.edges}"
             )
+
+    def __repr__(self) -> str:
+        # Short, because it is a default in many signatures.
+        return f"Skeleton({self.name!r}, {len(self.keypoints)} keypoints)"
 
     @property
     def keypoint_count(self) -> int:

@@ -127,7 +127,7 @@ def answer_all(predictor: Predictor, jobs: Sequence[Job]) -> list[Answer]:
 
 
 def _answer_images(
-    find: Callable[[list[np.ndarray]], list[list[Person]]], images: list[np.ndarray]
+    find: Callable[[list[np.ndarray]], Sequence[Sequence[Person]]], images: list[np.ndarray]
 ) -> list[Answer]:
     try:
         return [_answer(image, people) for image, people in zip(images, find(images), strict=True)]

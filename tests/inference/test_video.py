@@ -72,6 +72,10 @@ def test_a_video_is_predicted_frame_by_frame(predictor, scenes, tmp_path):
         json.loads(line) for line in (tmp_path / "out" / "clip.jsonl").read_text().splitlines()
     ]
     assert [line["frame"] for line in lines] == list(range(7))
+    assert {(line["video"], line["width"], line["height"]) for line in lines} == {
+        ("clip.avi", 96, 96)
+    }
+    assert len(lines[0]["keypoint_names"]) == 17
     np.testing.assert_allclose([line["time"] for line in lines], np.arange(7) / 10, atol=1e-3)
     for line, frame in zip(lines, frames_of(source), strict=True):
         assert line["people"] == json.loads(
@@ -435,3 +439,37 @@ def test_each_kind_of_file_in_a_folder_is_read_or_named(model_directory, shared,
     assert "f.HEIC" in said.err
     # No name was taken twice, so each is the shortest.
     assert sorted(path.name for path in tmp_path.glob("*.json")) == [f"{x}.json" for x in "abcde"]
+
+
+def test_other_formats_and_no_overlays(model_directory, scenes, tmp_path):
+    source = film(tmp_path / "clip.avi", 2, scenes)
+    image = list_images([scenes / "images"])[0]
+    out = tmp_path / "out"
+    settings = [f"decode.{name}=0" for name in ("score_threshold", "peak_threshold")]
+    arguments = ["predict", str(image), str(source), "--model", str(model_directory)]
+    arguments += ["--format", "coco,csv,yolo-pose,labelme", "--masks", "png", "--no-overlays"]
+    arguments += [part for setting in settings for part in ("--set", setting)]
+    assert main([*arguments, "--out", str(out)]) == 0
+    found = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    frames = [f"clip/00000{i}" for i in range(2)]
+    assert found == {
+        "coco.json",
+        "people.csv",
+        f"{image.stem}.json",
+        f"{image.stem}.masks.png",
+        "clip.jsonl",
+        *(f"clip.masks/00000{i}.png" for i in range(2)),
+        "yolo-pose/data.yaml",
+        *(f"yolo-pose/labels/train/{stem}.txt" for stem in (image.stem, *frames)),
+        f"yolo-pose/images/train/{image.name}",
+        *(f"yolo-pose/images/train/{stem}.jpg" for stem in frames),
+        *(f"labelme/{stem}.json" for stem in (image.stem, *frames)),
+        f"labelme/{image.name}",
+        *(f"labelme/{stem}.jpg" for stem in frames),
+    }
+    coco = json.loads((out / "coco.json").read_text())
+    lines = [json.loads(line) for line in (out / "clip.jsonl").read_text().splitlines()]
+    people = [*json.loads((out / f"{image.stem}.json").read_text())["people"]]
+    people += [person for line in lines for person in line["people"]]
+    assert [a["score"] for a in coco["annotations"]] == [person["score"] for person in people]
+    assert len((out / "people.csv").read_text().splitlines()) == 1 + len(people) > 1
