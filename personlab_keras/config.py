@@ -308,6 +308,9 @@ class DecodeConfig(Section):
     soft_nms: bool = True
     """Whether keypoints that a better person already covers are left out of a person's score
     (paper)."""
+    copy_score: float = 0.5
+    """Factor on the score of a person who is a copy of a better one by keypoints and embedding; 1
+    leaves scores alone (not in the paper)."""
     merge: bool = False
     """Whether several readings of one body in one size are merged into one person (beyond the
     paper). Readings of several sizes always are."""

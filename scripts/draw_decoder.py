@@ -24,8 +24,8 @@ from personlab_keras.config import DecodeConfig, TargetsConfig
 from personlab_keras.data.records import Meta
 from personlab_keras.decoder import decode
 from personlab_keras.decoder.bridging import bridge_gaps
+from personlab_keras.decoder.embedding import embed, embedding_distances
 from personlab_keras.decoder.grouping import follow_tree
-from personlab_keras.decoder.masks import embed, embedding_distances
 from personlab_keras.decoder.peaks import Seeds, find_peaks
 from personlab_keras.decoder.voting import Votes, cast_votes, hough_scores
 from personlab_keras.drawing import Colour, draw, person_colour
@@ -405,7 +405,7 @@ def embedded(maps: Maps) -> tuple[np.ndarray, np.ndarray]:
     """
     assert maps.segmentation is not None
     cells = np.argwhere(maps.segmentation >= OPTIONS.segmentation_threshold)
-    return cells, embed(maps, cells, OPTIONS.long_refinements)
+    return cells, embed(maps, cells[:, ::-1] * maps.stride, OPTIONS.long_refinements)
 
 
 if __name__ == "__main__":

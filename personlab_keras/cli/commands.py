@@ -291,5 +291,11 @@ def _print_metrics(metrics: dict[str, Any]) -> None:
         }
         if set(figures.values()) - {"null"}:
             print(f"{kind}: {'  '.join(f'{name} {text}' for name, text in figures.items())}")
+    if metrics["copies"]:
+        found = metrics["copies"]
+        print(
+            f"copies: {found['copies']} of {found['people']} people with a score of at least "
+            f"{found['score_threshold']:g} have the mask of a better one"
+        )
     for names, reason in metrics["unavailable"].items():
         print(f"{names}: null, because {reason}")

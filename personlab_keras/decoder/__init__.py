@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from personlab_keras.config import DecodeConfig
+from personlab_keras.decoder.copies import copy_shares
 from personlab_keras.decoder.fusion import FramedMaps, by_size, finest_first, fuse
 from personlab_keras.decoder.instances import best_first, person_scores, soft_nms
 from personlab_keras.decoder.masks import find_masks
@@ -89,7 +90,15 @@ def decode(
     scores = person_scores(added, options.score_power)
     best = best_first(scores)[: options.max_people]
     best = best[(scores[best] > 0) & (scores[best] >= options.score_threshold)]
-    people = people[best]
+    people, scores = people[best], scores[best]
+    if options.copy_score < 1:
+        each_size = [people.moved(passes[0], size[0]) for size in sizes]
+        scores = scores * (
+            1 - (1 - options.copy_score) * copy_shares(each_size, fused, skeleton.kappas, options)
+        )
+        best = best_first(scores)
+        best = best[(scores[best] > 0) & (scores[best] >= options.score_threshold)]
+        people, scores = people[best], scores[best]
 
     masks: list[dict[str, Any] | None] = [None] * len(people)
     for i, (size, each) in enumerate(zip(sizes, fused, strict=True)):
@@ -105,7 +114,7 @@ def decode(
     return [
         Person(frame.to_image(points), keypoint_scores, float(score), mask)
         for points, keypoint_scores, score, mask in zip(
-            people.keypoints, people.keypoint_scores, scores[best], masks, strict=True
+            people.keypoints, people.keypoint_scores, scores, masks, strict=True
         )
     ]
 

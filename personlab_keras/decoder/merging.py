@@ -97,6 +97,35 @@ def _agreement(
 
 
 @compiled
+def _similarity(
+    keypoints: np.ndarray,
+    scales: np.ndarray,
+    kappas: np.ndarray,
+    found: np.ndarray,
+    a: int,
+    b: int,
+) -> float:
+    total = 0.0
+    for k in range(len(kappas)):
+        agreement = _agreement(keypoints, scales, kappas, a, b, k)
+        if not np.isnan(agreement):
+            total += agreement
+    return total / min(found[a], found[b])
+
+
+@compiled
+def similarities(keypoints: np.ndarray, scales: np.ndarray, kappas: np.ndarray) -> np.ndarray:
+    """(N, N) float64: the object keypoint similarity of readings a < b, as of `merge_readings`;
+    zeros elsewhere."""
+    found = np.isfinite(keypoints[:, :, 0]).sum(axis=1)
+    alike = np.zeros((len(keypoints), len(keypoints)))
+    for b in range(len(keypoints)):
+        for a in range(b):
+            alike[a, b] = _similarity(keypoints, scales, kappas, found, a, b)
+    return alike
+
+
+@compiled
 def _leaders(keypoints: np.ndarray, scales: np.ndarray, kappas: np.ndarray) -> np.ndarray:
     """(N,) int64: the leader of every reading; leaders are their own."""
     leaders = np.arange(len(keypoints))
@@ -106,12 +135,7 @@ def _leaders(keypoints: np.ndarray, scales: np.ndarray, kappas: np.ndarray) -> n
         for leader in range(j):
             if leaders[leader] != leader:
                 continue
-            total = 0.0
-            for k in range(len(kappas)):
-                agreement = _agreement(keypoints, scales, kappas, leader, j, k)
-                if not np.isnan(agreement):
-                    total += agreement
-            similarity = total / min(found[leader], found[j])
+            similarity = _similarity(keypoints, scales, kappas, found, leader, j)
             if similarity > most:
                 most, leaders[j] = similarity, leader
     return leaders

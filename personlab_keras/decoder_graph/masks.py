@@ -11,10 +11,11 @@ import numpy as np
 import tensorflow as tf
 
 from personlab_keras.config import DecodeConfig
+from personlab_keras.decoder_graph.embedding import embed, nearer_distances
 from personlab_keras.decoder_graph.fields import Fields
 from personlab_keras.decoder_graph.loops import for_each
 from personlab_keras.decoder_graph.poses import Poses
-from personlab_keras.decoder_graph.sampling import cell_points, step_along, upsample
+from personlab_keras.decoder_graph.sampling import cell_points, upsample
 
 _CHARACTERS = [chr(48 + code) for code in range(64)]
 _GROUPS = 7  # of five bits: as many as a count of 32 bits can need
@@ -57,19 +58,13 @@ class Frame:
 
 def distances(poses: Poses, fields: Fields, options: DecodeConfig) -> tf.Tensor:
     """(N, h, w) float32: D_ij of every cell to every person, cut at twice the threshold; as
-    `decoder.masks.embedding_distances`.
+    `decoder.embedding.embedding_distances`.
     """
     assert fields.long_offsets is not None
     shape = tf.shape(fields.heatmaps)
-    count = fields.heatmaps.shape[-1]
     largest = 2 * options.embedding_threshold
-    channels = tf.broadcast_to(tf.range(count), shape)
-    plain = cell_points(shape[0], shape[1], fields.stride)[:, :, None, :] + fields.long_offsets
-    refined = plain
-    for field in (fields.long_offsets, fields.short_offsets):
-        for _ in range(options.long_refinements):
-            refined = step_along(field, channels, refined, fields.stride)
-    guesses = [tf.unstack(guess, axis=-1) for guess in (plain, refined)]
+    cells = cell_points(shape[0], shape[1], fields.stride)
+    guesses = embed(fields, cells, options.long_refinements)
 
     def to_person(j: tf.Tensor) -> tuple[tf.Tensor]:
         keypoints, weights = poses.own_keypoints[j], poses.heat[j]
@@ -77,15 +72,7 @@ def distances(poses: Poses, fields: Fields, options: DecodeConfig) -> tf.Tensor:
         weights = tf.where(used, weights, 0.0)
         # Only the channels of found keypoints matter, but their number is unknown in the graph.
         shares = weights / (tf.maximum(tf.reduce_sum(weights), 1e-12) * poses.scales[j])
-        squares = (
-            tf.math.squared_difference(x, keypoints[:, 0])
-            + tf.math.squared_difference(y, keypoints[:, 1])
-            for x, y in guesses
-        )
-        nearer = tf.minimum(
-            *(tf.where(tf.math.is_finite(square), square, np.inf) for square in squares)
-        )
-        total = tf.reduce_sum(tf.where(shares > 0, shares * tf.sqrt(nearer), 0.0), axis=-1)
+        total = nearer_distances(guesses, keypoints, shares)
         return (tf.where(tf.reduce_any(used), tf.minimum(total, largest), largest),)
 
     return for_each(

@@ -31,14 +31,10 @@ def merge_readings(
     """
     places, keypoints = people.shape[0], people.shape[1]
 
-    def with_others(j: tf.Tensor) -> tuple[tf.Tensor]:
-        """(P, K): how well everybody agrees with person j on each keypoint; NaN where unknown."""
-        spread = tf.minimum(scales, scales[j])[:, None] * tf.constant(kappas, tf.float32)
-        squared = tf.reduce_sum(tf.math.squared_difference(people, people[j]), axis=-1)
-        return (tf.exp(-squared / (2.0 * spread * spread)),)
-
     unknown = [tf.fill([places, keypoints], float("nan"))]
-    agreement = for_each(count, places, with_others, unknown)[0]  # (P, P, K)
+    agreement = for_each(
+        count, places, lambda j: [agreement_with(j, people, scales, kappas)], unknown
+    )[0]  # (P, P, K)
     both = tf.math.is_finite(agreement)
     agreement = tf.where(both, agreement, 0.0)
     found = tf.reduce_sum(tf.cast(tf.math.is_finite(people[..., 0]), tf.float32), axis=1)
@@ -77,3 +73,12 @@ def merge_readings(
     merged = tf.where(kept, people, merged / total)
     agrees = tf.gather(both & (agreement >= DIFFERENT_PLACE), leaders, batch_dims=1)
     return merged, ~leads[:, None] & agrees
+
+
+def agreement_with(
+    j: tf.Tensor, people: tf.Tensor, scales: tf.Tensor, kappas: np.ndarray
+) -> tf.Tensor:
+    """(P, K): how well everybody agrees with person j on each keypoint; NaN where unknown."""
+    spread = tf.minimum(scales, scales[j])[:, None] * tf.constant(kappas, tf.float32)
+    squared = tf.reduce_sum(tf.math.squared_difference(people, people[j]), axis=-1)
+    return tf.exp(-squared / (2.0 * spread * spread))

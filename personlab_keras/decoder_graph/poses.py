@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from personlab_keras.config import DecodeConfig
+from personlab_keras.decoder_graph.copies import copy_shares
 from personlab_keras.decoder_graph.fields import Fields
 from personlab_keras.decoder_graph.grouping import group
 from personlab_keras.decoder_graph.instances import (
@@ -99,14 +100,38 @@ def find_poses(
 
     places = options.max_people
     scores, best = tf.math.top_k(tf.pad(scores, [[0, places]]), places)
+    poses = _chosen(
+        Poses(keypoints, own_keypoints, heat, scales, keypoint_scores, scores, count), scores, best
+    )
+    if options.copy_score == 1 or fields.long_offsets is None:
+        return poses
+    shares = copy_shares(
+        poses.own_keypoints,
+        poses.count,
+        poses.heat,
+        poses.scales,
+        fields,
+        skeleton.kappas,
+        options,
+    )
+    scores = poses.scores * (1.0 - (1.0 - options.copy_score) * shares)
+    scores = tf.where(scores >= options.score_threshold, scores, 0.0)
+    best = tf.argsort(scores, direction="DESCENDING", stable=True)
+    return _chosen(poses, tf.gather(scores, best), best)
+
+
+def _chosen(poses: Poses, scores: tf.Tensor, chosen: tf.Tensor) -> Poses:
+    """Poses in new places, with new scores; those with score 0 are free."""
     taken = scores > 0
-    best = tf.where(taken, best, 0)
+    chosen = tf.where(taken, chosen, 0)
     return Poses(
-        keypoints=tf.where(taken[:, None, None], tf.gather(keypoints, best), float("nan")),
-        own_keypoints=tf.gather(own_keypoints, best),
-        heat=tf.where(taken[:, None], tf.gather(heat, best), 0.0),
-        scales=tf.gather(scales, best),
-        keypoint_scores=tf.where(taken[:, None], tf.gather(keypoint_scores, best), 0.0),
+        keypoints=tf.where(taken[:, None, None], tf.gather(poses.keypoints, chosen), float("nan")),
+        own_keypoints=tf.where(
+            taken[:, None, None], tf.gather(poses.own_keypoints, chosen), float("nan")
+        ),
+        heat=tf.where(taken[:, None], tf.gather(poses.heat, chosen), 0.0),
+        scales=tf.gather(poses.scales, chosen),
+        keypoint_scores=tf.where(taken[:, None], tf.gather(poses.keypoint_scores, chosen), 0.0),
         scores=scores,
         count=tf.reduce_sum(tf.cast(taken, tf.int32)),
     )

@@ -21,6 +21,7 @@ from personlab_keras.annotations.coco import read_coco
 from personlab_keras.annotations.reasons import Tally
 from personlab_keras.annotations.values import identifier
 from personlab_keras.errors import InputError
+from personlab_keras.evaluation.copies import count_copies
 from personlab_keras.evaluation.crowding import images_by_level, span
 from personlab_keras.evaluation.truth import Truth, truth_of
 from personlab_keras.method.skeleton import COCO_PERSON, Skeleton
@@ -84,6 +85,7 @@ def judge(
         JSON-ready {"keypoints": {"AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm",
         "ARl", "max_detections"} and, where images have a crowd index, "APeasy", "APmedium" and
         "APhard" of `crowding.LEVELS`; "segmentation": {the same with "APs" and "ARs"} or None,
+        "copies": as `copies.count_copies` gives it, or None without masks,
         "persons": {"keypoints", "segmentation": how many count}, "unavailable": {names of figures
         that are None: why}}.
 
@@ -110,7 +112,11 @@ def judge(
             unavailable[f"keypoints AP{level}"] = (
                 f"no person with labelled keypoints is annotated in images of {span(level)}"
             )
-    segmentation = None
+    segmentation = copies = None
+    if segmentation_results is not None:
+        copies = count_copies(
+            [each for each in segmentation_results if _image_number(each["image_id"]) in wanted]
+        )
     if segmentation_results is None:
         unavailable["segmentation"] = "the predictions have no masks"
     elif not persons["segmentation"] and any(not each["iscrowd"] for each in chosen.keypoints):
@@ -121,6 +127,7 @@ def judge(
     return {
         "keypoints": keypoints,
         "segmentation": segmentation,
+        "copies": copies,
         "persons": persons,
         "unavailable": unavailable,
     }

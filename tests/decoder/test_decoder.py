@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from personlab_keras.config import DecodeConfig
 from personlab_keras.decoder import Frame, decode
 from personlab_keras.decoder.bridging import bridge_gaps
+from personlab_keras.decoder.embedding import embed, embedding_distances
 from personlab_keras.decoder.grouping import follow_tree
 from personlab_keras.decoder.instances import (
     expected_oks,
@@ -34,7 +35,7 @@ from personlab_keras.decoder.instances import (
     person_scores,
     soft_nms,
 )
-from personlab_keras.decoder.masks import embed, embedding_distances, find_masks
+from personlab_keras.decoder.masks import find_masks
 from personlab_keras.decoder.peaks import find_peaks
 from personlab_keras.decoder.sampling import follow, sample, upsample
 from personlab_keras.decoder.voting import BinnedVotes, bin_votes, cast_votes, hough_scores
@@ -556,7 +557,7 @@ def test_embedding_equals_the_slow_walk():
     maps = random_maps(np.random.default_rng(6), 5, 7)
     cells = np.array([(0, 0), (2, 3), (4, 6)])
     for refinements in (0, 1, 2):
-        embedding = embed(maps, cells, refinements)
+        embedding = embed(maps, cells[:, ::-1] * maps.stride, refinements)
         for a, (row, column) in enumerate(cells):
             for k in range(2):
                 expected = embedding_loop(maps, row, column, k, refinements)

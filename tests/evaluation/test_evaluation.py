@@ -126,6 +126,20 @@ def test_a_better_scored_duplicate_costs_precision():
         assert metrics[kind]["AR"] == pytest.approx(1.0)
 
 
+def test_copies_are_counted_by_masks_above_the_threshold():
+    one = person_at(0, 0)
+    overlap_81, overlap_67 = (person_at(x, 0, score=0.8) for x in (10, 20))  # 90/110, 80/120
+    faint = person_at(0, 0, score=0.29)
+    metrics = measure({1: [one], 2: [one]}, {1: [one, overlap_81, overlap_67, faint], 2: [one]})
+    assert metrics["copies"] == {
+        "people": 4,
+        "copies": 2,  # the third overlaps the second by 90/110
+        "score_threshold": 0.3,
+        "mask_iou": 0.8,
+    }
+    assert measure({1: [one], 2: [one]}, {2: [one, one]}, image_ids=[1])["copies"]["people"] == 0
+
+
 def test_a_mask_of_known_overlap_passes_the_thresholds_below_it():
     # 100 x 100 against the same shifted by 20: 8000 of 12000 pixels, IoU 2/3: right at .50, .55,
     # .60, .65 of ten thresholds.
@@ -447,7 +461,8 @@ def test_evaluate_runs_over_all_images_and_writes_the_files(dataset, tmp_path):
         *(json.loads((out / f"{kind}_results.json").read_text()) for kind in ("keypoints", "segm")),
     )
     assert again == {
-        name: metrics[name] for name in ("keypoints", "segmentation", "persons", "unavailable")
+        name: metrics[name]
+        for name in ("keypoints", "segmentation", "copies", "persons", "unavailable")
     }
 
 
