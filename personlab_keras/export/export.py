@@ -24,6 +24,7 @@ from personlab_keras.model.network import build_model, copy_weights, inference_m
 from personlab_keras.model.pretrained.network import (
     RELEASED_LONGER_SIDE,
     RELEASED_RADIUS,
+    RELEASED_SCALES,
     read_network,
 )
 from personlab_keras.model_directory import (
@@ -182,7 +183,7 @@ def import_weights(
     # The training size is not published. The paper's 801 pixels suit every stride.
     data = replace(Config().data, view_size=801)
     targets = TargetsConfig(radius=RELEASED_RADIUS, stride=imported.config.output_stride)
-    predict = replace(Config().predict, longer_side=RELEASED_LONGER_SIDE)
+    predict = replace(Config().predict, longer_side=RELEASED_LONGER_SIDE, scales=RELEASED_SCALES)
     config = replace(Config(), data=data, targets=targets, model=imported.config, predict=predict)
     provenance = {
         **imported.provenance,

@@ -205,6 +205,7 @@ def test_provenance_says_where_the_weights_come_from(bodypix_file, tmp_path):
     import_weights(bodypix_file, tmp_path)
     described = json.loads((tmp_path / "personlab.json").read_text())
     assert described["provenance"]["licence"] == "Apache-2.0"
+    assert described["predict"]["scales"] == [1.0, 0.5]  # portraits and crowds
     file = described["provenance"]["files"][bodypix_file.name]
     assert (file["size"], len(file["sha256"])) == (bodypix_file.stat().st_size, 64)
     assert (described["radius"], described["stride"], described["preprocessing"]["scaling"]) == (

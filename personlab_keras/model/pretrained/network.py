@@ -31,6 +31,11 @@ RELEASED_LONGER_SIDE = 1201
 docs/results.md.
 """
 
+RELEASED_SCALES = 1.0, 0.5
+"""Sizes at which a released network sees each image, relative to `RELEASED_LONGER_SIDE`: it reads
+people well who take up to 350 px of its input, and portraits need the smaller one.
+"""
+
 
 @dataclass(frozen=True)
 class Imported:
