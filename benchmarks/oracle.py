@@ -28,12 +28,12 @@ from typing import Any
 import numpy as np
 
 from data_prep.baking import gather_people, view_targets
-from data_prep.geometry import whole_image
 from data_prep.inspection import dense_maps
 from personlab_keras.annotations.coco import read_coco
 from personlab_keras.annotations.dataset import AnnotatedImage
 from personlab_keras.annotations.reasons import Tally
 from personlab_keras.config import DecodeConfig, TargetsConfig
+from personlab_keras.data.geometry import whole_image
 from personlab_keras.data.records import Meta
 from personlab_keras.decoder import Frame, decode
 from personlab_keras.errors import InputError

@@ -1,12 +1,13 @@
 """What do compact records save, and what does the input pipeline cost?
 
-    python benchmarks/pipeline.py --records records/train
+    python benchmarks/pipeline.py --records records/train --photos records/photos
 
 Prints bytes per view of the compact targets beside dense float16 ones, and images per second on one
 core of: reading and decoding the JPEG alone (the floor), the whole pipeline (its expansion compiled
-by XLA), the same with online augmentation, the same with the expansion op by op, and the pipeline
-with the expansion left to the training step, where it is timed as well. All ways in one run,
-interleaved, median of the rounds."""
+by XLA), the same with the expansion op by op, and the pipeline with the expansion left to the
+training step, where it is timed as well. With `--photos`, records of the same images prepared with
+`data.online=true`: bytes per photo, and the whole pipeline of views taken of them. All ways in one
+run, interleaved, median of the rounds."""
 
 import argparse
 import os
@@ -26,6 +27,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--records", required=True)
+    parser.add_argument("--photos", help="records of photos")
     parser.add_argument("--images", type=int, default=400, help="images per round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=8)
@@ -45,12 +47,18 @@ def main() -> None:
     ways = {
         "JPEG decode alone (floor)": jpeg_alone(options.records, meta, options.batch),
         "whole pipeline": make_dataset(options.records, options.batch, training=True),
-        "whole pipeline, augmented online": make_dataset(
-            options.records, options.batch, training=True, settings=DataConfig(online=True)
-        ),
         "whole pipeline, expansion op by op": op_by_op(options.records, meta, options.batch),
         "pipeline without expansion": unexpanded(options.records, meta, options.batch),
     }
+    if options.photos:
+        sizes = summary(options.photos)
+        print(
+            f"photos: {sizes['bytes per view']} bytes each, of it {sizes['bytes of targets per view']} "
+            f"beside the image; a record of a view: {summary(options.records)['bytes per view']}"
+        )
+        ways["whole pipeline, views of photos"] = make_dataset(
+            options.photos, options.batch, training=True
+        )
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(options.rounds):
         for name, dataset in ways.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data_prep.geometry import (
+from personlab_keras.annotations.dataset import AnnotatedImage
+from personlab_keras.annotations.image_files import read_pixels
+from personlab_keras.annotations.reasons import Reason, Tally
+from personlab_keras.annotations.subjects import Subject, region, subjects
+from personlab_keras.config import Config, TargetsConfig
+from personlab_keras.data.geometry import (
     View,
+    extent,
     mask_sampler,
     random_view,
     warp_boxes,
@@ -20,16 +27,19 @@ from data_prep.geometry import (
     warp_keypoints,
     whole_image,
 )
-from personlab_keras.annotations.dataset import AnnotatedImage
-from personlab_keras.annotations.image_files import read_pixels
-from personlab_keras.annotations.reasons import Reason, Tally
-from personlab_keras.annotations.subjects import Subject, region, subjects
-from personlab_keras.config import Config, TargetsConfig
-from personlab_keras.data.records import Record
+from personlab_keras.data.records import NEAR_UNIT, Photo, Record
 from personlab_keras.method.coordinates import box_from_coco, map_side
 from personlab_keras.method.person import decode_mask
 from personlab_keras.method.skeleton import Skeleton
-from personlab_keras.method.targets import MAX_PERSONS, CompactTargets, encode
+from personlab_keras.method.targets import (
+    IGNORE_CROWD,
+    IGNORE_MASKLESS,
+    IGNORE_UNANNOTATED,
+    MAX_PERSONS,
+    OVERLAP,
+    CompactTargets,
+    encode,
+)
 
 
 @dataclass(frozen=True)
@@ -156,8 +166,11 @@ def _bake(
     view = _choose_view(image, number, config)
     targets = view_targets(people, view, config.targets, skeleton)
     red, green, blue = config.data.pad_colour
-    warped = warp_image(pixels, view, (blue, green, red))
-    _, encoded = cv2.imencode(".jpg", warped, [cv2.IMWRITE_JPEG_QUALITY, config.data.image_quality])
+    if config.data.online:
+        shown, photo = _photo(pixels, people, config)
+    else:
+        shown, photo = warp_image(pixels, view, (blue, green, red)), None
+    _, encoded = cv2.imencode(".jpg", shown, [cv2.IMWRITE_JPEG_QUALITY, config.data.image_quality])
     return Record(
         image_id=image.id,
         view=number,
@@ -171,7 +184,49 @@ def _bake(
         regions=np.concatenate(
             [warp_boxes(people.regions[:, :4], view), people.regions[:, 4:] * view.scale**2], axis=1
         ),
+        photo=photo,
     )
+
+
+def photo_side(config: Config) -> int:
+    """The longest side of stored photos: a view of the largest scale shows no finer detail."""
+    return math.ceil(config.data.view_size * max(1.0, config.data.scale[1]))
+
+
+def _photo(pixels: np.ndarray, people: People, config: Config) -> tuple[np.ndarray, Photo]:
+    """The photo that is stored, (H, W, 3) uint8, and what is known of its pixels."""
+    height, width = pixels.shape[:2]
+    shrink = min(1.0, photo_side(config) / max(height, width))
+    stored = (max(1, round(height * shrink)), max(1, round(width * shrink)))
+    if stored != (height, width):
+        pixels = cv2.resize(pixels, stored[::-1], interpolation=cv2.INTER_AREA)
+    rows, columns = (
+        (np.arange(now) + 0.5) * before // now
+        for now, before in zip(stored, (height, width), strict=True)
+    )
+    at = np.ix_(rows.astype(int), columns.astype(int))
+
+    def sampled(masks: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+        return (mask[at] for mask in masks)
+
+    ignore, instance = np.zeros(stored, np.uint8), np.zeros(stored, np.uint8)
+    for number, mask in enumerate(sampled(people.masks), start=1):
+        instance[mask] = np.where(instance[mask], OVERLAP, number)
+        if not people.annotated[number - 1]:
+            ignore[mask] |= IGNORE_UNANNOTATED
+    for mask in sampled(people.maskless):
+        ignore[mask & (instance == 0)] |= IGNORE_MASKLESS
+    for mask in sampled(people.unknown):
+        ignore[mask] |= IGNORE_CROWD
+    seen = extent(width, height, config.data.view_size)
+    smallest = config.data.scale[0] * float(seen.max()) / max(stored)
+    reach = config.targets.radius / smallest
+    nearness = np.full(stored, 255, np.uint8)
+    away = people.from_unannotated if config.targets.ignore_near_unannotated else None
+    if away is not None:
+        units = away[at] * (max(stored) / max(height, width) * NEAR_UNIT / reach)
+        nearness = np.minimum(np.rint(units), 255).astype(np.uint8)
+    return pixels, Photo(seen, instance, ignore, nearness, reach, people.complete)
 
 
 def view_targets(

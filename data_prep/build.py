@@ -17,6 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from data_prep.baking import photo_side
 from data_prep.engines import Engine, processes
 from data_prep.shards import STATE, Task, Written, deal, finished, is_intact, to_json, write_shard
 from personlab_keras.annotations.dataset import AnnotatedImage
@@ -119,7 +120,11 @@ def prepare(
         },
         "categories": list(categories),
         "images": _listing(chosen, folder),
-        "data": {name: config_to_dict(config.data)[name] for name in (*_BAKED, *_BAKED_TOO)},
+        "data": {
+            **{name: config_to_dict(config.data)[name] for name in (*_BAKED, *_BAKED_TOO)},
+            # Left out of baked views, whose records were made before there were others.
+            **({"online": True} if config.data.online else {}),
+        },
         "targets": config_to_dict(config.targets),
         "skeleton": skeleton.to_dict(),
         # Other versions may encode an image in other bytes.
@@ -319,4 +324,5 @@ def _summed_up(
         skipped=dict(sorted(tally.counts.items())),
         source=plan,
         examples=dict(sorted(tally.examples.items())),
+        photo_side=photo_side(config) if config.data.online else 0,
     )

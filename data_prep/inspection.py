@@ -15,10 +15,9 @@ import tensorflow as tf
 from data_prep.page import page
 from data_prep.statistics import sound_records, summary
 from personlab_keras.data.pipeline import expand
-from personlab_keras.data.records import Meta, Record, read_meta
+from personlab_keras.data.records import Meta, Record, read_meta, view_image
 from personlab_keras.drawing import draw_targets
 from personlab_keras.io.files import write_atomically
-from personlab_keras.io.images import decode_image
 from personlab_keras.method.maps import OUTPUTS, Maps, unpack
 
 
@@ -50,7 +49,7 @@ def inspect(
     views = list(_chosen(records, meta, sheet, seed, skip_corrupt))
     write_atomically(
         Path(out) / "index.html",
-        page(f"Records: {Path(records)}", counts, views, meta.skeleton, drawings).encode(),
+        page(f"Records: {Path(records)}", counts, views, meta, drawings).encode(),
     )
     return counts
 
@@ -77,7 +76,7 @@ def draw_records(
     files = []
     for record in _chosen(records, meta, count, seed, skip_corrupt):
         drawing = draw_targets(
-            decode_image(record.image, f"image {record.image_id}"),
+            view_image(record, meta),
             dense_maps(asdict(record.targets), meta),
             meta.skeleton,
             instance=record.targets.instance,

@@ -12,11 +12,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from personlab_keras.data.records import Record
+from personlab_keras.data.records import Meta, Record, view_image
 from personlab_keras.drawing import draw, person_colour
 from personlab_keras.io.images import decode_image
 from personlab_keras.method.person import Person
-from personlab_keras.method.skeleton import Skeleton
 from personlab_keras.method.targets import IGNORE_CROWD, IGNORE_MASKLESS, IGNORE_UNANNOTATED
 
 _TEMPLATE = Template((Path(__file__).parent / "page.html").read_text(encoding="utf-8"))
@@ -36,7 +35,7 @@ def page(
     title: str,
     counts: Mapping[str, Any],
     views: Sequence[Record],
-    skeleton: Skeleton,
+    meta: Meta,
     drawings: Sequence[Path],
 ) -> str:
     """The page as HTML text.
@@ -78,7 +77,7 @@ def page(
         key="".join(
             f'<i style="background:rgb{colour}"></i>{name}' for name, colour in _IGNORED.values()
         ),
-        sheet="".join(_thumbnail(record, skeleton) for record in views),
+        sheet="".join(_thumbnail(record, meta) for record in views),
         drawings="".join(_drawing(path) for path in drawings),
     )
 
@@ -121,10 +120,10 @@ def _choices(views: Sequence[Record]) -> str:
     )
 
 
-def _thumbnail(record: Record, skeleton: Skeleton) -> str:
+def _thumbnail(record: Record, meta: Meta) -> str:
     labelled = int(record.targets.keypoints[..., 2].sum())
     caption = f"image {record.image_id}, view {record.view}. Persons: {len(record.person_ids)}, keypoints: {labelled}"
-    return _picture(drawn(record, skeleton), caption, _kind(record))
+    return _picture(drawn(record, meta), caption, _kind(record))
 
 
 def _drawing(path: Path) -> str:
@@ -144,11 +143,11 @@ def _picture(pixels: np.ndarray, caption: str, kind: str = "") -> str:
     return f'<figure data-kind="{kind}"><img src="{source}" alt="{text}"><figcaption>{text}</figcaption></figure>'
 
 
-def drawn(record: Record, skeleton: Skeleton) -> np.ndarray:
+def drawn(record: Record, meta: Meta) -> np.ndarray:
     """(H, W, 3) uint8 RGB: a reduced view with the cells of its persons tinted, ignored cells
     hatched and labelled keypoints drawn as skeletons.
     """
-    view = decode_image(record.image, f"image {record.image_id}")
+    view = view_image(record, meta)
     scale = min(1.0, _THUMBNAIL / max(view.shape))
     size = (max(1, round(view.shape[1] * scale)), max(1, round(view.shape[0] * scale)))
     canvas = cv2.resize(view, size, interpolation=cv2.INTER_AREA)
@@ -174,4 +173,4 @@ def drawn(record: Record, skeleton: Skeleton) -> np.ndarray:
         labelled = person[:, 2] > 0
         points = np.where(labelled[:, None], (person[:, :2] + 0.5) * scale - 0.5, np.nan)
         people.append(Person(points, labelled.astype(float), 1.0))
-    return draw(canvas, people, skeleton)
+    return draw(canvas, people, meta.skeleton)

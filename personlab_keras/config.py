@@ -90,9 +90,9 @@ class DataConfig(Section):
     """RGB colour of the area where a view or a network input extends beyond the image. The default,
     grey, is close to zero after the preprocessing of every backbone."""
     online: bool = False
-    """Whether training also scales, rotates and shifts each view at random every time it is read,
-    within the ranges above. One view per image is then enough, but reading is slower
-    (docs/results.md)."""
+    """Whether records hold photos, of which training takes another view at random, within the
+    ranges above, every time they are read. Requires views_per_image 1. Reading is slower
+    (docs/results.md). Decided when the records are written."""
     shuffle_records: Annotated[int, Range(1, 1_000_000)] = 2048
     """Size of the shuffle buffer in records."""
     brightness: _Fraction = 0.2
@@ -117,6 +117,11 @@ class DataConfig(Section):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_rising("data.scale", self.scale)
+        if self.online and self.views_per_image != 1:
+            raise InputError(
+                "data.online=true requires data.views_per_image=1: other views are taken while "
+                f"training. Received: {self.views_per_image}"
+            )
 
 
 @dataclass(frozen=True, repr=False)

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 
 from personlab_keras.config import DataConfig
-from personlab_keras.data.records import Meta
+from personlab_keras.data.geometry import warp_photo
+from personlab_keras.data.records import NEAR_UNIT, PHOTO_ARRAYS, Meta
 from personlab_keras.method.coordinates import grid
 from personlab_keras.method.skeleton import Skeleton
+from personlab_keras.method.targets import IGNORE_CROWD, IGNORE_MASKLESS, IGNORE_UNANNOTATED
 
 Example = dict[str, tf.Tensor]
 
@@ -22,38 +25,45 @@ def random_augmentation(
     settings: DataConfig, meta: Meta, seed: int
 ) -> Callable[[tf.Tensor, Example], Example]:
     """A function (position in the stream, example) -> example, which flips with the set probability
-    and recolours; with `data.online` it scales, rotates and moves first.
+    and recolours; of a photo it takes a view at random scale, rotation and position first.
     """
+    recolours = any((settings.brightness, settings.contrast, settings.saturation))
 
     def augment(index: tf.Tensor, example: Example) -> Example:
         key = tf.stack([tf.cast(seed, tf.int64), index])
         random = tf.random.stateless_uniform([4], seed=key)
-        if settings.online:
+        if meta.online:
             placed = tf.random.stateless_uniform(
                 [4], seed=tf.random.experimental.stateless_fold_in(key, 1)
             )
-            example = warp(
-                example, _random_affine(placed, settings, meta.view_size), meta, settings.pad_colour
-            )
+            affine = _random_affine(placed, settings, meta.view_size, example["photo_extent"])
+            example = view_of_photo(example, affine, meta, settings.pad_colour)
         mirrored = random[0] < settings.flip
         example = tf.cond(
             mirrored, lambda: flip(example, meta.skeleton, meta.view_size), lambda: example
         )
-        brightness, contrast, saturation = (
-            (2.0 * random[1 + i] - 1.0) * spread
-            for i, spread in enumerate(
-                (settings.brightness, settings.contrast, settings.saturation)
+        image = tf.cast(example["image"], tf.float32)
+        if recolours:
+            brightness, contrast, saturation = (
+                (2.0 * random[1 + i] - 1.0) * spread
+                for i, spread in enumerate(
+                    (settings.brightness, settings.contrast, settings.saturation)
+                )
             )
-        )
-        image = recolour(example["image"], brightness, contrast, saturation)
+            image = recolour(image, brightness, contrast, saturation)
         return {**example, "image": tf.ensure_shape(image, [meta.view_size, meta.view_size, 3])}
 
     return augment
 
 
-def _random_affine(random: tf.Tensor, settings: DataConfig, side: int) -> tf.Tensor:
-    """(2, 3): four numbers in [0, 1) -> scale, rotation and position as
-    `data_prep.geometry.random_view` draws them for a square image.
+def _random_affine(
+    random: tf.Tensor, settings: DataConfig, side: int, extent: tf.Tensor
+) -> tf.Tensor:
+    """(2, 3) float32, from pixels of view 0: four numbers in [0, 1) -> scale, rotation and position
+    as `geometry.random_view` draws them.
+
+    Args:
+        extent: (2,) float64, width and height of the photo in view 0.
     """
     low, high = settings.scale
     scale = low + (high - low) * random[0]
@@ -61,36 +71,61 @@ def _random_affine(random: tf.Tensor, settings: DataConfig, side: int) -> tf.Ten
     turn = scale * tf.stack(
         [tf.stack([tf.cos(angle), -tf.sin(angle)]), tf.stack([tf.sin(angle), tf.cos(angle)])]
     )
-    slack = side * (1.0 - scale)
+    extent = tf.cast(extent, tf.float32)
+    slack = side - scale * extent
     corner = tf.minimum(slack, 0.0) + tf.abs(slack) * random[2:4]
-    middle = tf.fill([2], (side - 1) / 2.0)
-    centre = corner + scale * side / 2.0 - 0.5
+    middle = (extent - 1.0) / 2.0
+    centre = corner + scale * extent / 2.0 - 0.5
     return tf.concat([turn, (centre - tf.linalg.matvec(turn, middle))[:, None]], axis=1)
 
 
-def warp(
+def whole_view(example: Example, meta: Meta) -> Example:
+    """View 0 of a photo, whose targets the record holds."""
+    image = _warped_photo(example, tf.eye(2, 3), meta, meta.pad_colour)
+    return {**_without_photo(example), "image": image}
+
+
+def view_of_photo(
     example: Example, affine: tf.Tensor, meta: Meta, pad_colour: tuple[int, int, int]
 ) -> Example:
-    """The example under an affine map (2, 3) of pixels: the image is interpolated linearly, maps
-    are read at the nearest cell, and discs are drawn again around the keypoints. The identity
-    changes nothing.
+    """The view that `data_prep` would bake of a photo by the same map: its pixels to a level or
+    two, its targets but for cells on the border between two pixels.
 
-    Keypoints that leave the view become unlabelled. Outside the previous view there is background,
-    and nothing is ignored, as outside a photo.
+    Keypoints outside the view are unlabelled. Outside the photo there is background, and nothing is
+    ignored unless people in the photo are missing from its annotations.
+
+    Args:
+        example: with a photo (H, W, 3) uint8 as its image.
+        affine: (2, 3) float32, pixel of view 0 -> pixel of the view.
     """
     side, cells = meta.view_size, meta.map_side
     inverse = tf.linalg.inv(tf.concat([affine, [[0.0, 0.0, 1.0]]], axis=0))[:2]
-    image = _warped_image(tf.cast(example["image"], tf.float32), affine, pad_colour)
-    points = tf.reshape(tf.constant(grid(cells, cells, meta.stride)), [-1, 2])
-    nearest = tf.cast(tf.floor(_moved(points, inverse) / meta.stride + 0.5), tf.int32)
-    inside = tf.reduce_all((nearest >= 0) & (nearest < cells), axis=1)
-    source = tf.where(inside, nearest[:, 1] * cells + nearest[:, 0], 0)
+    # Cells are points: each is read at the pixel of the photo that it lies in.
+    points = _moved(tf.reshape(tf.constant(grid(cells, cells, meta.stride)), [-1, 2]), inverse)
+    size = tf.reverse(example["photo_size"], [0])  # width, height
+    ratio = tf.cast(tf.cast(size, tf.float64) / example["photo_extent"], tf.float32)
+    pixel = tf.cast(tf.floor((points + 0.5) * ratio), tf.int32)
+    inside = tf.reduce_all((pixel >= 0) & (pixel < size), axis=1)
+    source = tf.where(inside, pixel[:, 1] * size[0] + pixel[:, 0], 0)
 
-    def read(values: tf.Tensor) -> tf.Tensor:
-        there = tf.gather(tf.reshape(values, [-1]), source)
+    def read(name: str) -> tf.Tensor:
+        there = tf.gather(tf.reshape(example[name], [-1]), source)
         return tf.reshape(tf.where(inside, there, tf.zeros_like(there)), [cells, cells])
 
+    scale = tf.sqrt(tf.abs(tf.linalg.det(affine[:, :2])))
     keypoints = _warped_keypoints(example["keypoints"], affine, side)
+    # Compiled: one pass over the distances of all cells from all keypoints instead of one per
+    # operation.
+    owner = tf.function(lambda: disc_owners(keypoints, meta), jit_compile=True, autograph=False)()
+    instance = read("photo_instance")
+    # The radius of the discs in units of `nearness`.
+    near = (
+        meta.radius / scale * tf.reduce_mean(ratio) * NEAR_UNIT
+        / tf.cast(example["photo_reach"], tf.float32)
+    )  # fmt: skip
+    is_near = tf.reshape(inside, [cells, cells]) & (
+        tf.cast(read("photo_nearness"), tf.float32) <= tf.minimum(near, NEAR_UNIT)
+    )
     boxes = example["person_boxes"]
     corners = tf.stack(
         [
@@ -102,53 +137,65 @@ def warp(
     corners = _moved(corners, affine)
     low, high = tf.reduce_min(corners, axis=1), tf.reduce_max(corners, axis=1)
     return {
-        **example,
-        "image": image,
+        **_without_photo(example),
+        "image": _warped_photo(example, affine, meta, pad_colour),
         "keypoints": keypoints,
-        # Compiled: one pass over the distances of all cells from all keypoints instead of one per
-        # operation.
-        "disc_owner": tf.function(
-            lambda: disc_owners(keypoints, meta), jit_compile=True, autograph=False
-        )(),
-        "instance": read(example["instance"]),
-        "ignore": read(example["ignore"]),
+        "disc_owner": owner,
+        "instance": instance,
+        "ignore": ignored(
+            read("photo_ignore"),
+            covered=instance > 0,
+            claimed=tf.reduce_any(owner > 0, axis=2),
+            near_unannotated=is_near,
+            complete=example["photo_complete"] > 0,
+        ),
         "person_boxes": tf.concat([low, high - low], axis=1),
-        "person_areas": example["person_areas"] * tf.abs(tf.linalg.det(affine[:, :2])),
+        "person_areas": example["person_areas"] * scale**2,
     }
 
 
-def _warped_image(
-    image: tf.Tensor, affine: tf.Tensor, pad_colour: tuple[int, int, int]
+def ignored(
+    flags: tf.Tensor,
+    covered: tf.Tensor,
+    claimed: tf.Tensor,
+    near_unannotated: tf.Tensor,
+    complete: tf.Tensor,
 ) -> tf.Tensor:
-    """(side, side, 3) float32 under an affine map, smoothed first where it shrinks, as
-    `data_prep.geometry.warp_image` does it.
+    """(h, w) uint8, the flags of the cells of a view, as `targets.encode` sets them.
+
+    Args:
+        flags: (h, w) uint8, those that do not depend on the discs.
+        covered, claimed: (h, w) bool, cells of masks, and of discs.
+        near_unannotated: (h, w) bool, cells near a person without keypoints.
+        complete: () bool, whether everybody is annotated.
     """
-    side = image.shape[0]
-    pad = tf.constant(pad_colour, tf.float32)
-    scale = tf.sqrt(tf.abs(tf.linalg.det(affine[:, :2])))
-    reduced = tf.clip_by_value(tf.cast(tf.round(side * scale), tf.int32), 1, side)
 
-    def shrunk() -> tf.Tensor:
-        return tf.image.resize(image, tf.stack([reduced, reduced]), antialias=True)
+    def add(flags: tf.Tensor, where: tf.Tensor, flag: int) -> tf.Tensor:
+        return tf.where(where, tf.bitwise.bitwise_or(flags, tf.constant(flag, tf.uint8)), flags)
 
-    source = tf.cond(reduced < side, shrunk, lambda: image)
-    # From pixels of the view to pixels of the source, by the half-pixel rule.
-    part = tf.cast(reduced, tf.float32) / side
-    inverse = tf.linalg.inv(tf.concat([affine, [[0.0, 0.0, 1.0]]], axis=0))[:2]
-    inverse = part * inverse + tf.stack(
-        [tf.zeros(2), tf.zeros(2), tf.fill([2], (part - 1.0) / 2.0)], 1
+    flags = add(flags, near_unannotated & ~claimed, IGNORE_UNANNOTATED)
+    flags = add(flags, ~complete & ~covered, IGNORE_MASKLESS)
+    return add(flags, ~complete & ~covered & ~claimed, IGNORE_CROWD)
+
+
+def _without_photo(example: Example) -> Example:
+    return {name: value for name, value in example.items() if name not in PHOTO_ARRAYS}
+
+
+def _warped_photo(
+    example: Example, affine: tf.Tensor, meta: Meta, pad_colour: tuple[int, int, int]
+) -> tf.Tensor:
+    """(side, side, 3) uint8, by OpenCV as views are baked: it is the same view, and TensorFlow's
+    operations take several times as long.
+    """
+
+    def warped(photo: np.ndarray, extent: np.ndarray, affine: np.ndarray) -> np.ndarray:
+        return warp_photo(photo, extent, affine, meta.view_size, pad_colour)
+
+    image = tf.numpy_function(
+        warped, [example["image"], example["photo_extent"], affine], tf.uint8, stateful=False
     )
-    return (
-        tf.raw_ops.ImageProjectiveTransformV3(
-            images=(source - pad)[None],
-            transforms=tf.concat([tf.reshape(inverse, [1, 6]), tf.zeros([1, 2])], axis=1),
-            output_shape=[side, side],
-            interpolation="BILINEAR",
-            fill_mode="CONSTANT",
-            fill_value=0.0,
-        )[0]
-        + pad
-    )
+    return tf.ensure_shape(image, [meta.view_size, meta.view_size, 3])
 
 
 def _moved(points: tf.Tensor, affine: tf.Tensor) -> tf.Tensor:

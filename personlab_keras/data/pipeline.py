@@ -14,8 +14,16 @@ from pathlib import Path
 import tensorflow as tf
 
 from personlab_keras.config import DataConfig
-from personlab_keras.data.augmentation import Example, random_augmentation
-from personlab_keras.data.records import ARRAYS, Meta, check_damage, find_damage, read_meta
+from personlab_keras.data.augmentation import Example, random_augmentation, whole_view
+from personlab_keras.data.records import (
+    ARRAYS,
+    PHOTO_ARRAYS,
+    Meta,
+    check_damage,
+    check_meta,
+    find_damage,
+    read_meta,
+)
 from personlab_keras.data.tfrecords import read_records
 from personlab_keras.errors import InputError
 from personlab_keras.method.coordinates import grid
@@ -42,8 +50,9 @@ def make_dataset(
     h, w, channels) float32 array under its name and its mask under `maps.mask_name`.
 
     Training: endless, shuffled again in every pass over the records, flipped and recoloured at
-    random, every batch full. Otherwise: one pass in the order of the shards, without augmentation;
-    the last batch may be smaller.
+    random, every batch full. Records of photos (`Meta.online`) give another random view in every
+    pass. Otherwise: one pass in the order of the shards, without augmentation; the last batch may
+    be smaller.
 
     Processes that share batches each take a part: together they see the stream of one, whatever
     their number.
@@ -73,9 +82,9 @@ def make_dataset(
         def wanted(index: tf.Tensor) -> tf.Tensor:
             return (index - first_example) // batch_size % parts == part
 
-        dataset = training_examples(
-            records, meta, settings or DataConfig(), seed, first_example, wanted
-        )
+        settings = settings or DataConfig()
+        check_meta(meta, records, skeleton=meta.skeleton, online=settings.online)
+        dataset = training_examples(records, meta, settings, seed, first_example, wanted)
     else:
         dataset = stored_examples(records, meta, (settings or DataConfig()).skip_corrupt)
     targets = compiled_expansion(meta)
@@ -189,7 +198,8 @@ def training_examples(
     if wanted is not None:
         dataset = dataset.filter(lambda index, _: wanted(index))  # before anything is decoded
     return dataset.map(
-        lambda index, serialized: augment(index, read_example(serialized, meta)), tf.data.AUTOTUNE
+        lambda index, serialized: augment(index, stored_example(serialized, meta)),
+        tf.data.AUTOTUNE,
     )
 
 
@@ -213,17 +223,21 @@ def watch_waits(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def parse_example(serialized: tf.Tensor, meta: Meta) -> dict[str, tf.Tensor]:
-    """A record as tensors: `image` (encoded bytes) and everything else of `Record` and
-    `CompactTargets` by name.
+    """A record as tensors: `image` (encoded bytes) and everything else of `Record`,
+    `CompactTargets` and, as "photo_<name>", `Photo` by name.
 
     Persons are padded with zeros to `meta.max_persons`; `persons` says how many are real. All
-    shapes are static."""
+    shapes but those of a photo are static."""
+    arrays = {**ARRAYS, **PHOTO_ARRAYS} if meta.online else ARRAYS
     features = tf.io.parse_single_example(
-        serialized, {name: tf.io.FixedLenFeature([], tf.string) for name in ("image", *ARRAYS)}
+        serialized, {name: tf.io.FixedLenFeature([], tf.string) for name in ("image", *arrays)}
     )
     sizes = {"P": -1, "K": meta.skeleton.keypoint_count, "h": meta.map_side}
+    if meta.online:
+        size = tf.ensure_shape(tf.io.decode_raw(features["photo_size"], tf.int32), [2])
+        sizes |= {"height": size[0], "width": size[1]}
     example = {"image": features["image"]}
-    for name, (dtype, shape, compressed) in ARRAYS.items():
+    for name, (dtype, shape, compressed) in arrays.items():
         raw = tf.io.decode_compressed(features[name], "ZLIB") if compressed else features[name]
         known = [sizes[side] if isinstance(side, str) else side for side in shape]
         example[name] = tf.reshape(tf.io.decode_raw(raw, tf.as_dtype(dtype)), known)
@@ -236,12 +250,21 @@ def parse_example(serialized: tf.Tensor, meta: Meta) -> dict[str, tf.Tensor]:
     return example
 
 
-def read_example(serialized: tf.Tensor, meta: Meta) -> Example:
-    """A parsed record with its image decoded to (side, side, 3) uint8."""
+def stored_example(serialized: tf.Tensor, meta: Meta) -> Example:
+    """A parsed record with its image decoded: the view (side, side, 3) uint8, or the photo
+    (H, W, 3) uint8.
+    """
     example = parse_example(serialized, meta)
     # As in prediction: TensorFlow's default is faster and less exact.
     image = tf.io.decode_jpeg(example["image"], channels=3, dct_method="INTEGER_ACCURATE")
-    return {**example, "image": tf.ensure_shape(image, [meta.view_size, meta.view_size, 3])}
+    side = None if meta.online else meta.view_size
+    return {**example, "image": tf.ensure_shape(image, [side, side, 3])}
+
+
+def read_example(serialized: tf.Tensor, meta: Meta) -> Example:
+    """View 0 of a record: parsed, with its image decoded to (side, side, 3) uint8."""
+    example = stored_example(serialized, meta)
+    return whole_view(example, meta) if meta.online else example
 
 
 def compiled_expansion(meta: Meta) -> Callable[[Example], Example]:

@@ -18,15 +18,46 @@ from typing import Any
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
+from personlab_keras.data.geometry import warp_photo
 from personlab_keras.data.tfrecords import Damage, read_records
 from personlab_keras.errors import InputError
 from personlab_keras.io.files import write_atomically
+from personlab_keras.io.images import BACKGROUND, decode_image
 from personlab_keras.method.coordinates import map_side
 from personlab_keras.method.skeleton import COCO_PERSON, Skeleton, checked_skeleton
 from personlab_keras.method.targets import MAX_PERSONS, CompactTargets
 
 META_FILE = "meta.json"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+_READABLE_VERSIONS = (2, 3)
+"""Version 2 has no photos for online views."""
+NEAR_UNIT = 254
+"""The value of `Photo.nearness` at the distance `Photo.reach`."""
+
+
+@dataclass(frozen=True)
+class Photo:
+    """What random views are taken from while training: the photo of a record with everything that
+    the targets of a view depend on, known at every pixel.
+
+    Attributes:
+        extent: (2,) float64, width and height of the photo in pixels of view 0.
+        instance: (H, W) uint8, as `CompactTargets.instance`, at the pixels of the photo.
+        ignore: (H, W) uint8, flags as in `CompactTargets.ignore`, without those that depend on the
+            discs of a view.
+        nearness: (H, W) uint8, distance from the nearest pixel of a person without keypoints, in
+            units of `reach / NEAR_UNIT`; 255 farther away. 255 everywhere unless
+            `targets.ignore_near_unannotated`.
+        reach: a distance in pixels of the photo: the radius of the discs in the smallest view.
+        complete: whether everybody in the photo is annotated.
+    """
+
+    extent: np.ndarray
+    instance: np.ndarray
+    ignore: np.ndarray
+    nearness: np.ndarray
+    reach: float
+    complete: bool
 
 
 @dataclass(frozen=True)
@@ -36,7 +67,7 @@ class Record:
     Attributes:
         image_id: COCO id of the image.
         view: number of the view among those of the image; 0 is the whole image.
-        image: the view encoded as JPEG or PNG, RGB when decoded.
+        image: the view encoded as JPEG or PNG, RGB when decoded; the photo where there is one.
         targets: its compact targets, for P persons.
         person_ids: (P,) int64, COCO annotation ids.
         person_boxes: (P, 4) float32 [x, y, width, height] in view pixels, pixel-centre coordinates,
@@ -47,6 +78,7 @@ class Record:
         scale: view pixels per image pixel.
         order: (P + C,) int32, ranks of the persons and then of the regions by annotation id; COCO's
             matching breaks ties by such an order.
+        photo: in records for online views, the rest of what `image` then shows; None otherwise.
     """
 
     image_id: int
@@ -59,6 +91,7 @@ class Record:
     regions: np.ndarray = field(default_factory=lambda: np.zeros((0, 5), np.float32))
     scale: float = 1.0
     order: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    photo: Photo | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +126,8 @@ class Meta:
         skipped: number of entries skipped or repaired, by reason.
         source: digests of annotations and images, and the settings that the views were made by.
         examples: a few of the skipped or repaired entries, by reason.
+        photo_side: longest side that a photo may have in records for online views; 0 in records
+            of baked views.
     """
 
     view_size: int
@@ -106,6 +141,18 @@ class Meta:
     skipped: Mapping[str, int]
     source: Mapping[str, Any]
     examples: Mapping[str, Any] = field(default_factory=dict)
+    photo_side: int = 0
+
+    @property
+    def online(self) -> bool:
+        """Whether training takes views of photos at random, instead of reading baked ones."""
+        return self.photo_side > 0
+
+    @property
+    def pad_colour(self) -> tuple[int, int, int]:
+        """RGB colour beyond the image in the views of these records."""
+        red, green, blue = self.source.get("data", {}).get("pad_colour", BACKGROUND)
+        return red, green, blue
 
     @property
     def map_side(self) -> int:
@@ -128,9 +175,33 @@ ARRAYS: dict[str, tuple[str, tuple[str | int, ...], bool]] = {
 for what meta.json knows, whether compressed). `write_example`, `read_example` and
 `pipeline.parse_example` all walk this table."""
 
+PHOTO_ARRAYS: dict[str, tuple[str, tuple[str | int, ...], bool]] = {
+    "photo_size": ("int32", (2,), False),
+    "photo_extent": ("float64", (2,), False),
+    "photo_instance": ("uint8", ("height", "width"), True),
+    "photo_ignore": ("uint8", ("height", "width"), True),
+    "photo_nearness": ("uint8", ("height", "width"), True),
+    "photo_reach": ("float64", (), False),
+    "photo_complete": ("uint8", (), False),
+}
+"""As `ARRAYS`, in records for online views; `photo_size` is (height, width)."""
+
 _TARGETS = ("keypoints", "disc_owner", "instance", "ignore")
 _JUDGING = {"regions": "float32", "scale": "float32", "order": "int32"}
 """Features that validation alone reads; records written before there were any lack them."""
+
+
+def view_image(record: Record, meta: Meta) -> np.ndarray:
+    """(side, side, 3) uint8 RGB: the view that the targets of a record are of.
+
+    Raises:
+        InputError: the image cannot be decoded.
+    """
+    image = decode_image(record.image, f"image {record.image_id}")
+    if record.photo is None:
+        return image
+    extent = record.photo.extent
+    return warp_photo(image, extent, np.eye(2, 3), meta.view_size, meta.pad_colour)
 
 
 def write_example(record: Record) -> bytes:
@@ -147,6 +218,13 @@ def write_example(record: Record) -> bytes:
     for name, dtype in _JUDGING.items():
         raw = np.ascontiguousarray(getattr(record, name), dtype=dtype).tobytes()
         example.features.feature[name].bytes_list.value.append(raw)
+    if record.photo is not None:
+        found = {"size": record.photo.instance.shape, **vars(record.photo)}
+        for name, (dtype, _, compressed) in PHOTO_ARRAYS.items():
+            value = found[name.removeprefix("photo_")]
+            raw = np.ascontiguousarray(value, dtype=dtype).tobytes()
+            raw = _deflate(raw) if compressed else raw
+            example.features.feature[name].bytes_list.value.append(raw)
     return example.SerializeToString(deterministic=True)
 
 
@@ -171,20 +249,10 @@ def read_example(serialized: bytes, meta: Meta) -> Record:
         raise ValueError(f"no tf.train.Example ({error})") from None
     sizes = {"P": -1, "K": meta.skeleton.keypoint_count, "h": meta.map_side}
     values: dict[str, Any] = {}
-    for name in ("image", *ARRAYS):
-        stored: Any = features[name].bytes_list.value if name in features else ()
-        if len(stored) != 1:
-            raise ValueError(f"feature '{name}' must be one byte string. Received: {len(stored)}")
-        values[name] = stored[0]
+    values["image"] = _only_value(features, "image")
     for name, (dtype, shape, compressed) in ARRAYS.items():
         known = [sizes[side] if isinstance(side, str) else side for side in shape]
-        try:
-            raw = _inflate(values[name], int(np.prod(known))) if compressed else values[name]
-            values[name] = np.frombuffer(raw, dtype).reshape(known)
-        except (ValueError, zlib.error) as error:
-            raise ValueError(
-                f"feature '{name}' must be {dtype} of shape {known}: {error}"
-            ) from None
+        values[name] = _array(features, name, dtype, known, compressed)
     persons = {len(values[name]) for name, (_, shape, _) in ARRAYS.items() if "P" in shape}
     if len(persons) > 1 or max(persons) > meta.max_persons:
         raise ValueError(
@@ -195,7 +263,40 @@ def read_example(serialized: bytes, meta: Meta) -> Record:
     return Record(
         **{**values, "image_id": int(values["image_id"]), "view": int(values["view"])},
         targets=targets,
+        photo=_photo(features, meta) if meta.online else None,
     )
+
+
+def _only_value(features: Any, name: str) -> bytes:
+    stored: Any = features[name].bytes_list.value if name in features else ()
+    if len(stored) != 1:
+        raise ValueError(f"feature '{name}' must be one byte string. Received: {len(stored)}")
+    return bytes(stored[0])
+
+
+def _array(features: Any, name: str, dtype: str, shape: list[int], compressed: bool) -> np.ndarray:
+    raw = _only_value(features, name)
+    try:
+        raw = _inflate(raw, int(np.prod(shape))) if compressed else raw
+        return np.frombuffer(raw, dtype).reshape(shape)
+    except (ValueError, zlib.error) as error:
+        raise ValueError(f"feature '{name}' must be {dtype} of shape {shape}: {error}") from None
+
+
+def _photo(features: Any, meta: Meta) -> Photo:
+    height, width = _array(features, "photo_size", "int32", [2], False).tolist()
+    if not (1 <= height <= meta.photo_side and 1 <= width <= meta.photo_side):
+        raise ValueError(
+            f"feature 'photo_size' must be 1 to {meta.photo_side}. Received: {height}, {width}"
+        )
+    sizes = {"height": height, "width": width}
+    values: dict[str, Any] = {}
+    for name, (dtype, shape, compressed) in PHOTO_ARRAYS.items():
+        known = [sizes[side] if isinstance(side, str) else side for side in shape]
+        value = _array(features, name, dtype, known, compressed)
+        values[name.removeprefix("photo_")] = value if shape else value.item()
+    del values["size"]
+    return Photo(**{**values, "complete": bool(values["complete"])})
 
 
 def _judging(features: Any, persons: int) -> dict[str, Any]:
@@ -356,9 +457,11 @@ def parse_meta(folder: str | Path) -> Meta:
     try:
         values = json.loads(path.read_bytes())
         version = values.pop("format_version")
-        if version != FORMAT_VERSION:
+        if type(version) is not int or version not in _READABLE_VERSIONS:
+            known = " or ".join(map(str, _READABLE_VERSIONS))
             raise InputError(
-                f"{path}: format_version must be {FORMAT_VERSION}. Received: {version!r:.80}. Prepare the records again"
+                f"{path}: format_version must be {known}. Received: {version!r:.80}. "
+                "Prepare the records again"
             )
         _check_meta_fields(values)
         shards = tuple(Shard(**shard) for shard in values["shards"])
@@ -395,6 +498,8 @@ def _check_meta_fields(values: Mapping[str, Any]) -> None:
     check("max_persons", values["max_persons"] <= MAX_PERSONS, values["max_persons"])
     radius = values["radius"]
     check("radius", type(radius) in (int, float) and 0.0 < radius < float("inf"), radius)
+    photo_side = values.get("photo_side", 0)
+    check("photo_side", type(photo_side) is int and photo_side >= 0, photo_side)
     for name in ("counts", "skipped"):
         check(
             name,
@@ -451,12 +556,21 @@ def check_meta(
     skeleton: Skeleton = COCO_PERSON,
     radius: float | None = None,
     stride: int | None = None,
+    online: bool = False,
 ) -> None:
     """Refuses records that were made for something else; None is not compared.
+
+    Args:
+        online: whether views have to be taken of photos. Records for that give them in any case.
 
     Raises:
         InputError: naming the field, what is needed and what the folder has.
     """
+    if online and not meta.online:
+        raise InputError(
+            f"{folder}: data.online=true needs records of photos, and these hold baked views. "
+            "Prepare them with --set data.online=true --set data.views_per_image=1"
+        )
     if (meta.skeleton.keypoints, meta.skeleton.edges) != (skeleton.keypoints, skeleton.edges):
         raise InputError(
             f"{folder}: records of skeleton '{meta.skeleton.name}' with other keypoints or edges than '{skeleton.name}'"

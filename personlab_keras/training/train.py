@@ -14,7 +14,7 @@ from pathlib import Path
 
 import keras
 
-from personlab_keras.config import Config
+from personlab_keras.config import Config, DataConfig
 from personlab_keras.data.pipeline import damage_named, make_dataset, watch_waits
 from personlab_keras.data.records import Meta, check_meta, check_trainable, read_meta
 from personlab_keras.errors import InputError, Stopped
@@ -80,6 +80,7 @@ def train(
                 radius=config.targets.radius,
                 stride=config.targets.stride,
             )
+    check_meta(meta, records, skeleton=skeleton, online=config.data.online)
     check_trainable(meta, records)
     config = resolve(config, meta)
     settings = config.train
@@ -181,7 +182,7 @@ def resolve(config: Config, meta: Meta) -> Config:
 
     return replace(
         config,
-        data=replace(config.data, view_size=meta.view_size),
+        data=_data_of(config.data, meta),
         model=replace(config.model, target_stride=meta.stride),
         train=replace(
             config.train,
@@ -190,6 +191,11 @@ def resolve(config: Config, meta: Meta) -> Config:
             validate_every=whole(config.train.validate_every),
         ),
     )
+
+
+def _data_of(settings: DataConfig, meta: Meta) -> DataConfig:
+    views = 1 if meta.online else settings.views_per_image
+    return replace(settings, view_size=meta.view_size, online=meta.online, views_per_image=views)
 
 
 def starting_config(meta: Meta, initial: Description | None = None) -> Config:
@@ -214,6 +220,6 @@ def starting_config(meta: Meta, initial: Description | None = None) -> Config:
     radius = meta.radius if initial is None else initial.radius
     return replace(
         defaults,
-        data=replace(defaults.data, view_size=meta.view_size),
+        data=_data_of(defaults.data, meta),
         targets=replace(defaults.targets, stride=meta.stride, radius=radius),
     )

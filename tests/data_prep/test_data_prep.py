@@ -11,7 +11,13 @@ from pycocotools import mask as rle
 
 from data_prep.baking import image_records
 from data_prep.build import prepare
-from data_prep.geometry import (
+from data_prep.inspection import draw_records
+from data_prep.statistics import summary
+from personlab_keras.annotations.coco import read_coco
+from personlab_keras.annotations.masks import decode_segmentation, decompress_segmentation
+from personlab_keras.annotations.reasons import Tally
+from personlab_keras.config import DataConfig, load_config
+from personlab_keras.data.geometry import (
     View,
     random_view,
     sample_mask,
@@ -20,12 +26,6 @@ from data_prep.geometry import (
     warp_keypoints,
     whole_image,
 )
-from data_prep.inspection import draw_records
-from data_prep.statistics import summary
-from personlab_keras.annotations.coco import read_coco
-from personlab_keras.annotations.masks import decode_segmentation, decompress_segmentation
-from personlab_keras.annotations.reasons import Tally
-from personlab_keras.config import DataConfig, load_config
 from personlab_keras.data.pipeline import expand, stored_examples
 from personlab_keras.data.records import read_meta
 from personlab_keras.errors import InputError

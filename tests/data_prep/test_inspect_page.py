@@ -14,7 +14,6 @@ from data_prep.inspection import inspect
 from data_prep.page import drawn
 from data_prep.statistics import summary
 from personlab_keras.data.records import META_FILE, read_folder, read_meta
-from personlab_keras.method.skeleton import COCO_PERSON
 
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -100,15 +99,14 @@ def test_histograms_count_everybody_once(records):
 
 
 def test_what_does_not_count_is_hatched_where_it_is(records):
-    record = next(
-        record for record in read_folder(records, read_meta(records)) if len(record.person_ids)
-    )
+    meta = read_meta(records)
+    record = next(record for record in read_folder(records, meta) if len(record.person_ids))
     ignore = np.zeros_like(record.targets.ignore)
     ignore[:3, :3] = 1
     plain = drawn(
-        replace(record, targets=replace(record.targets, ignore=np.zeros_like(ignore))), COCO_PERSON
+        replace(record, targets=replace(record.targets, ignore=np.zeros_like(ignore))), meta
     )
-    marked = drawn(replace(record, targets=replace(record.targets, ignore=ignore)), COCO_PERSON)
+    marked = drawn(replace(record, targets=replace(record.targets, ignore=ignore)), meta)
     rows, columns = np.nonzero((plain != marked).any(axis=2))
     # Cells are 8 pixels apart: the third, at 16, reaches half way to the fourth.
     assert max(rows.max(), columns.max()) == 20

@@ -8,9 +8,9 @@ import pytest
 
 from data_prep.build import prepare
 from data_prep.engines import processes
-from data_prep.geometry import whole_image
 from personlab_keras.annotations.coco import read_coco
 from personlab_keras.config import load_config
+from personlab_keras.data.geometry import whole_image
 from personlab_keras.data.pipeline import stored_examples
 from personlab_keras.data.records import read_judging, read_meta
 from personlab_keras.evaluation import evaluate

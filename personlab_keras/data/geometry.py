@@ -45,6 +45,43 @@ def whole_image(width: int, height: int, side: int) -> View:
     return View(_shrunk_or_enlarged(side / max(width, height)), side)
 
 
+def extent(width: int, height: int, side: int) -> np.ndarray:
+    """(2,) float64: width and height of an image in pixels of the view that shows it whole.
+
+    >>> extent(640, 480, 801).tolist()
+    [801.0, 600.75]
+    """
+    return np.array([width, height], np.float64) * (side / max(width, height))
+
+
+def stored_photo_to_whole_view(photo_extent: np.ndarray, width: int, height: int) -> np.ndarray:
+    """(2, 3) float64: pixel of a stored photo of that size -> pixel of the view that shows it
+    whole, by the half-pixel rule.
+    """
+    ratio = np.asarray(photo_extent, np.float64) / (width, height)
+    return np.column_stack([np.diag(ratio), (ratio - 1.0) / 2.0])
+
+
+def warp_photo(
+    photo: np.ndarray,
+    photo_extent: np.ndarray,
+    affine: np.ndarray,
+    side: int,
+    pad_colour: tuple[int, int, int],
+) -> np.ndarray:
+    """(side, side, 3) uint8: a view of a stored photo (H, W, 3) uint8, as `warp_image` gives it.
+
+    Args:
+        photo_extent: of the photo, as `extent` gives it.
+        affine: (2, 3), pixel of the view that shows the photo whole -> pixel of the view.
+        pad_colour: in the photo's order of channels.
+    """
+    height, width = photo.shape[:2]
+    before = np.vstack([stored_photo_to_whole_view(photo_extent, width, height), [0.0, 0.0, 1.0]])
+    view = View(np.asarray(affine, np.float64) @ before, side)
+    return warp_image(photo, view, pad_colour)
+
+
 def _shrunk_or_enlarged(scale: float) -> np.ndarray:
     """(2, 3): the half-pixel rule."""
     shift = (scale - 1.0) / 2.0
