@@ -53,7 +53,9 @@ class People:
     masks: tuple[np.ndarray, ...]  # P times (H, W) bool
     annotated: np.ndarray  # (P,) bool
     unknown: tuple[np.ndarray, ...]  # (H, W) bool each: crowds, where nothing is known
-    regions: np.ndarray  # (C, 5) [box in pixel-centre coordinates, area] of whom `unknown` masks
+    # (C, 5) [box in pixel-centre coordinates, area] of whom `unknown` masks, and of the whole image
+    # where not everybody in it is annotated
+    regions: np.ndarray
     order: np.ndarray  # (P + C,) ranks of people and regions by annotation id
     maskless: tuple[np.ndarray, ...]  # (H, W) bool each: the boxes of people without a mask
     complete: bool  # whether everybody in the image is annotated
@@ -124,6 +126,13 @@ def gather_people(image: AnnotatedImage, skeleton: Skeleton, tally: Tally) -> Pe
             unknown.append(_person_mask(subject, image))
             others.append(subject)
         people = people[:MAX_PERSONS]
+    regions = [_box_and_area(each, image) for each in others]
+    ranking = [ranks[id(each)] for each in (*people, *others)]
+    if not image.complete:
+        # Validation ignores whoever it finds there without annotation.
+        everywhere = np.array([0.0, 0.0, image.width, image.height])
+        regions.append([*box_from_coco(everywhere).tolist(), float(image.width * image.height)])
+        ranking.append(len(found))
     annotations = [subject.annotation for subject in people]
     boxes = [subject.box for subject in people if subject.box is not None]
     return People(
@@ -136,8 +145,8 @@ def gather_people(image: AnnotatedImage, skeleton: Skeleton, tally: Tally) -> Pe
         masks=tuple(_person_mask(subject, image) for subject in people),
         annotated=np.array([a.annotated for a in annotations], bool),
         unknown=tuple(unknown),
-        regions=np.array([_box_and_area(each, image) for each in others]).reshape(-1, 5),
-        order=np.argsort([ranks[id(each)] for each in (*people, *others)]).argsort(),
+        regions=np.array(regions).reshape(-1, 5),
+        order=np.argsort(ranking).argsort(),
         maskless=tuple(maskless),
         complete=image.complete,
     )

@@ -32,6 +32,7 @@ class Reason(Enum):
     IMAGE_TOO_LARGE = "image too large"
     IMAGE_SIZE = "image of another size than annotated"
     IMAGE_TURNED = "image with an EXIF orientation (kept; read as data.annotation_frame says)"
+    IMAGE_INCOMPLETE = "image not annotated completely (only what is annotated counts)"
     IMAGE_NEGATIVE = "image without people (data.negatives is false)"
     LABELS_UNREADABLE = "label file unreadable (image left out)"
     ANNOTATION_MALFORMED = "annotation malformed"
@@ -61,6 +62,7 @@ class Reason(Enum):
         """
         return self not in (
             Reason.IMAGE_TURNED,
+            Reason.IMAGE_INCOMPLETE,
             Reason.IMAGE_NEGATIVE,
             Reason.ANNOTATION_OTHER_CATEGORY,
             Reason.MASK_MISSING,

@@ -53,6 +53,8 @@ def subjects(image: AnnotatedImage, tally: Tally) -> list[Subject]:
     ([3.0, 4.0, 3.0, 6.0], 9.54, True, ['mask missing (person kept)'])
     """
     found = []
+    if not image.complete:
+        tally.add(Reason.IMAGE_INCOMPLETE, f"image {image.id} {image.file_name!r}")
     for annotation in image.annotations:
         place = f"image {image.id}, annotation {annotation.id}"
         mask = _mask(annotation, image, place, tally)

@@ -1,7 +1,8 @@
 """What predictions are judged by: a data set in the form that COCOeval takes, with ids of its own.
 
-Crowd regions are ignored, as COCO does it. So is, for masks, everybody whose mask is unknown, and
-for keypoints everybody without labelled ones.
+Crowd regions are ignored, as COCO does it. So is, for masks, everybody whose mask is unknown, for
+keypoints everybody without labelled ones, and everybody without annotation in an image that says
+`"complete": false`.
 """
 
 from __future__ import annotations
@@ -84,8 +85,8 @@ def truth_of(
                 **({} if image.crowd_index is None else {"crowdIndex": image.crowd_index}),
             }
         )
+        whole = (0.0, 0.0, float(image.width), float(image.height))
         for subject in sorted(subjects(image, tally), key=lambda each: each.annotation.place):
-            whole = (0.0, 0.0, float(image.width), float(image.height))
             common = {
                 # COCOeval takes an id of 0 for "not matched".
                 "id": len(keypoints) + 1,
@@ -106,6 +107,20 @@ def truth_of(
             known = subject.person and subject.rle is not None
             mask = _ignored_region(subject, image) if subject.rle is None else subject.rle
             masks.append({**common, "iscrowd": int(not known), "segmentation": mask})
+        if not image.complete:
+            # A crowd everywhere: who is found and not annotated may well be there.
+            common = {
+                "id": len(keypoints) + 1,
+                "image_id": image.id,
+                "category_id": category,
+                "area": whole[2] * whole[3],
+                "bbox": list(whole),
+                "iscrowd": 1,
+            }
+            nowhere = [0] * (3 * skeleton.keypoint_count)
+            keypoints.append({**common, "keypoints": nowhere, "num_keypoints": 0})
+            everywhere = np.ones((image.height, image.width), np.uint8, order="F")
+            masks.append({**common, "segmentation": rle.encode(everywhere)})
     return Truth(described, keypoints, masks, skeleton, category)
 
 

@@ -497,6 +497,34 @@ def test_finding_nobody_scores_zero_for_masks_too(dataset, tmp_path):
     assert (metrics["keypoints"]["AP"], metrics["segmentation"]["AP"]) == (0.0, 0.0)
 
 
+def test_who_is_not_annotated_in_an_incomplete_image_is_not_judged(dataset, tmp_path):
+    """A person that nobody annotated, surer than all others, costs precision in a complete image
+    only. Annotated people count in both: missing them costs recall.
+    """
+    content = json.loads(dataset[0].read_text())
+    stranger = person_at(200, 20, side=60, score=1.0)
+
+    def ap(complete, predictor):
+        content["images"][0]["complete"] = complete
+        dataset[0].write_text(json.dumps(content))
+        metrics = evaluate(predictor, *dataset, tmp_path / "out")
+        reasons = {"image not annotated completely (only what is annotated counts)": 1}
+        assert metrics["skipped"] == ({} if complete else reasons)
+        return [metrics[kind]["AP"] for kind in ("keypoints", "segmentation")]
+
+    def with_a_stranger(image):
+        found = clairvoyant(image)
+        return [stranger, *found] if image[0, 0, 0] == 1 else found
+
+    def missing_one(image):
+        return [] if image[0, 0, 0] == 1 else clairvoyant(image)
+
+    assert max(ap(True, with_a_stranger)) < 0.9
+    assert ap(False, with_a_stranger) == pytest.approx([1.0, 1.0])
+    assert ap(False, missing_one) == pytest.approx(ap(True, missing_one))
+    assert max(ap(False, missing_one)) < 0.9
+
+
 def test_people_without_masks_leave_masks_out(dataset, tmp_path):
     same = np.array([[1.0, 0, 0], [0, 1, 0]])
     metrics = evaluate(

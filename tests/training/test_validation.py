@@ -25,12 +25,17 @@ SIDE = 161
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
-    """Scenes with crowds and with people without keypoints, some of them as records, and what a
-    fair network would find in each image: most people, roughly, and somebody in every crowd.
+    """Scenes with crowds, with people without keypoints and with images that are not annotated
+    completely, as records, and what a fair network would find in each image: most people, roughly,
+    somebody in every crowd, and somebody whom nobody annotated.
     """
     folder = tmp_path_factory.mktemp("scenes")
     options = SceneOptions(people=(1, 3), crowd=0.7, unannotated=0.3)
     written = write_dataset(folder / "scenes", 24, 150, 5, options=options, workers=1)
+    content = json.loads(written.annotations.read_text())
+    for image in content["images"][::5]:
+        image["complete"] = False
+    written.annotations.write_text(json.dumps(content))
     # One image of another size than the view, so that the scale between them is not 1.
     config = load_config(
         None, [f"data.view_size={SIDE}", "targets.radius=12", "train.batch_size=5"]
@@ -48,6 +53,8 @@ def scenes(tmp_path_factory):
                 x, y, w, h = each.box
                 points = np.array([x, y]) + rng.random((17, 2)) * (w, h)
             found[image.id].append(Person(points, np.ones(17), float(rng.random())))
+        if not image.complete:
+            found[image.id].append(Person(rng.random((17, 2)) * 150, np.ones(17), 0.95))
     return written, folder / "records", config, found
 
 
@@ -107,6 +114,9 @@ def test_records_hold_the_regions_that_are_ignored(scenes):
     for entry in content["annotations"]:
         if entry["iscrowd"]:
             crowds.setdefault((entry["image_id"], 0), []).append([*entry["bbox"], entry["area"]])
+    for image in content["images"]:
+        if not image.get("complete", True):
+            crowds.setdefault((image["id"], 0), []).append([0, 0, 150, 150, 150 * 150])
     assert regions.keys() == crowds.keys()
     assert len(crowds) > 5
     scale = SIDE / 150
