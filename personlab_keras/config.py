@@ -8,7 +8,6 @@ comments, each with the values allowed."""
 from __future__ import annotations
 
 import json
-import math
 import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -140,12 +139,11 @@ class TargetsConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # Half the diagonal of a square of four cells: a smaller disc can fall between them.
-        least = round(self.stride / math.sqrt(2), 2)
+        least = self.stride / 2
         if self.radius < least:
             raise InputError(
-                f"targets.radius must be at least {least} for a targets.stride of {self.stride}, "
-                f"so that every disc has a cell. Received: {self.radius:g}. Nearest: {least}"
+                f"targets.radius must be at least {least:g} for a targets.stride of {self.stride}, "
+                f"so that a disc is as wide as a cell. Received: {self.radius:g}. Nearest: {least:g}"
             )
 
 

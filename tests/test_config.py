@@ -106,7 +106,7 @@ def test_shipped_configurations_load_by_name_and_by_path(path):
             "the first number is at most the second. Received: [2.0, 1.0]. Nearest: [1.0, 2.0]",
         ),
         ("decode.scale_range=[2, 1]", "decode.scale_range must not fall"),
-        ("targets.radius=2", "at least 5.66 for a targets.stride of 8"),
+        ("targets.radius=2", "at least 4 for a targets.stride of 8"),
         (
             "model.target_stride=32",
             "must divide model.output_stride (16). Received: 32. Nearest: 16",

@@ -198,13 +198,14 @@ def import_weights(
 
 def _changed(source: Source, overrides: Iterable[str]) -> Source:
     """Changes settings of a source, and rebuilds its network if they require another one."""
-    changed = apply_overrides(with_possible_masks(source.config), overrides)
+    before = with_possible_masks(source.config)
+    free = replace(before, model=replace(before.model, target_stride=None))
+    changed = apply_overrides(free, overrides)
     check_masks(changed)
-    if (changed.model.target_stride or 0) > changed.model.output_stride:
-        # Only finer features were asked for: the maps get their stride.
-        changed = replace(
-            changed, model=replace(changed.model, target_stride=changed.model.output_stride)
-        )
+    if before.model.target_stride is not None and changed.model.target_stride is None:
+        # Where only finer features were asked for, the maps get their stride.
+        stride = min(before.model.target_stride, changed.model.output_stride)
+        changed = replace(changed, model=replace(changed.model, target_stride=stride))
     network = source.network
     if changed.model != source.config.model:
         network = build_model(replace(changed.model, weights=None), source.skeleton)

@@ -213,7 +213,8 @@ def starting_config(meta: Meta, initial: Description | None = None) -> Config:
         defaults = replace(
             defaults,
             data=replace(defaults.data, pad_colour=initial.config.data.pad_colour),
-            model=initial.config.model,
+            # `resolve` sets the stride of the maps to that of the records.
+            model=replace(initial.config.model, target_stride=None),
             decode=initial.config.decode,
             predict=initial.config.predict,
         )

@@ -215,7 +215,7 @@ def test_people_left_to_judge_are_judged_right(sound, tmp_path_factory, data):
                 assert (metrics[kind] or {"AP": None})["AP"] is None
                 assert metrics["unavailable"][kind]
 
-    config = load_config(None, ["data.view_size=41", "targets.radius=4", "targets.stride=4"])
+    config = load_config(None, ["data.view_size=41", "targets.radius=4"])
     if not counted["keypoints"]:
         with pytest.raises(InputError, match=r"no image with people|nobody has a labelled"):
             prepare(path, folder, place / "records", config, engine=processes(0))
