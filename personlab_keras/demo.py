@@ -22,7 +22,7 @@ from personlab_keras.evaluation import evaluate
 from personlab_keras.export.export import export_model
 from personlab_keras.inference.predict import load
 from personlab_keras.inference.predict_files import predict_files
-from personlab_keras.io.files import write_atomically
+from personlab_keras.io.files import make_folder, write_atomically
 from personlab_keras.io.images import list_images
 from personlab_keras.method.skeleton import COCO_PERSON
 from personlab_keras.synthetic import write_dataset
@@ -145,6 +145,7 @@ def _claim(folder: Path, config: Config) -> None:
         not folder.is_dir() or (any(folder.iterdir()) and not (folder / SETTINGS_FILE).is_file())
     ):
         raise InputError(f"{folder}: exists and is not an earlier demo; not overwritten")
+    make_folder(folder.parent)
     shutil.rmtree(folder, ignore_errors=True)
     write_atomically(folder / SETTINGS_FILE, config_to_yaml(config).encode())
 

@@ -14,4 +14,12 @@ class InputError(ValueError):
 
 
 class Stopped(Exception):
-    """A run stopped on request after saving its state. The message says how to resume it."""
+    """A run stopped on request after saving its state. The message says how to resume it.
+
+    Attributes:
+        interrupted: whether Ctrl-C asked for it.
+    """
+
+    def __init__(self, message: str, interrupted: bool = False) -> None:
+        super().__init__(message)
+        self.interrupted = interrupted

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from personlab_keras.config import Config, config_from_dict, config_to_dict
 from personlab_keras.errors import InputError
+from personlab_keras.io.files import read_small
 from personlab_keras.method.maps import MASK_OUTPUTS
 from personlab_keras.method.skeleton import Skeleton
 
@@ -90,6 +91,10 @@ def description_file(folder: str | Path) -> Path:
     """
     path = latest_version(folder) / DESCRIPTION_FILE
     if not path.is_file():
+        if (Path(folder) / "checkpoints").is_dir():
+            raise InputError(
+                f"{folder}: is a training run. Export it first: personlab export {folder} --out DIR"
+            )
         raise InputError(
             f"{folder}: no {DESCRIPTION_FILE} there; use a model directory written by "
             "`personlab export --out`"
@@ -123,7 +128,7 @@ def parse_description(text: str | bytes, source: str) -> Description:
         provenance = dict(described["provenance"])
     except InputError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{source}: damaged: {type(error).__name__}: {error}") from None
     return Description(skeleton, config_from_dict(sections, source=source), provenance)
 
@@ -229,7 +234,7 @@ def read_model_directory(folder: str | Path) -> ModelDirectory:
         InputError: the file does not exist, is damaged or has another format version.
     """
     path = description_file(folder)
-    description = parse_description(path.read_bytes(), str(path))
+    description = parse_description(read_small(path), str(path))
     return ModelDirectory(
         description.skeleton, description.config, description.provenance, path.parent
     )

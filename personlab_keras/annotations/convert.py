@@ -11,7 +11,7 @@ from typing import Any
 
 from personlab_keras.annotations.dataset import STORED, AnnotatedImage, Dataset
 from personlab_keras.annotations.formats import AUTO, images_folder, read_annotations
-from personlab_keras.annotations.image_files import HEADER, find_image, image_path
+from personlab_keras.annotations.image_files import HEADER, find_image, image_path, none_usable
 from personlab_keras.annotations.reasons import Reason, Tally
 from personlab_keras.annotations.subjects import Subject, subjects
 from personlab_keras.annotations.yolo_folder import is_yolo, label_path, load_yaml
@@ -207,6 +207,8 @@ def write_yolo(
         done += 1
         people += len(lines)
         without_place += len(found) - len(lines)
+    if images is not None and not done:
+        raise none_usable(Path(images), len(dataset.images), tally)
     write_atomically(target / "data.yaml", data_yaml_text(data).encode())  # last: now it is whole
     return Converted(
         done, people, without_place, target / "images" / split, tally.counts, tally.examples

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from personlab_keras.errors import InputError
+from personlab_keras.io.files import check_regular
 
 _CHUNK = 1 << 20
 _LARGEST = 1 << 28
@@ -50,6 +51,7 @@ def read_lists(path: str | Path, handlers: Mapping[str, Callable[[int, Any], Non
             occurs twice; an element is beyond all measure.
     """
     try:
+        check_regular(path)
         with open(path, "rb") as file:
             reader = _Reader(file)
             try:
@@ -58,8 +60,6 @@ def read_lists(path: str | Path, handlers: Mapping[str, Callable[[int, Any], Non
                 if isinstance(error, InputError):
                     raise
                 raise InputError(f"{path}: not valid JSON: {reader.place(error)}") from None
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     except _NoObject as error:

@@ -9,13 +9,11 @@ from pathlib import Path, PurePosixPath
 
 from personlab_keras.annotations.yolo_pose import SPLITS, YoloPose, parse_data_yaml
 from personlab_keras.errors import InputError
-from personlab_keras.io.files import parse_yaml
+from personlab_keras.io.files import SMALL, SMALL_YAML, parse_yaml, read_small
 from personlab_keras.io.images import EXTENSIONS
 
 NO_LABELS = frozenset({"classes.txt"})
 """What annotation tools leave beside label files."""
-_LARGEST_TEXT = 1 << 26
-"""Bytes of a label file, data.yaml or list of images."""
 
 
 @dataclass(frozen=True)
@@ -104,10 +102,10 @@ def _data_yaml(folder: Path) -> Path | None:
 
 
 def load_yaml(file: Path) -> object:
-    return parse_yaml(read_text(file), str(file))
+    return parse_yaml(read_text(file, SMALL_YAML), str(file))
 
 
-def read_text(file: Path) -> str:
+def read_text(file: Path, most: int = SMALL) -> str:
     """The text of a small file, whatever editor saved it.
 
     Raises:
@@ -115,15 +113,7 @@ def read_text(file: Path) -> str:
             UTF-8.
     """
     try:
-        if not file.exists():
-            raise InputError(f"{file}: no such file")
-        if not file.is_file():  # a pipe would never end
-            raise InputError(f"{file}: must be a file")
-        if file.stat().st_size > _LARGEST_TEXT:
-            raise InputError(f"{file}: must have at most {_LARGEST_TEXT >> 20} MiB")
-        return file.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read: {error.strerror}") from None
+        return read_small(file, most).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise InputError(f"{file}: must be in UTF-8") from None
 

@@ -7,11 +7,6 @@ import os
 import sys
 from collections.abc import Sequence
 
-from personlab_keras.cli.parser import build_parser
-from personlab_keras.cli.settings import command_config
-from personlab_keras.errors import InputError, Stopped
-from personlab_keras.io.processes import import_tensorflow_quietly
-
 _WITHOUT_TENSORFLOW = (
     "config",
     "convert",
@@ -35,14 +30,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0 for success, or if training was asked to stop and has saved its state; 2
-        for a wrong command line or bad input, or if some files failed; 130 if interrupted; 141 if
-        the reader of a pipe went away.
+        for a wrong command line or bad input, if a file cannot be read or written, or if some files
+        failed; 130 if interrupted; 141 if the reader of a pipe went away.
     """
-    parser = build_parser()
-    options = parser.parse_args(arguments)
-    if options.command is None:
-        parser.print_help(sys.stderr)
-        return 2
+    name = "personlab"
+    try:
+        # Imported here, so that Ctrl-C in the first second ends in one line, too.
+        from personlab_keras.cli.parser import build_parser
+
+        parser = build_parser()
+        options = parser.parse_args(arguments)
+        if options.command is None:
+            parser.print_help(sys.stderr)
+            return 2
+        name = f"personlab {options.command}"
+        return _run(options, name)
+    except KeyboardInterrupt as interrupt:
+        reason = interrupt.args[0] if interrupt.args else "interrupted"
+        print(f"{name}: {reason}", file=sys.stderr)
+        return 130
+
+
+def _run(options: argparse.Namespace, name: str) -> int:
+    from personlab_keras.cli.settings import command_config
+    from personlab_keras.errors import InputError, Stopped
+    from personlab_keras.io.failures import failure
+    from personlab_keras.io.processes import import_tensorflow_quietly
+
     try:
         config = command_config(options.command, options.config, options.set)
         if _needs_tensorflow(options):
@@ -55,15 +69,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Stopped as stopped:
-        print(f"personlab {options.command}: {stopped}")
-        return 0
+        print(f"{name}: {stopped}")
+        return 130 if stopped.interrupted else 0
     except InputError as error:
-        print(f"personlab {options.command}: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt as interrupt:
-        reason = interrupt.args[0] if interrupt.args else "interrupted"
-        print(f"personlab {options.command}: {reason}", file=sys.stderr)
-        return 130
+    except Exception as error:
+        # The one place for what the file system refuses, whoever met it.
+        line = failure(error, getattr(options, "out", None) or getattr(options, "workdir", None))
+        if line is None:
+            raise
+        print(f"{name}: {line}", file=sys.stderr)
+        return 2
 
 
 def _needs_tensorflow(options: argparse.Namespace) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -17,6 +18,7 @@ from personlab_keras.cli.console import progress_bars, say
 from personlab_keras.cli.given import overrides_of, pipeline_arguments
 from personlab_keras.config import Config, config_to_described_yaml, load_config
 from personlab_keras.errors import InputError
+from personlab_keras.io.files import check_apart
 from personlab_keras.io.processes import import_tensorflow_quietly
 
 
@@ -42,6 +44,7 @@ def run_prepare(options: argparse.Namespace, config: Config) -> int:
     from personlab_keras.method.skeleton import load_skeleton
 
     pipeline = pipeline_arguments(options)
+    _check_apart(options)
     if options.workers is not None and options.workers < 0:
         raise InputError(f"--workers must be at least 0. Received: {options.workers}")
     workers = config.data.workers or os.cpu_count() or 1
@@ -79,6 +82,7 @@ def run_convert(options: argparse.Namespace, config: Config) -> int:
     from personlab_keras.annotations.convert import convert
     from personlab_keras.method.skeleton import load_skeleton
 
+    _check_apart(options)
     done = convert(
         options.annotations,
         options.out,
@@ -152,6 +156,14 @@ def run_train(options: argparse.Namespace, config: Config) -> int:
     init = None if directory is None else directory.network
     with progress_bars() as progress:
         advance = progress("steps")
+        total = config.train.steps
+
+        def started(step: int, steps: int) -> None:
+            nonlocal total
+            total = steps
+            if step:
+                say(f"{options.workdir}: resuming from step {step} of {steps}")
+            advance(step, steps)
 
         def report(log: dict[str, float]) -> None:
             say(
@@ -160,7 +172,7 @@ def run_train(options: argparse.Namespace, config: Config) -> int:
                     for name, value in log.items()
                 )
             )
-            advance(int(log["step"]), config.train.steps)
+            advance(int(log["step"]), total)
 
         train(
             options.records,
@@ -169,12 +181,20 @@ def run_train(options: argparse.Namespace, config: Config) -> int:
             val_records=options.val_records,
             init=init,
             report=report,
+            started=started,
+            stopping=_end_at_second_interrupt,
         )
     judged = verdict(read_log(options.workdir))
     if judged is not None:
         print(f"{options.workdir}: {judged}")
     print(f"{options.workdir}: trained; next: personlab export {options.workdir} --out exported")
     return 0
+
+
+def _end_at_second_interrupt() -> None:
+    """Runs in the handler of a signal, where a buffered stream may be busy."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.write(2, b"personlab train: saving after this step; Ctrl-C again ends at once\n")
 
 
 def run_export(options: argparse.Namespace, config: Config) -> int:
@@ -233,29 +253,34 @@ def run_import_weights(options: argparse.Namespace, config: Config) -> int:
 
 
 def run_evaluate(options: argparse.Namespace, config: Config) -> int:
-    from personlab_keras.evaluation import evaluate, fingerprint
+    from personlab_keras.evaluation import NotWritten, evaluate, fingerprint
     from personlab_keras.inference.predict import load
 
+    _check_apart(options)
     # Average precision covers all thresholds, so only a threshold that the user sets applies.
     settings = ["decode.score_threshold=0", *overrides_of(options)]
     predictor = load(options.model, settings)
-    with progress_bars() as progress:
-        metrics = evaluate(
-            predictor,
-            options.annotations,
-            options.images,
-            options.out,
-            skeleton=predictor.skeleton,
-            limit=options.limit,
-            progress=progress("images"),
-            categories=options.category,
-            split=options.split,
-            strict=options.strict,
-            frame=config.data.annotation_frame,
-            follow_links=config.data.follow_links,
-            identity=f"{fingerprint(options.model)} {settings}",
-            say=say,
-        )
+    try:
+        with progress_bars() as progress:
+            metrics = evaluate(
+                predictor,
+                options.annotations,
+                options.images,
+                options.out,
+                skeleton=predictor.skeleton,
+                limit=options.limit,
+                progress=progress("images"),
+                categories=options.category,
+                split=options.split,
+                strict=options.strict,
+                frame=config.data.annotation_frame,
+                follow_links=config.data.follow_links,
+                identity=f"{fingerprint(options.model)} {settings}",
+                say=say,
+            )
+    except NotWritten as error:  # hours of work are not lost for want of a few bytes
+        _print_metrics(error.metrics)
+        raise
     _print_metrics(metrics)
     return 0
 
@@ -275,6 +300,11 @@ def run_serve(options: argparse.Namespace, config: Config) -> int:
         say=lambda line: print(line, flush=True),
     )
     return 0
+
+
+def _check_apart(options: argparse.Namespace) -> None:
+    if options.images is not None:
+        check_apart(options.out, [options.images])
 
 
 def run_config(options: argparse.Namespace, config: Config) -> int:

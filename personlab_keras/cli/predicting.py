@@ -12,6 +12,7 @@ from personlab_keras.cli.given import overrides_of, pipeline_arguments
 from personlab_keras.config import Config
 from personlab_keras.errors import InputError
 from personlab_keras.inference.beam import is_address
+from personlab_keras.io.files import check_apart
 
 if TYPE_CHECKING:
     from personlab_keras.inference.predict import Predictor
@@ -37,6 +38,7 @@ def run_predict(options: argparse.Namespace, config: Config) -> int:
     if options.shards is not None:
         raise InputError(f"--shards requires --beam. Received: {options.shards}")
     formats = [name for name in options.format.split(",") if name != JSON]
+    check_apart(options.out, options.sources)
     predictor = load(options.model, overrides_of(options))
     media = list_media(options.sources)
     failed: list[str] = []

@@ -21,7 +21,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from personlab_keras.data.geometry import warp_photo
 from personlab_keras.data.tfrecords import Damage, read_records
 from personlab_keras.errors import InputError
-from personlab_keras.io.files import write_atomically
+from personlab_keras.io.files import read_small, write_atomically
 from personlab_keras.io.images import BACKGROUND, decode_image
 from personlab_keras.method.coordinates import map_side
 from personlab_keras.method.skeleton import COCO_PERSON, Skeleton, checked_skeleton
@@ -455,7 +455,7 @@ def parse_meta(folder: str | Path) -> Meta:
             f"{folder}: no {META_FILE} there; a records folder is what `personlab prepare --out` wrote"
         )
     try:
-        values = json.loads(path.read_bytes())
+        values = json.loads(read_small(path))
         version = values.pop("format_version")
         if type(version) is not int or version not in _READABLE_VERSIONS:
             known = " or ".join(map(str, _READABLE_VERSIONS))

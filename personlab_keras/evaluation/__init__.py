@@ -9,13 +9,20 @@ from personlab_keras.evaluation.judge import (
     evaluate_results,
     judge,
 )
-from personlab_keras.evaluation.run import Timed, evaluate, fingerprint, summarize_timings
+from personlab_keras.evaluation.run import (
+    NotWritten,
+    Timed,
+    evaluate,
+    fingerprint,
+    summarize_timings,
+)
 from personlab_keras.evaluation.truth import Truth, truth_of
 
 __all__ = [
     "KEYPOINT_DETECTIONS",
     "MASK_DETECTIONS",
     "Metrics",
+    "NotWritten",
     "Timed",
     "Truth",
     "evaluate",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -18,10 +19,12 @@ class Journal:
 
     Attributes:
         entries: image id -> what was added for it, in this process or an earlier one.
+        lost: why later entries are in memory only, in one line; None while they are on the disk.
     """
 
     def __init__(self, file: IO[bytes], path: Path, entries: dict[int, dict[str, Any]]) -> None:
         self.entries = entries
+        self.lost: str | None = None
         self._file, self._path = file, path
 
     @classmethod
@@ -33,7 +36,7 @@ class Journal:
                 other is replaced; None continues none.
 
         Raises:
-            InputError: the folder cannot be written, or another process has the journal open.
+            InputError: the folder cannot be made, or another process has the journal open.
         """
         import fcntl  # not on Windows, where everything but training and evaluation works
 
@@ -57,20 +60,20 @@ class Journal:
         return journal
 
     def add(self, image: int, entry: dict[str, Any]) -> None:
-        """Adds an image; the line is with the system when this returns.
-
-        Raises:
-            InputError: the disk is full, say.
-        """
+        """Adds an image; the line is with the system when this returns, unless `lost`."""
         self._write({"image": image, **entry})
         self.entries[image] = entry
 
     def _write(self, value: dict[str, Any]) -> None:
+        if self.lost is not None:
+            return
+        line = json.dumps(value).encode() + b"\n"
         try:
-            self._file.write(json.dumps(value).encode() + b"\n")
-            self._file.flush()
+            # Without a buffer, which would try again to write when the file is closed.
+            if os.write(self._file.fileno(), line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            raise InputError(f"{self._path}: cannot be written: {error.strerror}") from None
+            self.lost = f"{self._path}: cannot be written: {error.strerror or error}"
 
     def finish(self) -> None:
         """Removes the file: the results are written elsewhere."""

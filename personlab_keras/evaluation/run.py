@@ -31,6 +31,18 @@ from personlab_keras.method.skeleton import COCO_PERSON, Skeleton
 JUDGED_FILES = {"keypoints": "judged_keypoints.json", "masks": "judged_masks.json"}
 
 
+class NotWritten(InputError):
+    """The results of an evaluation cannot be written.
+
+    Attributes:
+        metrics: what `evaluate` would have returned.
+    """
+
+    def __init__(self, reason: Exception, metrics: Metrics) -> None:
+        super().__init__(str(reason))
+        self.metrics = metrics
+
+
 @runtime_checkable
 class Timed(Protocol):
     """A predictor that measures its stages, such as `predict.Predictor`."""
@@ -94,6 +106,7 @@ def evaluate(
     Raises:
         InputError: the annotations cannot be read, not one image can be used, or another process
             evaluates into `out`; with `strict`, the first fault.
+        NotWritten: an InputError, with the metrics: the results cannot be written.
         KeyboardInterrupt: with a text that says how far it was.
 
     A predictor that finds nobody scores zero:
@@ -131,6 +144,7 @@ def evaluate(
             strict,
             frame,
             follow_links,
+            say,
         )
         entries = [journal.entries[image.id] for image in images]
         late = Tally()
@@ -150,8 +164,11 @@ def evaluate(
             "examples": dict(sorted(tally.examples.items())),
         }
         timings = summarize_timings(_by_stage(entries))
-        _write_files(Path(out), keypoints, mask_results, truth, metrics, timings, tally)
-        journal.finish()
+        try:
+            _write_files(Path(out), keypoints, mask_results, truth, metrics, timings, tally)
+            journal.finish()
+        except (InputError, OSError) as error:
+            raise NotWritten(error, {**metrics, "timings_ms": timings}) from None
     return {**metrics, "timings_ms": timings}
 
 
@@ -184,6 +201,7 @@ def _predict_missing(
     strict: bool,
     frame: str,
     follow_links: bool,
+    say: Callable[[str], None],
 ) -> None:
     """Adds the images to the journal that it does not have yet."""
     done = len(journal.entries)
@@ -206,6 +224,7 @@ def _predict_missing(
                     stages = {"predict": time.perf_counter() - after_read}
                 seconds = {"read": after_read - start, **stages}
             results = [result for person in people for result in person.to_coco(image.id, category)]
+            kept = journal.lost is None
             journal.add(
                 image.id,
                 {
@@ -221,6 +240,8 @@ def _predict_missing(
                     "examples": tally.examples,
                 },
             )
+            if kept and journal.lost is not None:
+                say(f"{journal.lost}; going on, but this evaluation cannot be resumed")
             done += 1
             if progress:
                 progress(done, len(images))

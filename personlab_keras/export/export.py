@@ -18,7 +18,8 @@ from personlab_keras.errors import InputError
 from personlab_keras.export.file_options import FileOptions
 from personlab_keras.export.litert import litert_files
 from personlab_keras.inference.runtimes import FILES, LITERT
-from personlab_keras.io.files import write_atomically
+from personlab_keras.io.failures import failure
+from personlab_keras.io.files import make_folder, write_atomically
 from personlab_keras.method.skeleton import COCO_PERSON, Skeleton
 from personlab_keras.model.network import build_model, copy_weights, inference_model
 from personlab_keras.model.pretrained.network import (
@@ -63,7 +64,8 @@ def export_model(
         The path of the model directory.
 
     Raises:
-        InputError: `out` exists and is not a model directory, or Keras does not run on TensorFlow.
+        InputError: `out` exists and is not a model directory, or cannot be written; Keras does not
+            run on TensorFlow.
     """
     from personlab_keras.export.saved_model.signatures import save
     from personlab_keras.export.saved_model.tf_serving import write_extras
@@ -75,6 +77,9 @@ def export_model(
         and not (target / DESCRIPTION_FILE).is_file()
     ):
         raise InputError(f"{target}: exists and is not a model directory; not overwritten")
+    if target.is_symlink() and not target.exists():
+        raise InputError(f"{target}: is a link that leads nowhere")
+    make_folder(target.parent)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -91,6 +96,12 @@ def export_model(
         if target.exists():
             shutil.rmtree(target)
         os.replace(temporary, target)
+    except Exception as error:
+        # The libraries that write there name files that the user does not know.
+        line = failure(error, target)
+        if line is None:
+            raise
+        raise InputError(line) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target

@@ -14,7 +14,7 @@ import numpy as np
 
 from personlab_keras.errors import InputError
 from personlab_keras.inference.predict import Predictor
-from personlab_keras.io.files import write_atomically
+from personlab_keras.io.files import make_folder, write_atomically
 from personlab_keras.io.images import list_images, read_image, silent_opencv, unread_media
 from personlab_keras.results import Result
 from personlab_keras.results.writers import Found, Writer, mask_png
@@ -69,12 +69,11 @@ def predict_files(
     given = [sources] if isinstance(sources, (str, Path)) else list(sources)
     paths = list_images(given)
     out = Path(out)
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: must be a folder for the results. Received: a file")
     names = output_names(paths)
     stems = [out / name for name in names]
     file_names = relative_names(paths)
     _check_sources_survive(paths, stems)
+    make_folder(out)
     done = people_found = 0
     failed: list[str] = []
     size = predictor.options.batch_size
@@ -153,10 +152,10 @@ def relative_names(paths: Sequence[Path]) -> list[str]:
 
 def _check_sources_survive(paths: Sequence[Path], stems: Sequence[Path]) -> None:
     """Refuses results that would replace one of the images: overlays are images, too."""
-    sources = {path.resolve() for path in paths}
+    sources = {os.path.realpath(path) for path in paths}
     for stem in stems:
         overlay = _overlay_path(stem)
-        if overlay.resolve() in sources:
+        if os.path.realpath(overlay) in sources:
             raise InputError(
                 f"{overlay}: must not be both an image to predict and a result. Choose another folder for the results"
             )

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from personlab_keras.errors import InputError
+from personlab_keras.io.files import check_regular
 from personlab_keras.io.processes import import_tensorflow_quietly, silent_standard_error
 from personlab_keras.model_directory import DESCRIPTION_FILE, Description, parse_description
 
@@ -124,8 +125,7 @@ def read_network_file(path: str | Path) -> NetworkFile:
             package that runs it is not installed.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
+    check_regular(path)
     runtime, read = _READERS[path.suffix.lower()]
     text, shape = read(path)
     if text is None:

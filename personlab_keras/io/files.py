@@ -5,9 +5,13 @@ file.
 from __future__ import annotations
 
 import contextlib
+import errno
+import glob
+import itertools
 import json
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,13 @@ import yaml
 from personlab_keras.errors import InputError
 
 _UNFINISHED = ".part"
+LOCK_FILE = ".lock"
+"""In a folder that one process at a time may write to."""
+
+SMALL = 1 << 26
+"""Bytes of the largest JSON file of this project."""
+SMALL_YAML = 1 << 20
+"""Bytes of the largest YAML file: the parser takes a second for it."""
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
@@ -52,6 +63,45 @@ def write_atomically(path: str | Path, content: bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def make_folder(folder: str | Path) -> Path:
+    """Makes a folder for results, with its parents, if it is missing.
+
+    Raises:
+        InputError: it cannot be made, or not written to.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        kind = "a file" if os.path.exists(folder) else "a link that leads nowhere"
+        raise InputError(f"{folder}: must be a folder for the results. Received: {kind}") from None
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made: {error.strerror or error}") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"{folder}: cannot be written to: {os.strerror(errno.EACCES)}")
+    return Path(folder)
+
+
+def check_apart(out: str | Path, sources: Iterable[str | Path]) -> None:
+    """Checks that results do not go into a folder that is read, where they would be input of the
+    next run.
+
+    Args:
+        out: the folder of the results.
+        sources: files, folders and glob patterns; of patterns, the folder before the first wildcard
+            counts.
+
+    Raises:
+        InputError: `out` is one of the folders, or lies in it.
+    """
+    target = Path(os.path.realpath(out))
+    for source in sources:
+        parts = Path(source).parts
+        fixed = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), parts))
+        folder = Path(source) if Path(source).exists() else fixed
+        if folder.is_dir() and target.is_relative_to(os.path.realpath(folder)):
+            raise InputError(f"--out must lie outside of the sources. Received: {out}, in {folder}")
+
+
 @contextlib.contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
     """Context manager that makes this process the only writer of a folder. Unfinished files of a
@@ -65,8 +115,8 @@ def sole_writer(folder: Path) -> Iterator[None]:
     """
     import fcntl  # missing on Windows, where everything but training still works
 
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w", encoding="ascii") as lock:
+    make_folder(folder)
+    with open(folder / LOCK_FILE, "w", encoding="ascii") as lock:
         try:
             # The system releases the lock however the process ends.
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -77,6 +127,39 @@ def sole_writer(folder: Path) -> Iterator[None]:
         yield
 
 
+def check_regular(path: str | Path) -> None:
+    """Checks that a file can be read to its end: opening a pipe would wait for a writer.
+
+    Raises:
+        InputError: there is no such file, or it is a folder, a pipe or a device.
+        OSError: the system does not say.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+        raise InputError(f"{path}: must be a file. Received: {kind}")
+
+
+def read_small(path: str | Path, most: int = SMALL) -> bytes:
+    """The content of a file that describes others, or sets something.
+
+    Raises:
+        InputError: it is missing, unreadable, no regular file, or larger than `most` bytes.
+    """
+    try:
+        check_regular(path)
+        with open(path, "rb") as file:
+            content = file.read(most + 1)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if len(content) > most:
+        raise InputError(f"{path}: must have at most {most} bytes")
+    return content
+
+
 def read_json(path: str | Path) -> dict[str, Any]:
     """Reads a JSON object from a file.
 
@@ -84,12 +167,12 @@ def read_json(path: str | Path) -> dict[str, Any]:
         InputError: the file is missing or unreadable, or does not hold a JSON object.
     """
     try:
-        content = json.loads(Path(path).read_bytes())
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+        content = json.loads(read_small(path))
+    except RecursionError:
+        raise InputError(f"{path}: not valid JSON: nested too deeply") from None
     except ValueError as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: must hold a JSON object. Received: {type(content).__name__}")
@@ -115,16 +198,10 @@ def read_yaml(path: str | Path, shipped: Path, what: str) -> Any:
             raise InputError(
                 f"{path}: no such {what} file, and none shipped of that name. Shipped: {names}"
             )
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not valid YAML: {error}") from None
-    return parse_yaml(text, str(path))
+    return parse_yaml(read_small(file, SMALL_YAML), str(path))
 
 
-def parse_yaml(text: str, source: str) -> Any:
+def parse_yaml(text: str | bytes, source: str) -> Any:
     """The value of a YAML document; `source` names it in errors.
 
     >>> parse_yaml("{steps: 3, steps: 4}", "a.yaml")

@@ -183,8 +183,8 @@ def list_images(sources: str | Path | Iterable[str | Path]) -> list[Path]:
 
 
 def unread_media(sources: str | Path | Iterable[str | Path]) -> list[Path]:
-    """Lists the files in folders and patterns that `list_images` skips although their extensions
-    are those of images or videos.
+    """Lists what `list_images` skips in folders and patterns although its extension is that of an
+    image or video: files of other formats, links that lead nowhere, pipes and devices.
 
     Args:
         sources: as for `list_images`.
@@ -197,7 +197,10 @@ def unread_media(sources: str | Path | Iterable[str | Path]) -> list[Path]:
     found = [
         path
         for source in folders
-        for path in _with_extension(files_of(source), VIDEO_EXTENSIONS | UNREAD_EXTENSIONS)
+        for path in _with_extension(
+            found_in(source), EXTENSIONS | VIDEO_EXTENSIONS | UNREAD_EXTENSIONS
+        )
+        if path.suffix.lower() not in EXTENSIONS or is_odd(path)
     ]
     return list(dict.fromkeys(found))
 
@@ -210,7 +213,7 @@ def describe_unread(paths: Sequence[Path]) -> str:
     """
     if not paths:
         return ""
-    names = ", ".join(path.name for path in paths[:_NAMED])
+    names = ", ".join(path.name + _oddity(path) for path in paths[:_NAMED])
     rest = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
     looks = (
         "file that looks like an image or video"
@@ -224,8 +227,24 @@ _NAMED = 10
 """Number of unread files that are named."""
 
 
+def is_odd(path: Path) -> bool:
+    """Whether a path cannot be read as a file: a link that leads nowhere, a pipe or a device."""
+    return not path.is_file() and not path.is_dir()
+
+
+def _oddity(path: Path) -> str:
+    if path.is_symlink() and not path.exists():
+        return " (a link that leads nowhere)"
+    return " (a pipe or a device)" if path.exists() and is_odd(path) else ""
+
+
 def files_of(source: str | Path) -> list[Path]:
     """The files directly in a folder, or those that a pattern matches."""
+    return [path for path in found_in(source) if path.is_file()]
+
+
+def found_in(source: str | Path) -> list[Path]:
+    """What lies directly in a folder, or what a pattern matches."""
     path = Path(source)
     if path.is_dir():
         found: Iterable[Path] = path.iterdir()
@@ -233,7 +252,7 @@ def files_of(source: str | Path) -> list[Path]:
         found = (Path(match) for match in glob.glob(str(source), recursive=True))
     else:
         raise InputError(f"{source}: no such file or folder")
-    return sorted(path for path in found if path.is_file())
+    return sorted(found)
 
 
 def _with_extension(paths: Iterable[Path], extensions: AbstractSet[str]) -> list[Path]:

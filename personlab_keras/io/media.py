@@ -14,7 +14,8 @@ from personlab_keras.io.images import (
     UNREAD_EXTENSIONS,
     VIDEO_EXTENSIONS,
     describe_unread,
-    files_of,
+    found_in,
+    is_odd,
 )
 
 STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "srt")
@@ -81,9 +82,15 @@ def list_media(sources: str | Path | Iterable[str | Path]) -> Media:
         if is_one or path.is_file():
             found = [path]
         else:
-            files = files_of(source)
+            there = found_in(source)
+            files = [file for file in there if file.is_file()]
             found = [file for file in files if file.suffix.lower() in EXTENSIONS | VIDEO_EXTENSIONS]
-            others = [file for file in files if file.suffix.lower() in UNREAD_EXTENSIONS]
+            others = [
+                file
+                for file in there
+                if (is_odd(file) and file.suffix.lower() in EXTENSIONS | VIDEO_EXTENSIONS)
+                or (file not in found and file.suffix.lower() in UNREAD_EXTENSIONS)
+            ]
             unread.update(dict.fromkeys(others))
             if not found:
                 holder = "the folder must hold" if path.is_dir() else "the pattern must match"

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -41,4 +42,4 @@ def serve(
         )
     from personlab_keras.serving.server import run
 
-    run(Path(model).resolve(), config, overrides, say)
+    run(Path(os.path.realpath(model)), config, overrides, say)

@@ -42,12 +42,14 @@ def train(
     init: keras.Model | None = None,
     skeleton: Skeleton | None = None,
     report: Callable[[Log], None] = lambda log: None,
+    started: Callable[[int, int], None] = lambda step, steps: None,
+    stopping: Callable[[], None] = lambda: None,
 ) -> keras.Model:
     """Trains up to step `train.steps`; resumes from the last checkpoint in the workdir, if any.
 
     The workdir gets `config.yaml` (resolved), `skeleton.yaml`, `checkpoints/`, `log.jsonl` and
-    `tensorboard/`. SIGTERM ends the run after the current step with a checkpoint, from which
-    the same call resumes.
+    `tensorboard/`. SIGTERM or Ctrl-C ends the run after the current step with a checkpoint, from
+    which the same call resumes; a second Ctrl-C raises KeyboardInterrupt.
 
     Args:
         init: a network whose weights to start from instead of `model.weights`; ignored when a
@@ -55,12 +57,14 @@ def train(
         skeleton: that the records must have; theirs if None.
         report: called with each line of the log: step, learning rate, images per second and mean
             losses since the line before; or step and the metrics of a validation.
+        started: called with the step at which the run starts and its last one, before the first.
+        stopping: called when a signal asks the run to stop, in the handler of that signal.
 
     Returns:
         The trained network (averaged weights where `train.ema` is on).
 
     Raises:
-        Stopped: by SIGTERM.
+        Stopped: by SIGTERM or Ctrl-C.
         InputError: the records do not fit the configuration; nobody in them has a labelled
             keypoint; batch-norm is to be frozen in a
             network of random weights; the workdir holds a run of another network, or another
@@ -88,7 +92,7 @@ def train(
     with (
         connect(settings.strategy) as devices,
         open_workdir(folder, config, skeleton, devices),
-        _sigterm() as stop,
+        _stop_signals(stopping) as stop,
         damage_named(*every_record),
     ):
         devices.check_batch(settings.batch_size)
@@ -119,7 +123,8 @@ def train(
             )
         log = RunLog(folder, start.step, report) if devices.writes else None
         run = Run(folder, config, records, meta, val_records, devices, init is not None)
-        callback = RunCallback(run, start, log, stop)
+        callback = RunCallback(run, start, log, stop.asked)
+        started(start.step, settings.steps)
         # A run that was stopped within a log interval first completes that interval.
         for steps in (-start.step % settings.log_every, settings.log_every):
             if not steps or callback.step == settings.steps:
@@ -147,7 +152,8 @@ def train(
             if callback.stopping and callback.step < settings.steps:
                 raise Stopped(
                     f"{folder}: stopped at step {callback.step} of {settings.steps}; "
-                    "the same command resumes from there"
+                    "the same command resumes from there",
+                    interrupted=stop.number == signal.SIGINT,
                 )
             if callback.step < settings.steps:
                 callback.take_back_averaging()
@@ -156,20 +162,40 @@ def train(
         return training_model.network
 
 
+class _Stop:
+    """Whether a signal asked the run to stop, and which."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.number: int | None = None
+
+
 @contextlib.contextmanager
-def _sigterm() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, which is sent before a machine is taken away. Only the main
-    thread receives signals.
+def _stop_signals(stopping: Callable[[], None]) -> Iterator[_Stop]:
+    """Makes the first SIGTERM, which is sent before a machine is taken away, or the first Ctrl-C a
+    wish to stop; later ones do what they did before. Only the main thread receives signals.
     """
-    stop = threading.Event()
+    stop = _Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in numbers}
+
+    def handle(number: int, _: object) -> None:
+        for each in numbers:
+            signal.signal(each, before[each])
+        stop.number = number
+        stop.asked.set()
+        stopping()
+
+    for number in numbers:
+        signal.signal(number, handle)
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number in numbers:
+            signal.signal(number, before[number])
 
 
 def resolve(config: Config, meta: Meta) -> Config:

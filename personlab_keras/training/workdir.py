@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import keras
 from personlab_keras.config import Config, config_to_yaml, load_config
 from personlab_keras.data.records import Meta
 from personlab_keras.errors import InputError
-from personlab_keras.io.files import sole_writer, write_atomically
+from personlab_keras.io.files import LOCK_FILE, sole_writer, write_atomically
 from personlab_keras.method.skeleton import COCO_PERSON, Skeleton, load_skeleton, skeleton_to_yaml
 from personlab_keras.training.checkpoints import (
     AVERAGES,
@@ -31,6 +32,7 @@ from personlab_keras.training.training_model import (
 
 CONFIG_FILE = "config.yaml"
 SKELETON_FILE = "skeleton.yaml"
+_BEFORE_START = {CONFIG_FILE, SKELETON_FILE, LOCK_FILE}
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,18 @@ def open_workdir(
     if not devices.writes:
         yield
         return
-    with sole_writer(folder):
-        _check_same_network(folder, config, skeleton)
-        write_atomically(folder / SKELETON_FILE, skeleton_to_yaml(skeleton).encode())
-        write_atomically(folder / CONFIG_FILE, config_to_yaml(config).encode())
-        yield
+    new = not folder.exists()
+    try:
+        with sole_writer(folder):
+            _check_same_network(folder, config, skeleton)
+            write_atomically(folder / SKELETON_FILE, skeleton_to_yaml(skeleton).encode())
+            write_atomically(folder / CONFIG_FILE, config_to_yaml(config).encode())
+            yield
+    except BaseException:
+        # A run that fails before it starts, for want of weights say, leaves nothing behind.
+        if new and {path.name for path in folder.glob("*")} <= _BEFORE_START:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def training_state(training_model: TrainingModel) -> dict[str, Any]:

@@ -1,10 +1,12 @@
 """What the sources of a prediction name."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from personlab_keras.errors import InputError
+from personlab_keras.io.images import describe_unread
 from personlab_keras.io.media import list_media
 
 
@@ -78,3 +80,16 @@ def test_sources_without_media_are_refused(tree):
         list_media("nowhere")
     with pytest.raises(InputError, match=r"Received: none"):
         list_media([])
+
+
+def test_what_cannot_be_read_as_a_file_is_counted(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "album.jpg").mkdir()
+    (tmp_path / "photo.jpg").touch()
+    media = list_media(tmp_path)
+    assert media.images == (tmp_path / "photo.jpg",)
+    assert describe_unread(media.unread) == (
+        "2 other files that look like images or videos: gone.png (a link that leads nowhere), "
+        "pipe.jpg (a pipe or a device)"
+    )
