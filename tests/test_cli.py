@@ -220,6 +220,15 @@ def test_bad_input_is_one_line_and_status_two(tmp_path, monkeypatch, capsys, arg
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("source", [".", "*.png", "**/*.png"])
+def test_results_among_the_sources_are_refused(tmp_path, monkeypatch, capsys, source):
+    monkeypatch.chdir(tmp_path)
+    cv2.imwrite("photo.png", np.zeros((40, 60, 3), np.uint8))
+    assert main(["predict", source, "--model", "model", "--out", "."]) == 2
+    assert "--out must lie outside of the sources" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
+
+
 def test_predict_reports_what_it_could_not_read_and_goes_on(model_directory, tmp_path):
     cv2.imwrite(str(tmp_path / "good.png"), np.zeros((40, 60, 3), np.uint8))
     (tmp_path / "bad.jpg").write_bytes(b"no image")

@@ -82,24 +82,31 @@ def make_folder(folder: str | Path) -> Path:
 
 
 def check_apart(out: str | Path, sources: Iterable[str | Path]) -> None:
-    """Checks that results do not go into a folder that is read, where they would be input of the
-    next run.
+    """Checks that results do not go where they would be sources of the next run.
 
     Args:
         out: the folder of the results.
-        sources: files, folders and glob patterns; of patterns, the folder before the first wildcard
-            counts.
+        sources: files, folders (read without their subfolders) and glob patterns.
 
     Raises:
-        InputError: `out` is one of the folders, or lies in it.
+        InputError: `out` is one of the folders, or lies below the part of a pattern before its
+            first wildcard.
     """
     target = Path(os.path.realpath(out))
     for source in sources:
-        parts = Path(source).parts
-        fixed = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), parts))
-        folder = Path(source) if Path(source).exists() else fixed
-        if folder.is_dir() and target.is_relative_to(os.path.realpath(folder)):
-            raise InputError(f"--out must lie outside of the sources. Received: {out}, in {folder}")
+        path = Path(source)
+        if path.is_dir():
+            inside = target == Path(os.path.realpath(path))
+        elif glob.has_magic(str(source)):
+            parts = itertools.takewhile(lambda part: not glob.has_magic(part), path.parts)
+            inside = target.is_relative_to(os.path.realpath(Path(*parts)))
+        else:
+            continue
+        if inside:
+            raise InputError(
+                f"--out must lie outside of the sources, or the results would be sources of the "
+                f"next run. Received: {out}, with {source}"
+            )
 
 
 @contextlib.contextmanager

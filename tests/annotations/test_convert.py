@@ -256,9 +256,9 @@ def test_images_that_are_not_there_or_lead_out_are_left_out(scenes, tmp_path):
     done = convert(tmp_path / "in.json", tmp_path / "set", COCO_PERSON, images=scenes / "images")
     assert (done.images, done.skipped["image outside the folder"]) == (9, 1)
     (tmp_path / "few").mkdir()
-    done = convert(tmp_path / "in.json", tmp_path / "none", COCO_PERSON, images=tmp_path / "few")
-    assert (done.images, done.skipped["image missing"]) == (0, 9)
-    assert not (tmp_path / "none/labels").exists()
+    with pytest.raises(InputError, match="none of 10 images could be used: 9 image missing"):
+        convert(tmp_path / "in.json", tmp_path / "none", COCO_PERSON, images=tmp_path / "few")
+    assert not (tmp_path / "none").exists()
 
 
 def test_masks_of_crowds_never_stop_a_conversion(scenes, tmp_path):
