@@ -311,7 +311,7 @@ class DecodeConfig(Section):
     soft_nms: bool = True
     """Whether keypoints that a better person already covers are left out of a person's score
     (paper)."""
-    copy_score: float = 0.5
+    copy_score: _Fraction = 0.5
     """Factor on the score of a person who is a copy of a better one by keypoints and embedding; 1
     leaves scores alone (not in the paper)."""
     merge: bool = False
