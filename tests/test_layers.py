@@ -28,7 +28,7 @@ ROWS = (
         "synthetic",
         "beam_options",
     ),
-    ("model_directory", "results"),
+    ("model_directory", "results", "tracking"),
     ("training",),
     ("inference",),
     ("export", "serving"),

@@ -277,6 +277,14 @@ def _add_predict(add: Add) -> None:
         help="run as an Apache Beam pipeline; sources, model and results may be in a bucket",
     )
     command.add_argument(
+        "--track", action="store_true", help="give people in videos an id that they keep"
+    )
+    command.add_argument(
+        "--smooth",
+        action="store_true",
+        help="smooth the keypoints of tracked people over time; implies --track",
+    )
+    command.add_argument(
         "--format",
         default=predicting.JSON,
         metavar="NAME,...",

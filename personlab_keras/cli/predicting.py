@@ -41,6 +41,10 @@ def run_predict(options: argparse.Namespace, config: Config) -> int:
     check_apart(options.out, options.sources)
     predictor = load(options.model, overrides_of(options))
     media = list_media(options.sources)
+    if media.images and (options.track or options.smooth):
+        raise InputError(
+            f"--track and --smooth follow people in videos. Received: {media.images[0]}"
+        )
     failed: list[str] = []
     writers = make_writers(formats, options.out, predictor.skeleton)
     try:
@@ -92,6 +96,8 @@ def _predict_videos(
                     reconnects=options.reconnects,
                     masks=options.masks == "png",
                     writers=writers,
+                    track=options.track or options.smooth,
+                    smooth=options.smooth,
                 )
         except InputError as error:
             if not several:

@@ -61,6 +61,8 @@ def distinct_colours(boxes: np.ndarray) -> list[Colour]:
 
 _TRIED = 24
 """Number of colours among which a person gets one."""
+_BRIGHT = 55.0
+"""Lightness in CIE Lab of a plate from which on its text is dark."""
 _CLEAR = 70.0
 """Distance in CIE Lab of colours that nobody confuses side by side."""
 
@@ -174,7 +176,8 @@ def draw_number(canvas: np.ndarray, number: int, box: np.ndarray, colour: Colour
     corner = left + width + 2 * room, bottom - height - 2 * room
     cv2.rectangle(canvas, (left, bottom), corner, colour, -1)
     place = left + room, bottom - room
-    cv2.putText(canvas, text, place, font, scale, DARK, fine + 1, cv2.LINE_AA)
+    ink = DARK if _lab(colour)[0] > _BRIGHT else (255, 255, 255)
+    cv2.putText(canvas, text, place, font, scale, ink, fine + 1, cv2.LINE_AA)
 
 
 def _across(skeleton: Skeleton) -> list[tuple[int, int]]:

@@ -25,8 +25,10 @@ from personlab_keras.inference.capture import RECONNECTS, Capture, result_path
 from personlab_keras.inference.predict import Predictor
 from personlab_keras.inference.predict_files import output_names
 from personlab_keras.io.files import write_atomically
+from personlab_keras.method.person import Person
 from personlab_keras.results import Result
 from personlab_keras.results.writers import Found, Writer, mask_png
+from personlab_keras.tracking import Tracker
 
 _AHEAD = 4
 """Number of frames that each stage may be ahead of the next."""
@@ -82,6 +84,8 @@ def predict_video(
     reconnects: int = RECONNECTS,
     masks: bool = False,
     writers: Sequence[Writer] = (),
+    track: bool = False,
+    smooth: bool = False,
 ) -> VideoSummary:
     """Writes `stem.jsonl` and `stem.overlay.mp4` for a video, a camera or a stream.
 
@@ -101,6 +105,8 @@ def predict_video(
         reconnects: number of attempts in a row to open a stream that broke off.
         masks: whether to write the instance masks of each frame, `stem.masks/000000.png`.
         writers: of other formats; the caller finishes them.
+        track: whether people get ids (`tracking.Tracker`).
+        smooth: whether the keypoints of tracked people are smoothed.
 
     Raises:
         InputError: the source is not a readable video or has no frames; a result would overwrite
@@ -115,7 +121,9 @@ def predict_video(
         raise InputError(
             f"{source}: must not be both a video to predict and a result. Choose another folder for the results"
         )
-    overlay_file = OverlayFile(overlay_path, overlay_rate(capture.rate)) if overlay else None
+    rate = overlay_rate(capture.rate)
+    overlay_file = OverlayFile(overlay_path, rate) if overlay else None
+    tracker = Tracker(rate, predictor.skeleton, smooth) if track else None
     frames = ahead(capture.frames(), _AHEAD)
     predicted = ahead(
         ((number, frame, at, predictor.framed_maps(frame)) for number, frame, at in frames),
@@ -127,9 +135,11 @@ def predict_video(
     try:
         with open(lines, "w", encoding="utf-8") as file:
             for number, frame, at, maps in predicted:
-                people = decode(
+                people: Sequence[Person] = decode(
                     maps, predictor.skeleton, predictor.decode_options, radius=predictor.radius
                 )
+                if tracker is not None:
+                    people = tracker.update(people, at)
                 result = Result(people, frame, predictor.skeleton, name, number, at)
                 file.write(json.dumps(result.to_dict(), allow_nan=False) + "\n")
                 file.flush()
