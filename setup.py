@@ -23,7 +23,7 @@ LITERT = ["ai-edge-litert>=1.2"]
 # Ray Serve brings Starlette, Uvicorn and Prometheus' client, which are named because they are used
 # here directly.
 SERVE = [
-    "ray[serve]>=2.40,<3",
+    "ray[serve]>=2.54,<3",
     "starlette>=0.40",
     "uvicorn>=0.30",
     "prometheus_client>=0.20",
@@ -64,7 +64,7 @@ setup(
     install_requires=[
         "tensorflow>=2.18,<3",
         "tensorflow-serving-api>=2.18,<3",
-        "keras>=3.8,<4",
+        "keras>=3.15,<4",
         "numpy>=1.26,<3",
         "scipy>=1.11,<2",
         "numba>=0.61,<1",
@@ -86,6 +86,8 @@ setup(
         "pandas": PANDAS,
         "track": TRACK,
         "jax": ["jax>=0.4.30"],
+        # JAX computes; TensorFlow, which has no TPU support any more, only feeds.
+        "tpu": ["jax[tpu]>=0.7"],
     },
     entry_points={"console_scripts": ["personlab = personlab_keras.cli:main"]},
 )

@@ -30,7 +30,7 @@ ROWS = (
     ),
     ("model_directory", "results", "tracking"),
     ("training",),
-    ("inference",),
+    ("inference", "compilation"),
     ("export", "serving"),
     ("demo",),
     ("cli",),

@@ -84,4 +84,5 @@ def _run(options: argparse.Namespace, name: str) -> int:
 
 
 def _needs_tensorflow(options: argparse.Namespace) -> bool:
-    return options.command not in _WITHOUT_TENSORFLOW and not getattr(options, "list", False)
+    later = any(getattr(options, name, None) for name in ("list", "compile_for"))
+    return options.command not in _WITHOUT_TENSORFLOW and not later

@@ -133,6 +133,14 @@ def run_inspect(options: argparse.Namespace, config: Config) -> int:
 
 
 def run_train(options: argparse.Namespace, config: Config) -> int:
+    if options.compile_for is not None:
+        return _compile_step(options, config)
+    for name in ("largest_batch", "json"):
+        if getattr(options, name):
+            raise InputError(f"--{name.replace('_', '-')} requires --compile-for")
+    for name in ("records", "workdir"):
+        if getattr(options, name) is None:
+            raise InputError(f"--{name} is required, except with --compile-for")
     from personlab_keras.data.records import check_meta, read_meta
     from personlab_keras.model_directory import read_model_directory
     from personlab_keras.training.devices import join
@@ -195,6 +203,30 @@ def _end_at_second_interrupt() -> None:
     """Runs in the handler of a signal, where a buffered stream may be busy."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.write(2, b"personlab train: saving after this step; Ctrl-C again ends at once\n")
+
+
+def _compile_step(options: argparse.Namespace, config: Config) -> int:
+    from personlab_keras.compilation.chips import parse_target
+    from personlab_keras.compilation.devices import prepare_environment
+
+    target = parse_target(options.compile_for)
+    prepare_environment(target)  # before TensorFlow, which imports Keras
+    import_tensorflow_quietly()
+    from personlab_keras.compilation.ahead import compile_for, largest_batch, meta_of
+    from personlab_keras.data.records import read_meta
+    from personlab_keras.model_directory import read_model_directory
+    from personlab_keras.training.train import starting_config
+
+    meta = meta_of(config) if options.records is None else read_meta(options.records)
+    directory = None if options.init is None else read_model_directory(options.init)
+    config = load_config(options.config, options.set, base=starting_config(meta, directory))
+    report = (
+        largest_batch(target, config, meta, say=lambda line: print(line, file=sys.stderr))
+        if options.largest_batch
+        else compile_for(target, config, meta)
+    )
+    print(json.dumps(report.to_dict(), indent=1) if options.json else report.table())
+    return 0
 
 
 def run_export(options: argparse.Namespace, config: Config) -> int:

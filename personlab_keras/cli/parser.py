@@ -178,17 +178,28 @@ def _add_inspect(add: Add) -> None:
 
 def _add_train(add: Add) -> None:
     command = add("train", commands.run_train, "train a network, or resume a run")
-    command.add_argument("--records", type=Path, required=True, help="records to train on")
+    command.add_argument("--records", type=Path, help="records to train on")
     command.add_argument(
-        "--workdir",
-        type=Path,
-        required=True,
-        help="folder for checkpoints, logs and the resolved configuration",
+        "--workdir", type=Path, help="folder for checkpoints, logs and the resolved configuration"
     )
     command.add_argument("--val-records", type=Path, help="records to validate on")
     _add_skip_corrupt(command, "data.skip_corrupt")
     command.add_argument(
         "--init", type=Path, metavar="MODEL", help="model directory with the initial weights"
+    )
+    command.add_argument(
+        "--compile-for",
+        metavar="TARGET",
+        help="instead of training, compile the step for a TPU slice (v5e:4x4), which need not be "
+        "there, or for this machine's gpu, and print what it needs; no records are needed",
+    )
+    command.add_argument(
+        "--largest-batch",
+        action="store_true",
+        help="with --compile-for: search for the largest batch that fits",
+    )
+    command.add_argument(
+        "--json", action="store_true", help="with --compile-for: print the figures as JSON"
     )
 
 

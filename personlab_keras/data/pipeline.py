@@ -87,14 +87,30 @@ def make_dataset(
         dataset = training_examples(records, meta, settings, seed, first_example, wanted)
     else:
         dataset = stored_examples(records, meta, (settings or DataConfig()).skip_corrupt)
+    # Full batches only in training: a last short batch would be another shape to compile for.
+    return _batches(dataset, meta, batch_size, drop_remainder=training).prefetch(tf.data.AUTOTUNE)
+
+
+def batch_spec(meta: Meta, batch_size: int) -> tuple[tf.TensorSpec, dict[str, tf.TensorSpec]]:
+    """The shapes and types of a training batch, as `fit` gets it: (image, targets with `WAIT`). No
+    record is read.
+    """
+    none = tf.data.Dataset.from_generator(lambda: (), output_signature=tf.TensorSpec([], tf.string))
+    examples = none.map(lambda serialized: read_example(serialized, meta))
+    return watch_waits(_batches(examples, meta, batch_size, drop_remainder=True)).element_spec
+
+
+def _batches(
+    examples: tf.data.Dataset, meta: Meta, batch_size: int, drop_remainder: bool
+) -> tf.data.Dataset:
+    """Examples in compact form to batches (image, dense targets)."""
     targets = compiled_expansion(meta)
-    dataset = dataset.map(
+    dense = examples.map(
         lambda example: (tf.cast(example["image"], tf.float32), targets(example)), tf.data.AUTOTUNE
     )
-    # Full batches only in training: a last short batch would be another shape to compile for.
-    return dataset.batch(
-        batch_size, drop_remainder=training, num_parallel_calls=tf.data.AUTOTUNE
-    ).prefetch(tf.data.AUTOTUNE)
+    return dense.batch(
+        batch_size, drop_remainder=drop_remainder, num_parallel_calls=tf.data.AUTOTUNE
+    )
 
 
 def stored_examples(records: str | Path, meta: Meta, skip_corrupt: int = 0) -> tf.data.Dataset:
