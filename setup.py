@@ -31,6 +31,7 @@ SERVE = [
 ]
 PANDAS = ["pandas>=2.1"]
 TRACK = ["trackers>=2.6,<3", "supervision>=0.31"]
+HUB = ["huggingface_hub>=1.0", "kagglehub>=0.3.12"]
 BEAM = ["apache-beam>=2.60,<3"]
 
 ROOT = Path(__file__).parent
@@ -78,13 +79,14 @@ setup(
         "tensorboard>=2.18,<3",
     ],
     extras_require={
-        "test": [*TEST, *ONNX, *LITERT, *SERVE, *BEAM, *PANDAS, *TRACK],
+        "test": [*TEST, *ONNX, *LITERT, *SERVE, *BEAM, *PANDAS, *TRACK, *HUB],
         "onnx": ONNX,
         "litert": LITERT,
         "serve": SERVE,
         "beam": BEAM,
         "pandas": PANDAS,
         "track": TRACK,
+        "hub": HUB,
         "jax": ["jax>=0.4.30"],
         # JAX computes; TensorFlow, which has no TPU support any more, only feeds.
         "tpu": ["jax[tpu]>=0.7"],

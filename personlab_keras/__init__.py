@@ -20,7 +20,7 @@ _HOMES = {
     "decode": "decoder",
     "draw": "drawing",
     "evaluate": "evaluation",
-    "load": "inference.predict",
+    "load": "hub",
     "load_config": "config",
     "make_dataset": "data.pipeline",
     "read_image": "io.images",

@@ -32,7 +32,7 @@ ROWS = (
     ("training",),
     ("inference", "compilation"),
     ("export", "serving"),
-    ("demo",),
+    ("demo", "hub"),
     ("cli",),
 )
 

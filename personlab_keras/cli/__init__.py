@@ -14,6 +14,7 @@ _WITHOUT_TENSORFLOW = (
     "inspect",
     "predict",
     "prepare",
+    "push",
     "serve",
 )
 """Commands that do not import TensorFlow before they know that they need it."""

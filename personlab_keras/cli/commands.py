@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any
 
 from personlab_keras.cli.console import progress_bars, say
-from personlab_keras.cli.given import overrides_of, pipeline_arguments
+from personlab_keras.cli.given import named_model, overrides_of, pipeline_arguments
 from personlab_keras.config import Config, config_to_described_yaml, load_config
 from personlab_keras.errors import InputError
 from personlab_keras.io.files import check_apart
@@ -149,7 +149,7 @@ def run_train(options: argparse.Namespace, config: Config) -> int:
     from personlab_keras.training.validation import other_size
 
     join(config.train.strategy)
-    directory = None if options.init is None else read_model_directory(options.init)
+    directory = None if options.init is None else read_model_directory(named_model(options.init))
     meta = read_meta(options.records)
     skip = [] if options.skip_corrupt is None else [f"data.skip_corrupt={options.skip_corrupt}"]
     config = load_config(
@@ -241,7 +241,7 @@ def run_export(options: argparse.Namespace, config: Config) -> int:
     given = {name: value for name, value in options_of_files.items() if value}
     files = FileOptions(**given) if given else None
     for path in export_formats(
-        options.source,
+        named_model(options.source),
         options.out,
         options.format.split(","),
         files,
@@ -291,7 +291,8 @@ def run_evaluate(options: argparse.Namespace, config: Config) -> int:
     _check_apart(options)
     # Average precision covers all thresholds, so only a threshold that the user sets applies.
     settings = ["decode.score_threshold=0", *overrides_of(options)]
-    predictor = load(options.model, settings)
+    model = named_model(options.model)
+    predictor = load(model, settings)
     try:
         with progress_bars() as progress:
             metrics = evaluate(
@@ -307,13 +308,22 @@ def run_evaluate(options: argparse.Namespace, config: Config) -> int:
                 strict=options.strict,
                 frame=config.data.annotation_frame,
                 follow_links=config.data.follow_links,
-                identity=f"{fingerprint(options.model)} {settings}",
+                identity=f"{fingerprint(model)} {settings}",
                 say=say,
             )
     except NotWritten as error:  # hours of work are not lost for want of a few bytes
         _print_metrics(error.metrics)
         raise
     _print_metrics(metrics)
+    return 0
+
+
+def run_push(options: argparse.Namespace, config: Config) -> int:
+    from personlab_keras.hub.hugging_face import SCHEME, push
+
+    if not options.name.startswith(SCHEME):
+        raise InputError(f"NAME must be {SCHEME}USER/NAME. Received: {options.name}")
+    print(push(options.model, options.name, options.private))
     return 0
 
 
@@ -326,7 +336,7 @@ def run_serve(options: argparse.Namespace, config: Config) -> int:
         if getattr(options, name) is not None
     }
     serve(
-        options.model,
+        named_model(options.model),
         replace(config.serve, **given),
         overrides_of(options),
         say=lambda line: print(line, flush=True),

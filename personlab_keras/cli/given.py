@@ -4,9 +4,21 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from functools import cache
+from pathlib import Path
 
+from personlab_keras.cli.console import progress_bars
 from personlab_keras.cli.settings import network_overrides
 from personlab_keras.errors import InputError
+
+
+def named_model(source: str | Path) -> Path:
+    """The model directory or file that `--model` names, fetched with a progress bar if need be."""
+    from personlab_keras.hub import model_path
+
+    with progress_bars() as progress:
+        start = cache(progress)  # no bar unless something is downloaded
+        return model_path(source, lambda *counts: start("bytes")(*counts))
 
 
 def pipeline_arguments(options: argparse.Namespace) -> list[str]:

@@ -11,6 +11,11 @@ from personlab_keras import __version__
 from personlab_keras.cli import commands, predicting
 from personlab_keras.config import Config
 from personlab_keras.inference.beam import is_address
+from personlab_keras.model.pretrained.catalogue import DEFAULT_MODEL
+
+_MODEL = (
+    "model directory, .onnx or .tflite file, or a name: of a released network, hf:// or kaggle://"
+)
 
 Run = Callable[[argparse.Namespace, Config], int]
 
@@ -45,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_predict,
         _add_evaluate,
         _add_serve,
+        _add_push,
         _add_config,
     ):
         add_command(add)
@@ -185,7 +191,10 @@ def _add_train(add: Add) -> None:
     command.add_argument("--val-records", type=Path, help="records to validate on")
     _add_skip_corrupt(command, "data.skip_corrupt")
     command.add_argument(
-        "--init", type=Path, metavar="MODEL", help="model directory with the initial weights"
+        "--init",
+        type=_path_or_address,
+        metavar="MODEL",
+        help="model directory with the initial weights, or the name of one",
     )
     command.add_argument(
         "--compile-for",
@@ -210,7 +219,10 @@ def _add_export(add: Add) -> None:
         "export a run as a SavedModel with Keras weights, or convert a model to LiteRT or ONNX",
     )
     command.add_argument(
-        "source", type=Path, metavar="WORKDIR_OR_MODEL", help="training run or model directory"
+        "source",
+        type=_path_or_address,
+        metavar="WORKDIR_OR_MODEL",
+        help="training run or model directory, or the name of a model",
     )
     command.add_argument("--out", type=Path, required=True, help="model directory to write")
     command.add_argument(
@@ -276,11 +288,14 @@ def _add_predict(add: Add) -> None:
     command.add_argument(
         "--model",
         type=_path_or_address,
-        required=True,
-        help="model directory, or an .onnx or .tflite file",
+        default=DEFAULT_MODEL,
+        help=f"{_MODEL} (default: {DEFAULT_MODEL}, downloaded once)",
     )
     command.add_argument(
-        "--out", type=_path_or_address, required=True, help="folder for the results"
+        "--out",
+        type=_path_or_address,
+        default=Path("people"),
+        help="folder for the results (default: people)",
     )
     command.add_argument(
         "--beam",
@@ -333,9 +348,9 @@ def _add_evaluate(add: Add) -> None:
     )
     command.add_argument(
         "--model",
-        type=Path,
+        type=_path_or_address,
         required=True,
-        help="model directory, or an .onnx or .tflite file",
+        help=_MODEL,
     )
     _add_annotations(command)
     command.add_argument(
@@ -354,13 +369,22 @@ def _add_serve(add: Add) -> None:
     command = add(
         "serve", commands.run_serve, "serve a model over HTTP, with a page to try it in a browser"
     )
-    command.add_argument("--model", type=Path, required=True, help="model directory")
+    command.add_argument("--model", type=_path_or_address, required=True, help=_MODEL)
     command.add_argument(
         "--port", type=int, help="port to listen on; 0 picks a free one (default: serve.port)"
     )
     command.add_argument(
         "--host", help="address to listen on (default: serve.host, this machine only)"
     )
+
+
+def _add_push(add: Add) -> None:
+    command = add(
+        "push", commands.run_push, "upload a model with a model card to the Hugging Face Hub"
+    )
+    command.add_argument("model", type=Path, metavar="MODEL", help="model directory")
+    command.add_argument("name", metavar="NAME", help="where to: hf://USER/NAME")
+    command.add_argument("--private", action="store_true", help="make a new repository private")
 
 
 def _add_config(add: Add) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from personlab_keras.cli.console import progress_bars, say
-from personlab_keras.cli.given import overrides_of, pipeline_arguments
+from personlab_keras.cli.given import named_model, overrides_of, pipeline_arguments
 from personlab_keras.config import Config
 from personlab_keras.errors import InputError
 from personlab_keras.inference.beam import is_address
@@ -26,6 +26,8 @@ def run_predict(options: argparse.Namespace, config: Config) -> int:
     pipeline = pipeline_arguments(options)
     if options.beam:
         return _predict_with_beam(options, pipeline)
+    say(f"loading {options.model}")
+    from personlab_keras.hub.names import is_name
     from personlab_keras.inference.predict import load
     from personlab_keras.inference.predict_files import predict_files
     from personlab_keras.io.images import describe_unread
@@ -33,13 +35,14 @@ def run_predict(options: argparse.Namespace, config: Config) -> int:
     from personlab_keras.results.writers import make_writers
 
     for place in (*options.sources, options.model, options.out):
-        if is_address(place) and not (place in options.sources and is_stream(place)):
+        named = is_name(place) if place == options.model else is_stream(place)
+        if is_address(place) and not named:
             raise InputError(f"{place}: addresses require --beam")
     if options.shards is not None:
         raise InputError(f"--shards requires --beam. Received: {options.shards}")
     formats = [name for name in options.format.split(",") if name != JSON]
     check_apart(options.out, options.sources)
-    predictor = load(options.model, overrides_of(options))
+    predictor = load(named_model(options.model), overrides_of(options))
     media = list_media(options.sources)
     if media.images and (options.track or options.smooth):
         raise InputError(

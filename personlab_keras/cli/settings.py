@@ -21,6 +21,7 @@ _USED = {
     "predict": _NETWORK,
     "evaluate": (*_NETWORK, "data.annotation_frame", "data.follow_links"),
     "serve": (*_NETWORK, "serve"),
+    "push": (),
 }
 """Sections and settings that a command uses. A command without an entry uses all of them."""
 
@@ -60,7 +61,7 @@ def _refuse_unused(command: str, overrides: Iterable[str], source: str) -> None:
     if used is not None and unused:
         names = ", ".join(each.partition("=")[0].strip() for each in unused)
         raise InputError(
-            f"{source}: this command has no use for {names}. Its settings: {', '.join(used)}"
+            f"{source}: this command has no use for {names}. Its settings: {', '.join(used) or 'none'}"
         )
 
 

@@ -10,6 +10,9 @@ from personlab_keras.errors import InputError
 LICENCE = "Apache-2.0"
 """Of PoseNet and BodyPix, code and weights (github.com/tensorflow/tfjs-models)."""
 
+DEFAULT_MODEL = "bodypix-mobilenet-v1-050"
+"""The network that `predict` uses if none is named: the smallest with masks and whole weights."""
+
 _BASE = "https://storage.googleapis.com/tfjs-models/savedmodel"
 _STRIDE = 16
 """Of the files that are fetched. The weights of a variant are the same at every output stride, so
