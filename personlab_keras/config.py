@@ -346,6 +346,10 @@ class DecodeConfig(Section):
         _check_rising("decode.scale_range", self.scale_range)
 
 
+PROVIDERS = ("tensorrt", "cuda", "migraphx", "openvino", "coreml", "dml", "xnnpack", "cpu")
+"""Values of `predict.providers`."""
+
+
 @dataclass(frozen=True, repr=False)
 class PredictConfig(Section):
     """How an image is fitted to the network, and what runs the network."""
@@ -367,6 +371,9 @@ class PredictConfig(Section):
     file and package are present (docs/runtimes.md)."""
     threads: _Threads = 0
     """CPU threads of the network; 0 for one per core that the process may use."""
+    providers: Annotated[tuple[Annotated[str, Choices(PROVIDERS)], ...], Count(1, 8)] = ("cpu",)
+    """Execution providers of ONNX Runtime, in order of preference. The installed build of it must
+    have them; parts of a network that one cannot run go to the next (docs/runtimes.md)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

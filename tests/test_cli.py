@@ -32,6 +32,8 @@ COMMANDS = (
     "predict",
     "evaluate",
     "serve",
+    "benchmark",
+    "push",
     "config",
 )
 SETTINGS = flags()

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 _WITHOUT_TENSORFLOW = (
+    "benchmark",
     "config",
     "convert",
     "evaluate",

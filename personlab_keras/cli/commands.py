@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import signal
 from dataclasses import replace
 from functools import cache

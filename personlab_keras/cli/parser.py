@@ -50,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_predict,
         _add_evaluate,
         _add_serve,
+        _add_benchmark,
         _add_push,
         _add_config,
     ):
@@ -376,6 +377,25 @@ def _add_serve(add: Add) -> None:
     command.add_argument(
         "--host", help="address to listen on (default: serve.host, this machine only)"
     )
+
+
+def _add_benchmark(add: Add) -> None:
+    command = add(
+        "benchmark",
+        predicting.run_benchmark,
+        "time a model on this machine, in each runtime that can run it",
+    )
+    command.add_argument("--model", type=_path_or_address, default=DEFAULT_MODEL, help=_MODEL)
+    command.add_argument("--images", type=Path, required=True, help="image, folder or glob")
+    command.add_argument(
+        "--sizes",
+        type=int,
+        nargs="+",
+        metavar="PIXELS",
+        help="longer sides of the input (default: that of the model)",
+    )
+    command.add_argument("--count", type=int, default=8, help="number of images (default: 8)")
+    command.add_argument("--rounds", type=int, default=3, help="times per image (default: 3)")
 
 
 def _add_push(add: Add) -> None:

@@ -150,3 +150,19 @@ def _predict_with_beam(options: argparse.Namespace, pipeline: list[str]) -> int:
             file=sys.stderr,
         )
     return 2 if failed else 0
+
+
+def run_benchmark(options: argparse.Namespace, config: Config) -> int:
+    from personlab_keras.inference.benchmark import benchmark, table
+
+    timings = benchmark(
+        named_model(options.model),
+        [options.images],
+        options.sizes or (),
+        overrides_of(options),
+        options.count,
+        options.rounds,
+        say=say,
+    )
+    print(table(timings))
+    return 0

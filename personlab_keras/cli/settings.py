@@ -19,13 +19,14 @@ _USED = {
     "export": ("data", "targets", "model", "decode", "predict"),
     "import-weights": ("data", "targets", "model", "decode", "predict"),
     "predict": _NETWORK,
+    "benchmark": _NETWORK,
     "evaluate": (*_NETWORK, "data.annotation_frame", "data.follow_links"),
     "serve": (*_NETWORK, "serve"),
     "push": (),
 }
 """Sections and settings that a command uses. A command without an entry uses all of them."""
 
-_OF_A_NETWORK = ("export", "import-weights", "predict", "evaluate", "serve")
+_OF_A_NETWORK = ("export", "import-weights", "predict", "benchmark", "evaluate", "serve")
 """Commands whose network brings its settings. Other commands share one file of settings, of which
 each reads its own sections.
 """

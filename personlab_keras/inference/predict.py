@@ -304,13 +304,17 @@ def load(source: str | Path, overrides: Iterable[str] = ()) -> Predictor:
                 f"{source}: runs in {file.runtime}. Received: predict.runtime={config.predict.runtime}"
             )
         return _predictor(
-            file.open(config.predict.threads), file.description, config, file.input_size
+            file.open(config.predict.threads, config.predict.providers),
+            file.description,
+            config,
+            file.input_size,
         )
     directory = read_model_directory(source)
     config = _configured(directory, overrides)
     chosen = _file_of(directory, latest_version(source), config.predict.runtime)
     if chosen is not None:
-        return _predictor(chosen.open(config.predict.threads), directory, config, chosen.input_size)
+        network = chosen.open(config.predict.threads, config.predict.providers)
+        return _predictor(network, directory, config, chosen.input_size)
     import_keras_quietly()
     if config.predict.threads:
         limit_keras(config.predict.threads)

@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -34,6 +34,19 @@ faster one comes first (docs/runtimes.md).
 
 PACKAGES = {LITERT: "ai_edge_litert", ONNX: "onnxruntime"}
 """The package that runs each kind of file."""
+
+CPU = "cpu"
+PROVIDERS = {
+    "tensorrt": "TensorrtExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "migraphx": "MIGraphXExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "dml": "DmlExecutionProvider",
+    "xnnpack": "XnnpackExecutionProvider",
+    CPU: "CPUExecutionProvider",
+}
+"""Values of `predict.providers` -> names in ONNX Runtime."""
 
 INPUT_NAME = "image"
 SIGNATURE = "serving_default"
@@ -66,22 +79,32 @@ class NetworkFile:
     batch_size: int | None
     input_size: tuple[int, int] | None
 
-    def open(self, threads: int = 0) -> Network:
-        """Loads the network to run in a number of threads; 0 means one per available core."""
+    def open(self, threads: int = 0, providers: Sequence[str] = (CPU,)) -> Network:
+        """Loads the network.
+
+        Args:
+            threads: CPU threads; 0 for one per available core.
+            providers: keys of `PROVIDERS`, in order of preference; for ONNX Runtime only.
+
+        Raises:
+            InputError: the installed ONNX Runtime lacks a provider.
+        """
         if not threads:
             threads = (
                 len(os.sched_getaffinity(0))
                 if hasattr(os, "sched_getaffinity")
                 else os.cpu_count() or 1
             )
-        return _NETWORKS[self.runtime](self, threads)
+        if self.runtime == ONNX:
+            return OnnxNetwork(self, threads, providers)
+        return LiteRtNetwork(self, threads)
 
 
 class OnnxNetwork:
     """A `Network` in ONNX Runtime."""
 
-    def __init__(self, file: NetworkFile, threads: int) -> None:
-        session = _onnx_session(file.path, threads, optimised=True)
+    def __init__(self, file: NetworkFile, threads: int, providers: Sequence[str] = (CPU,)) -> None:
+        session = _onnx_session(file.path, threads, optimised=True, providers=providers)
         self._names = [output.name for output in session.get_outputs()]
         self._session = session
         self._batch_size = file.batch_size
@@ -234,8 +257,18 @@ def _read_onnx(path: Path) -> tuple[str | None, list[int | None]]:
     return text, [side if isinstance(side, int) else None for side in session.get_inputs()[0].shape]
 
 
-def _onnx_session(path: Path, threads: int, optimised: bool) -> Any:
+def _onnx_session(
+    path: Path, threads: int, optimised: bool, providers: Sequence[str] = (CPU,)
+) -> Any:
     onnxruntime = _runtime(ONNX, path)
+    present = onnxruntime.get_available_providers()
+    missing = [name for name in providers if PROVIDERS[name] not in present]
+    if missing:
+        has = [name for name, full in PROVIDERS.items() if full in present]
+        raise InputError(
+            f"predict.providers: the installed ONNX Runtime has no {', '.join(missing)}. "
+            f"It has: {', '.join(has)}"
+        )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -243,7 +276,9 @@ def _onnx_session(path: Path, threads: int, optimised: bool) -> Any:
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            str(path), options, providers=[PROVIDERS[name] for name in providers]
+        )
     except Exception as error:  # its errors have no narrower common class
         raise _damaged(path, "ONNX", error) from None
 
@@ -286,7 +321,3 @@ def _damaged(path: Path, kind: str, reason: Exception | str) -> InputError:
 
 
 _READERS = {".onnx": (ONNX, _read_onnx), ".tflite": (LITERT, _read_litert)}
-_NETWORKS: dict[str, Callable[[NetworkFile, int], Network]] = {
-    ONNX: OnnxNetwork,
-    LITERT: LiteRtNetwork,
-}

@@ -297,7 +297,7 @@ def test_settings_of_the_directory_hold_for_its_files(directory, tmp_path):
     (changed / DESCRIPTION_FILE).write_text(json.dumps(description))
     assert load(changed).options.longer_side == 65
     assert load(changed / "model.onnx").options.longer_side == 97
-    description["radius"] = 7.0
+    description["radius"] = 9.0
     (changed / DESCRIPTION_FILE).write_text(json.dumps(description))
     with pytest.raises(
         InputError, match=r"model\.onnx: does not hold the network of .*changed; export it again"
@@ -313,6 +313,72 @@ def test_settings_of_the_directory_hold_for_its_files(directory, tmp_path):
 def test_invalid_settings_are_refused(directory, setting, message):
     with pytest.raises(InputError, match=message):
         load(directory / "model.onnx", [setting])
+
+
+def test_the_provider_of_onnx_runtime_is_a_setting(directory, monkeypatch):
+    import onnxruntime
+
+    file = directory / "model.onnx"
+    assert load(file).model._session.get_providers() == ["CPUExecutionProvider"]
+    with pytest.raises(InputError, match=r"ONNX Runtime has no tensorrt\. It has: .*cpu"):
+        load(file, ["predict.providers=[tensorrt, cpu]"])
+    with pytest.raises(InputError, match=r"predict\.providers"):
+        load(file, ["predict.providers=[gpu]"])
+    asked = []
+    every = [*onnxruntime.get_available_providers(), "CUDAExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: every)
+    whole = onnxruntime.InferenceSession
+
+    def session(path, options, providers):
+        asked.append(providers)
+        return whole(path, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    load(file, ["predict.providers=[cuda, cpu]"])
+    assert asked[-1] == ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+def test_each_runtime_is_timed_on_the_same_people(directory, scenes, tmp_path, capsys):
+    arguments = ["benchmark", "--model", directory, "--images", scenes / "images", "--count", 2]
+    arguments += ["--rounds", 1, "--sizes", 65, 97, "--set", "decode.score_threshold=0"]
+    assert main([str(argument) for argument in arguments]) == 0
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("| ")
+    ][2:]
+    assert [row[:2] for row in rows] == [
+        [runtime, size] for runtime in ("litert", "onnx", "keras") for size in ("65", "97")
+    ]
+    assert all(float(cell) >= 0 for row in rows for cell in row[2:])
+    people = {size: {row[-1] for row in rows if row[1] == size} for size in ("65", "97")}
+    assert all(len(found) == 1 for found in people.values())
+    assert (
+        main(
+            [
+                "benchmark",
+                "--model",
+                str(directory / "model.onnx"),
+                "--images",
+                str(scenes / "images"),
+                "--rounds",
+                "0",
+            ]
+        )
+        == 2
+    )
+    assert "--rounds must be at least 1" in capsys.readouterr().err
+
+
+def test_a_model_without_files_says_how_to_add_them(directory, scenes, tmp_path, capsys):
+    bare = shutil.copytree(
+        directory, tmp_path / "bare", ignore=shutil.ignore_patterns("*.onnx", "*.tflite")
+    )
+    arguments = ["benchmark", "--model", str(bare), "--images", str(scenes / "images")]
+    assert main([*arguments, "--count", "1", "--rounds", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "litert: no model.tflite; `personlab export --format litert` adds it" in said
+    assert "| keras | 97 |" in said
 
 
 def test_threads_of_keras_are_set_before_it_starts(directory):
