@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import signal
+import sys
 from dataclasses import replace
 from functools import cache
 from typing import Any

@@ -64,7 +64,9 @@ def compile_for(target: Target, config: Config, meta: Meta) -> Report:
             f"train.batch_size must be a multiple of the {len(devices.all)} devices of {target}. "
             f"Received: {config.train.batch_size}"
         )
-    training_model = build_training_model(config, meta.skeleton, pretrained=False)
+    training_model = build_training_model(
+        config, meta.skeleton, pretrained=False, on_tpu=target.chip is not None
+    )
     return _compile(training_model, meta, config.train.batch_size, devices, target)
 
 
@@ -81,7 +83,9 @@ def largest_batch(
     """
     devices = devices_of(target)
     config = resolve(config, meta)
-    training_model = build_training_model(config, meta.skeleton, pretrained=False)
+    training_model = build_training_model(
+        config, meta.skeleton, pretrained=False, on_tpu=target.chip is not None
+    )
     fitting: Report | None = None
 
     def needed(views: int) -> float | None:

@@ -97,7 +97,15 @@ def batch_spec(meta: Meta, batch_size: int) -> tuple[tf.TensorSpec, dict[str, tf
     """
     none = tf.data.Dataset.from_generator(lambda: (), output_signature=tf.TensorSpec([], tf.string))
     examples = none.map(lambda serialized: read_example(serialized, meta))
-    return watch_waits(_batches(examples, meta, batch_size, drop_remainder=True)).element_spec
+    batches = _batches(examples, meta, batch_size, drop_remainder=True)
+    return watch_waits(small_images(batches)).element_spec
+
+
+def small_images(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """The batches (image, targets) with images as uint8, a quarter of the bytes to bring to a
+    device. Only recoloured images have other than whole values; they are rounded.
+    """
+    return dataset.map(lambda image, targets: (tf.cast(tf.round(image), tf.uint8), targets))
 
 
 def _batches(

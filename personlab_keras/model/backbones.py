@@ -244,6 +244,9 @@ def rebuild_at_stride(original: keras.Model, output_stride: int) -> keras.Model:
             max((s.rate for s in known), default=1),
             any(s.padded for s in known),
         )
+        unpadded = _unpadded(layer, args[0]) if before.padded else None
+        if unpadded is not None:
+            before, args = replace(before, padded=False), (unpadded, *args[1:])
         aligned, after = _aligned(layer, before, output_stride)
         result = aligned(*args, **kwargs)
         if isinstance(layer, layers.Normalization) and original.name.startswith("efficientnetb"):
@@ -254,6 +257,20 @@ def rebuild_at_stride(original: keras.Model, output_stride: int) -> keras.Model:
 
     clone = keras.models.clone_model(original, call_function=call)
     return keras.Model(clone.inputs[0], clone.output, name=original.name)
+
+
+def _unpadded(layer: Any, padded: Any) -> Any:
+    """The tensor that was padded with zeros for a maximum, if it has no value below them: then
+    padding within the layer gives the same, and nothing is copied. None otherwise.
+    """
+    if not isinstance(layer, layers.MaxPooling2D):
+        return None
+    tensor = padded._keras_history.operation.input
+    source = tensor._keras_history.operation
+    positive = isinstance(source, layers.ReLU) or getattr(source, "activation", None) in (
+        keras.activations.relu,
+    )
+    return tensor if positive else None
 
 
 _EFFICIENTNET_INPUT_SCALE = [1 / variance**0.5 for variance in (0.229, 0.224, 0.225)]

@@ -4,14 +4,20 @@ A field F leads from a cell x to the point x' = x + F(x). One step replaces it b
 leads to x' + G(x'), with G sampled bilinearly. A point beyond the border is first moved to the
 nearest point of the border, as in the decoder (`decoder.sampling.step_along`). Gradients flow into
 G and, through the point where G is sampled, into F.
+
+Two functions sample G. Gathers are fast on CPUs and GPUs. A TPU gathers and scatters one element at
+a time, and multiplies matrices with zeros in them faster.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import layers, ops
+
+Sample = Callable[[Any, Any, Any], Any]
 
 
 def sample(fields: Any, x: Any, y: Any) -> Any:
@@ -29,25 +35,106 @@ def sample(fields: Any, x: Any, y: Any) -> Any:
     batch, height, width, count, _ = ops.shape(fields)
     left, right, across = _neighbours(x, width)
     top, bottom, down = _neighbours(y, height)
-    values = ops.reshape(fields, (-1, 2))
-    images = ops.reshape(ops.arange(batch, dtype="int32"), (-1, 1, 1, 1))
-    kinds = ops.arange(count, dtype="int32")
+    if keras.backend.backend() == "jax":
+        # Image by image, so that devices that share a batch need not exchange it.
+        values = ops.reshape(fields, (batch, height * width, count, 2))
 
-    def read(row: Any, column: Any) -> Any:
-        return ops.take(values, ((images * height + row) * width + column) * count + kinds, axis=0)
+        def read(row: Any, column: Any) -> Any:
+            cells = ops.reshape(row * width + column, (batch, height * width, count, 1))
+            return ops.reshape(ops.take_along_axis(values, cells, axis=1), ops.shape(fields))
+    else:
+        values = ops.reshape(fields, (-1, 2))
+        images = ops.reshape(ops.arange(batch, dtype="int32"), (-1, 1, 1, 1))
+        kinds = ops.arange(count, dtype="int32")
+
+        def read(row: Any, column: Any) -> Any:
+            cells = (images * height + row) * width + column
+            return ops.take(values, cells * count + kinds, axis=0)
 
     upper = _between(read(top, left), read(top, right), across)
     lower = _between(read(bottom, left), read(bottom, right), across)
     return _between(upper, lower, down)
 
 
-def refine(field: Any, source: Any, stride: int) -> Any:
+def sample_by_products(fields: Any, x: Any, y: Any) -> Any:
+    """As `sample`, by products with matrices that hold a 1 for each cell that is read.
+
+    The work grows with the square of the number of cells. A product in bfloat16, which is what a
+    TPU makes of float32, rounds the fields to 8 bits; positions and weights stay exact.
+    """
+    batch, height, width, count, _ = ops.shape(fields)
+    cells = height * width
+
+    def by_field(values: Any, *inner: int) -> Any:
+        """(B, h, w, F, ...) to (B * F, ..., cells)."""
+        apart = ops.moveaxis(ops.reshape(values, (batch, cells, count, *inner)), 1, -1)
+        return ops.reshape(apart, (batch * count, *inner, cells))
+
+    read = _reader(height, width)
+    # Positions beyond the border have no gradient.
+    inside = (by_field(_within(x, width)), by_field(_within(y, height)))
+    values = read(by_field(fields, 2), *inside)
+    apart = ops.moveaxis(ops.reshape(values, (batch, count, 2, cells)), -1, 1)
+    return ops.reshape(apart, (batch, height, width, count, 2))
+
+
+def _reader(height: int, width: int) -> Callable[[Any, Any, Any], Any]:
+    """A function of fields (N, 2, cells) and positions x, y (N, P) on the map, in cells, to values
+    (N, 2, P).
+
+    The gradient to the positions is known as soon as the four cells around them are read. So it
+    keeps that, and not the matrices.
+    """
+    cells = height * width
+    corners = (0, 1, width, width + 1)  # from the upper left one, in the order of memory
+
+    def around(x: Any, y: Any) -> tuple[Any, Any, Any]:
+        """A matrix (N, cells, P) that selects the upper left cell, and how far beyond it."""
+        left = ops.minimum(ops.floor(x), max(width - 2, 0))
+        top = ops.minimum(ops.floor(y), max(height - 2, 0))
+        every = ops.reshape(ops.arange(cells, dtype=x.dtype), (1, cells, 1))
+        chosen = ops.equal(every, ops.expand_dims(top * width + left, 1))
+        part = (ops.expand_dims(x - left, 1), ops.expand_dims(y - top, 1))
+        return ops.cast(chosen, x.dtype), *part
+
+    @ops.custom_gradient
+    def read(fields: Any, x: Any, y: Any) -> Any:
+        chosen, across, down = around(x, y)
+        shifted = [
+            ops.pad(fields[:, :, by:], ((0, 0), (0, 0), (0, min(by, cells)))) for by in corners
+        ]
+        found = ops.einsum("nkq,nqp->nkp", ops.concatenate(shifted, axis=1), chosen)
+        upper_left, upper_right, lower_left, lower_right = ops.split(found, 4, axis=1)
+        upper = upper_left + (upper_right - upper_left) * across
+        lower = lower_left + (lower_right - lower_left) * across
+        slope_x = (upper_right - upper_left) * (1.0 - down) + (lower_right - lower_left) * down
+        slope_y = lower - upper
+
+        def gradient(*arguments: Any, upstream: Any = None) -> tuple[Any, Any, Any]:
+            g = arguments[0] if upstream is None else upstream
+            chosen, across, down = around(x, y)
+            left, right, up = g * (1.0 - across), g * across, 1.0 - down
+            parts = ops.concatenate([left * up, right * up, left * down, right * down], axis=1)
+            spread = ops.split(ops.einsum("nkp,nqp->nkq", parts, chosen), 4, axis=1)
+            back = sum(
+                ops.pad(part, ((0, 0), (0, 0), (by, 0)))[:, :, :cells]
+                for part, by in zip(spread, corners, strict=True)
+            )
+            return back, ops.sum(g * slope_x, axis=1), ops.sum(g * slope_y, axis=1)
+
+        return upper + slope_y * down, gradient
+
+    return read
+
+
+def refine(field: Any, source: Any, stride: int, sample: Sample = sample) -> Any:
     """One step: x -> p + G(p) - x, where p is the point of the frame nearest to x + F(x).
 
     Args:
         field: F, (B, h, w, F, 2) float, (dx, dy) in input pixels.
         source: G, (B, h, w, F, 2) float, likewise.
         stride: input pixels per cell.
+        sample: `sample` or `sample_by_products`.
 
     Returns:
         (B, h, w, F, 2) float, (dx, dy) in input pixels.
@@ -60,8 +147,23 @@ def refine(field: Any, source: Any, stride: int) -> Any:
     return ops.stack([x - columns, y - rows], axis=-1) * stride + sample(source, x, y)
 
 
+class Refinement(layers.Layer):
+    """What both refinements share.
+
+    Attributes:
+        by_products: whether G is sampled by products. It says how, not what, and is not saved.
+    """
+
+    by_products = False
+
+    def _refine(self, field: Any, source: Any) -> Any:
+        return refine(
+            field, source, self.stride, sample_by_products if self.by_products else sample
+        )
+
+
 @keras.saving.register_keras_serializable(package="personlab_keras")
-class MidRefinement(layers.Layer):
+class MidRefinement(Refinement):
     """Refines mid-range offsets by the short-range offsets of the keypoint that each edge leads
     *to*.
 
@@ -80,11 +182,14 @@ class MidRefinement(layers.Layer):
     def call(self, mid_offsets: Any, short_offsets: Any) -> Any:
         """(B, h, w, 4E) and (B, h, w, 2K) to (B, h, w, 4E), all float (dx, dy) in input pixels."""
         field = _pairs(mid_offsets)
-        source = ops.take(
-            _pairs(short_offsets), ops.convert_to_tensor(self.targets, dtype="int32"), axis=3
+        source = _pairs(short_offsets)
+        source = (
+            ops.stack([source[:, :, :, target] for target in self.targets], axis=3)
+            if self.by_products  # without gathers, here too
+            else ops.take(source, ops.convert_to_tensor(self.targets, dtype="int32"), axis=3)
         )
         for _ in range(self.steps):
-            field = refine(field, source, self.stride)
+            field = self._refine(field, source)
         return ops.reshape(field, ops.shape(mid_offsets))
 
     def compute_output_shape(self, mid_offsets_shape: Any, short_offsets_shape: Any) -> Any:
@@ -100,7 +205,7 @@ class MidRefinement(layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="personlab_keras")
-class LongRefinement(layers.Layer):
+class LongRefinement(Refinement):
     """Refines long-range offsets, first by the network's own long-range offsets, then as often by
     the short-range ones.
 
@@ -119,7 +224,7 @@ class LongRefinement(layers.Layer):
         field = _pairs(long_offsets)
         for source in (field, _pairs(short_offsets)):
             for _ in range(self.steps):
-                field = refine(field, source, self.stride)
+                field = self._refine(field, source)
         return ops.reshape(field, ops.shape(long_offsets))
 
     def compute_output_shape(self, long_offsets_shape: Any, short_offsets_shape: Any) -> Any:

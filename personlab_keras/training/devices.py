@@ -207,6 +207,15 @@ def _join_jax() -> None:
         ) from None
 
 
+def has_tpu() -> bool:
+    """Whether steps run on a TPU."""
+    if keras.backend.backend() != "jax":
+        return False
+    import jax
+
+    return jax.default_backend() == "tpu"
+
+
 def replica_count() -> int:
     """Devices that share a batch by a strategy of TensorFlow. On JAX there is one step for all
     devices, which counts as one.

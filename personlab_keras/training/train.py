@@ -15,7 +15,7 @@ from pathlib import Path
 import keras
 
 from personlab_keras.config import Config, DataConfig
-from personlab_keras.data.pipeline import damage_named, make_dataset, watch_waits
+from personlab_keras.data.pipeline import damage_named, make_dataset, small_images, watch_waits
 from personlab_keras.data.records import Meta, check_meta, check_trainable, read_meta
 from personlab_keras.errors import InputError, Stopped
 from personlab_keras.method.skeleton import Skeleton
@@ -140,7 +140,7 @@ def train(
                 parts=devices.processes,
             )
             training_model.fit(
-                devices.feed(watch_waits(dataset), settings.batch_size),
+                devices.feed(watch_waits(small_images(dataset)), settings.batch_size),
                 epochs=1
                 if steps < settings.log_every
                 else (settings.steps - callback.step) // steps,

@@ -23,7 +23,8 @@ from personlab_keras.model.network import (
     freeze_batch_norm,
     freeze_untrained_heads,
 )
-from personlab_keras.training.devices import mean_over_replicas, replica_count
+from personlab_keras.model.refinement import Refinement
+from personlab_keras.training.devices import has_tpu, mean_over_replicas, replica_count
 from personlab_keras.training.optimizers import build_optimizer
 
 WORST = "worst/"
@@ -183,9 +184,17 @@ class TrainingModel(keras.Model):
 
 
 def build_training_model(
-    config: Config, skeleton: Skeleton = COCO_PERSON, pretrained: bool = True
+    config: Config,
+    skeleton: Skeleton = COCO_PERSON,
+    pretrained: bool = True,
+    on_tpu: bool | None = None,
 ) -> TrainingModel:
-    """A compiled network with its optimizer; `pretrained=False` skips loading `model.weights`."""
+    """A compiled network with its optimizer.
+
+    Args:
+        pretrained: whether to load `model.weights`.
+        on_tpu: whether its steps run on a TPU; None to look where they would run.
+    """
     policy = keras.config.dtype_policy()
     if config.train.mixed_precision is not None:
         keras.config.set_dtype_policy(f"mixed_{config.train.mixed_precision}")
@@ -194,6 +203,9 @@ def build_training_model(
             config.model if pretrained else replace(config.model, weights=None), skeleton
         )
         freeze_untrained_heads(network)
+        for layer in network.layers:
+            if isinstance(layer, Refinement):
+                layer.by_products = has_tpu() if on_tpu is None else on_tpu
         if config.train.freeze_batch_norm:
             freeze_batch_norm(network)
         training_model = TrainingModel(network, config.train, config.targets.radius)

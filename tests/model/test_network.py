@@ -31,7 +31,13 @@ from personlab_keras.model.network import (
     inference_model,
     weights_by_name,
 )
-from personlab_keras.model.refinement import LongRefinement, MidRefinement, refine, sample
+from personlab_keras.model.refinement import (
+    LongRefinement,
+    MidRefinement,
+    refine,
+    sample,
+    sample_by_products,
+)
 
 tf = pytest.importorskip("tensorflow")
 
@@ -452,13 +458,14 @@ def test_mid_refinement_by_hand():
     np.testing.assert_allclose(refined[0, 0, 0, 0:2], (8 + 2, 4 + 3))
 
 
+@pytest.mark.parametrize("by_products", [False, True])
 @pytest.mark.parametrize("stride", [4, 16])
-def test_mid_refinement_equals_the_slow_one(stride):
+def test_mid_refinement_equals_the_slow_one(stride, by_products):
     rng = np.random.default_rng(1)
     mid, short = some_fields(rng, 4), some_fields(rng, 3)
-    refined = ops.convert_to_numpy(
-        MidRefinement(2, stride, BODY.edge_indices[:, 1].tolist())(mid, short)
-    )
+    layer = MidRefinement(2, stride, BODY.edge_indices[:, 1].tolist())
+    layer.by_products = by_products
+    refined = ops.convert_to_numpy(layer(mid, short))
     for image in range(2):
         expected, source = (
             mid[image].reshape(4, 5, 4, 2).astype(float),
@@ -471,10 +478,13 @@ def test_mid_refinement_equals_the_slow_one(stride):
         )
 
 
-def test_long_refinement_equals_the_slow_one():
+@pytest.mark.parametrize("by_products", [False, True])
+def test_long_refinement_equals_the_slow_one(by_products):
     rng = np.random.default_rng(2)
     long, short = some_fields(rng, 3), some_fields(rng, 3)
-    refined = ops.convert_to_numpy(LongRefinement(2, 8)(long, short))
+    layer = LongRefinement(2, 8)
+    layer.by_products = by_products
+    refined = ops.convert_to_numpy(layer(long, short))
     for image in range(2):
         raw = expected = long[image].reshape(4, 5, 3, 2).astype(float)
         for source in (
@@ -503,19 +513,54 @@ def test_refinement_finds_the_keypoint_that_the_short_offsets_point_at():
     assert inside.sum() > 20
 
 
+@pytest.mark.parametrize("how", [sample, sample_by_products])
 @pytest.mark.parametrize("wild", [1e9, -1e9, np.inf, -np.inf, np.nan, 4.0, 4.0 - 1e-7, -0.0])
-def test_sampling_never_reads_outside_the_map(wild):
+def test_sampling_never_reads_outside_the_map(wild, how):
     # METHOD, item 13: on a CPU a read out of range is an error, elsewhere it is silent.
     fields = np.arange(30, dtype=np.float32).reshape(1, 3, 5, 1, 2) + 1
     x = np.full((1, 3, 5, 1), wild, np.float32)
     y = np.full((1, 3, 5, 1), 1.0, np.float32)
-    values = ops.convert_to_numpy(sample(fields, x, y))
+    values = ops.convert_to_numpy(how(fields, x, y))
     if not np.isnan(wild):
         np.testing.assert_allclose(
             values[0, 0, 0, 0], fields[0, 1, 0 if wild <= 0 else 4, 0], rtol=1e-6
         )
-    swapped = ops.convert_to_numpy(sample(fields, y, x))
+    swapped = ops.convert_to_numpy(how(fields, y, x))
     assert swapped.shape == fields.shape
+
+
+@pytest.mark.parametrize("shape", [(2, 7, 5, 3), (1, 1, 4, 2), (1, 3, 1, 2)])
+@pytest.mark.parametrize("how", [sample, sample_by_products])
+def test_gradients_of_sampling_are_its_differences(how, shape):
+    """By differences of a sum that weighs every value differently, far from the kinks: positions
+    beyond the border, which have no gradient, among them."""
+    rng = np.random.default_rng(4)
+    fields, weights = (rng.normal(size=(*shape, 2)).astype(np.float32) for _ in "ab")
+    side = [count + 2 for count in shape[1:3]]
+    y, x = (
+        (rng.integers(-2, each, shape) + rng.uniform(0.2, 0.8, shape)).astype(np.float32)
+        for each in side
+    )
+    variables = [keras.Variable(each) for each in (fields, x, y)]
+
+    def total():
+        return ops.sum(how(*(v.value for v in variables)) * weights)
+
+    with tf.GradientTape() as tape:
+        loss = total()
+    found = tape.gradient(loss, [v.value for v in variables])
+    for variable, gradient in zip(variables, found, strict=True):
+        direction = rng.normal(size=variable.shape).astype(np.float32)
+        before, step = variable.numpy(), np.float32(1e-2)
+        ends = []
+        for sign in (1, -1):
+            variable.assign(before + sign * step * np.clip(direction, -9, 9))
+            ends.append(float(total()))
+        variable.assign(before)
+        slope = (ends[0] - ends[1]) / (2 * step)
+        expected = float(np.sum(ops.convert_to_numpy(gradient) * np.clip(direction, -9, 9)))
+        assert slope == pytest.approx(expected, rel=1e-2, abs=1e-2)
+        assert np.abs(gradient).max() > 0.1 or 1 in shape[1:3]
 
 
 @settings(max_examples=50, deadline=None)
