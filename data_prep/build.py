@@ -148,15 +148,18 @@ def prepare(
             progress,
             say,
         )
-        if (target / META_FILE).is_file():
-            meta = parse_meta(target)
-            site.mend(meta)
-        else:
-            written = site.build()
-            meta = _summed_up(written, tally, plan, config, skeleton)
-            if meta.records:
-                check_trainable(meta, target)
-                write_meta(target, meta)
+        try:
+            if (target / META_FILE).is_file():
+                meta = parse_meta(target)
+                site.mend(meta)
+            else:
+                written = site.build()
+                meta = _summed_up(written, tally, plan, config, skeleton)
+                if meta.records:
+                    check_trainable(meta, target)
+                    write_meta(target, meta)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(site.how_far()) from None
         shutil.rmtree(target / STATE, ignore_errors=True)
     if not meta.records:
         raise none_usable(folder, len(chosen), tally)
@@ -180,6 +183,14 @@ class _Site:
             engine,
             progress,
             say,
+        )
+        self._done = 0
+
+    def how_far(self) -> str:
+        """How many shards are finished, for somebody who interrupted the work."""
+        return (
+            f"interrupted with {self._done} of {len(self._tasks)} shards finished; "
+            "the same command goes on from there"
         )
 
     def build(self) -> list[Written]:
@@ -210,26 +221,25 @@ class _Site:
                 )
 
     def _write(self, todo: Sequence[Task], total: int) -> Iterator[Written]:
-        done, images = total - len(todo), sum(len(task.images) for task in self._tasks)
+        images = sum(len(task.images) for task in self._tasks)
+        self._done = total - len(todo)
         sizes = {task.name: len(task.images) for task in todo}
-        if done:
+        if self._done:
             self._say(
-                f"{self._target}: {done} of {total} shards are finished, and as they were written"
+                f"{self._target}: {self._done} of {total} shards are finished, and as they were written"
             )
         seen = images - sum(sizes.values())
         try:
             for written in self._engine(todo) if todo else ():
-                done += 1
+                self._done += 1
                 seen += sizes[written.shard.name]
                 if self._progress is not None:
                     self._progress(seen, images)
                 yield written
-        except KeyboardInterrupt:
+        finally:
+            # Of workers that were ended, because of an interrupt or a fault of another.
             for unfinished in self._target.glob(".*.part"):
                 unfinished.unlink(missing_ok=True)
-            raise KeyboardInterrupt(
-                f"interrupted with {done} of {total} shards finished; the same command goes on from there"
-            ) from None
 
 
 def _listing(images: Sequence[AnnotatedImage], folder: Path) -> dict[str, Any]:

@@ -4,8 +4,13 @@ pass of one network.
 Public names are imported on first use, so that importing this package does not load TensorFlow or
 Keras."""
 
+from __future__ import annotations
+
 from importlib import import_module
-from typing import Any
+
+TYPE_CHECKING = False  # `typing` takes a moment in which Ctrl-C would be a traceback
+if TYPE_CHECKING:
+    from typing import Any
 
 _HOMES = {
     "COCO_PERSON": "method.skeleton",

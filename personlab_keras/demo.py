@@ -17,7 +17,7 @@ from typing import Any
 from data_prep.build import prepare
 from data_prep.inspection import draw_records
 from personlab_keras.config import Config, config_to_yaml
-from personlab_keras.errors import InputError
+from personlab_keras.errors import InputError, Stopped
 from personlab_keras.evaluation import evaluate
 from personlab_keras.export.export import export_model
 from personlab_keras.inference.predict import load
@@ -137,7 +137,10 @@ def _train(
         say("  ".join([f"step {int(log['step'])}", *others]))
         tick(int(log["step"]), config.train.steps)
 
-    return train(folder / "records" / "train", folder / "run", config, report=report)
+    try:
+        return train(folder / "records" / "train", folder / "run", config, report=report)
+    except Stopped:  # the next demo starts anew
+        raise KeyboardInterrupt from None
 
 
 def _claim(folder: Path, config: Config) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from personlab_keras.config import Config, config_from_dict, config_to_dict
 from personlab_keras.errors import InputError
 from personlab_keras.io.files import read_small
+from personlab_keras.io.limits import check_hdf5
 from personlab_keras.method.maps import MASK_OUTPUTS
 from personlab_keras.method.skeleton import Skeleton
 
@@ -181,7 +182,10 @@ class ModelDirectory(Description):
             )
         network = build_model(replace(self.config.model, weights=None), self.skeleton)
         try:
+            check_hdf5(path, 2 * sum(weight.nbytes for weight in network.get_weights()) + (1 << 20))
             network.load_weights(path)
+        except InputError:
+            raise
         except (OSError, ValueError, KeyError) as error:
             raise InputError(
                 f"{path}: damaged, or belongs to another network: {' '.join(str(error).split())[:200]}"

@@ -4,11 +4,8 @@
 
 import json
 import os
-import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import cv2
@@ -297,37 +294,3 @@ def test_a_reader_that_goes_away_is_no_error():
     command = f"{sys.executable} -m personlab_keras.cli config | true"
     process = subprocess.run(["bash", "-c", command], stderr=subprocess.PIPE, text=True, cwd=ROOT)
     assert process.stderr == ""
-
-
-@pytest.mark.slow
-def test_an_interrupted_preparation_leaves_nothing_half_done(scenes, tmp_path):
-    arguments = [
-        "--annotations",
-        scenes / "annotations.json",
-        "--images",
-        scenes / "images",
-        "--out",
-        tmp_path / "records",
-    ]
-    many = [
-        argument
-        for setting in ("data.views_per_image=2000", "data.view_size=401")
-        for argument in ("--set", setting)
-    ]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "personlab_keras.cli", "prepare", *map(str, arguments), *many],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True,
-    )  # fmt: skip
-    deadline = time.monotonic() + 300
-    while not list(tmp_path.glob("records/.*.part")) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the command
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 130
-    assert re.search(
-        r"personlab prepare: interrupted with \d+ of \d+ shards finished; the same command goes on from there\n$",
-        errors,
-    )
-    assert "Traceback" not in errors
-    assert not list((tmp_path / "records").glob(".*.part"))
-    assert not (tmp_path / "records" / "meta.json").exists()

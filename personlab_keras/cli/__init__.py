@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-from collections.abc import Sequence
+
+TYPE_CHECKING = False  # `typing` takes a moment in which Ctrl-C would be a traceback
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
 
 _WITHOUT_TENSORFLOW = (
     "benchmark",
@@ -38,7 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = "personlab"
     try:
         # Imported here, so that Ctrl-C in the first second ends in one line, too.
-        from personlab_keras.cli.parser import build_parser
+        from personlab_keras.io.interrupts import end_on_interrupt
+
+        with end_on_interrupt(name):
+            from personlab_keras.cli.parser import build_parser
 
         parser = build_parser()
         options = parser.parse_args(arguments)
@@ -46,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.print_help(sys.stderr)
             return 2
         name = f"personlab {options.command}"
-        return _run(options, name)
+        with end_on_interrupt(name):
+            return _run(options, name)
     except KeyboardInterrupt as interrupt:
         reason = interrupt.args[0] if interrupt.args else "interrupted"
         print(f"{name}: {reason}", file=sys.stderr)
@@ -57,6 +64,7 @@ def _run(options: argparse.Namespace, name: str) -> int:
     from personlab_keras.cli.settings import command_config
     from personlab_keras.errors import InputError, Stopped
     from personlab_keras.io.failures import failure
+    from personlab_keras.io.interrupts import interrupted
     from personlab_keras.io.processes import import_tensorflow_quietly
 
     try:
@@ -79,6 +87,8 @@ def _run(options: argparse.Namespace, name: str) -> int:
     except Exception as error:
         # The one place for what the file system refuses, whoever met it.
         line = failure(error, getattr(options, "out", None) or getattr(options, "workdir", None))
+        if interrupted():  # on its way through a library, Ctrl-C became this error
+            raise KeyboardInterrupt from None
         if line is None:
             raise
         print(f"{name}: {line}", file=sys.stderr)

@@ -21,6 +21,7 @@ from personlab_keras.cli.given import named_model, overrides_of, pipeline_argume
 from personlab_keras.config import Config, config_to_described_yaml, load_config
 from personlab_keras.errors import InputError
 from personlab_keras.io.files import check_apart
+from personlab_keras.io.interrupts import interrupts_raise
 from personlab_keras.io.processes import import_tensorflow_quietly
 
 
@@ -30,7 +31,7 @@ def run_demo(options: argparse.Namespace, config: Config) -> int:
     # Without --config, the shipped demo.yaml replaces the defaults.
     if options.config is None:
         config = load_config("demo", options.set)
-    with progress_bars() as progress:
+    with interrupts_raise(), progress_bars() as progress:
         metrics = demo(options.out, config, progress=progress, say=say)
     _print_metrics(metrics)
     print(
@@ -56,7 +57,7 @@ def run_prepare(options: argparse.Namespace, config: Config) -> int:
         else processes(workers if options.workers is None else options.workers)
     )
     skeleton = load_skeleton(options.skeleton or config.data.skeleton)
-    with progress_bars() as progress:
+    with interrupts_raise(), progress_bars() as progress:
         meta = prepare(
             options.annotations,
             options.images,
@@ -296,7 +297,7 @@ def run_evaluate(options: argparse.Namespace, config: Config) -> int:
     model = named_model(options.model)
     predictor = load(model, settings)
     try:
-        with progress_bars() as progress:
+        with interrupts_raise(), progress_bars() as progress:
             metrics = evaluate(
                 predictor,
                 options.annotations,

@@ -299,6 +299,12 @@ def _add_predict(add: Add) -> None:
         help="folder for the results (default: people)",
     )
     command.add_argument(
+        "--data-only",
+        action="store_true",
+        help="refuse models that are programs (SavedModels, which --beam runs); networks in .onnx, "
+        ".tflite and .h5 files are data",
+    )
+    command.add_argument(
         "--beam",
         action="store_true",
         help="run as an Apache Beam pipeline; sources, model and results may be in a bucket",

@@ -13,6 +13,7 @@ from personlab_keras.config import Config
 from personlab_keras.errors import InputError
 from personlab_keras.inference.beam import is_address
 from personlab_keras.io.files import check_apart
+from personlab_keras.io.interrupts import interrupts_raise
 
 if TYPE_CHECKING:
     from personlab_keras.inference.predict import Predictor
@@ -24,6 +25,8 @@ JSON = "json"
 
 def run_predict(options: argparse.Namespace, config: Config) -> int:
     pipeline = pipeline_arguments(options)
+    if options.beam and options.data_only:
+        raise InputError("--data-only: --beam runs the SavedModel, which is a program")
     if options.beam:
         return _predict_with_beam(options, pipeline)
     say(f"loading {options.model}")
@@ -89,7 +92,7 @@ def _predict_videos(
     several = len(videos) > 1
     for video, name in zip(videos, video_names(videos), strict=True):
         try:
-            with progress_bars() as progress:
+            with interrupts_raise(), progress_bars() as progress:
                 summary = predict_video(
                     predictor,
                     video,
@@ -139,9 +142,10 @@ def _predict_with_beam(options: argparse.Namespace, pipeline: list[str]) -> int:
         )
     for source in filter(is_video, options.sources):
         raise InputError(f"{source}: --beam accepts images only")
-    summary = predict_with_beam(
-        options.sources, options.model, options.out, parsed, options.shards, say=say
-    )
+    with interrupts_raise():
+        summary = predict_with_beam(
+            options.sources, options.model, options.out, parsed, options.shards, say=say
+        )
     failed = sum(summary.failed.values())
     print(f"{options.out}: {summary.images} images, {summary.people} people, {failed} failed")
     for reason, count in summary.failed.items():

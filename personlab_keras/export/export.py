@@ -20,6 +20,7 @@ from personlab_keras.export.litert import litert_files
 from personlab_keras.inference.runtimes import FILES, LITERT
 from personlab_keras.io.failures import failure
 from personlab_keras.io.files import make_folder, write_atomically
+from personlab_keras.io.interrupts import unfinished
 from personlab_keras.method.skeleton import COCO_PERSON, Skeleton
 from personlab_keras.model.network import build_model, copy_weights, inference_model
 from personlab_keras.model.pretrained.network import (
@@ -83,27 +84,26 @@ def export_model(
     temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        config = with_possible_masks(config)
-        predicting = inference_model(network)
-        save(predicting, config, skeleton, str(temporary))
-        write_extras(temporary, config.predict.longer_side)
-        network.save_weights(temporary / WEIGHTS_FILE)
-        description = describe(config, skeleton, provenance)
-        if litert:
-            contents = litert_files(predicting, FileOptions(), [], description)
-            write_atomically(temporary / FILES[LITERT], next(contents))
-        write_atomically(temporary / DESCRIPTION_FILE, description)
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(temporary, target)
+        with unfinished(temporary):
+            config = with_possible_masks(config)
+            predicting = inference_model(network)
+            save(predicting, config, skeleton, str(temporary))
+            write_extras(temporary, config.predict.longer_side)
+            network.save_weights(temporary / WEIGHTS_FILE)
+            description = describe(config, skeleton, provenance)
+            if litert:
+                contents = litert_files(predicting, FileOptions(), [], description)
+                write_atomically(temporary / FILES[LITERT], next(contents))
+            write_atomically(temporary / DESCRIPTION_FILE, description)
+            if target.exists():
+                shutil.rmtree(target)
+            os.replace(temporary, target)
     except Exception as error:
         # The libraries that write there name files that the user does not know.
         line = failure(error, target)
         if line is None:
             raise
         raise InputError(line) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return target
 
 

@@ -246,18 +246,32 @@ class Predictor:
         """Runs the network on inputs (B, H, W, 3) uint8.
 
         Raises:
-            ValueError: the network's maps do not have the stride of this predictor.
+            InputError: the network's maps are not finite, or not those of this predictor.
         """
         outputs = self.model.predict_on_batch(inputs.astype(np.float32))
         known = {
             name: np.asarray(outputs[name], np.float32) for name in ALL_OUTPUTS if name in outputs
         }
-        maps = [
-            unpack({name: array[i] for name, array in known.items()}, self.stride, self.skeleton)
-            for i in range(len(inputs))
-        ]
+        for name, array in known.items():
+            # One pass without a copy: the sum is not finite if any number is not.
+            if not np.isfinite(array.sum(dtype=np.float64)):
+                raise InputError(
+                    f"the network's {name} are not finite: its weights are damaged, or its numbers "
+                    "overflow"
+                )
+        try:
+            maps = [
+                unpack(
+                    {name: array[i] for name, array in known.items()}, self.stride, self.skeleton
+                )
+                for i in range(len(inputs))
+            ]
+        except (KeyError, ValueError, IndexError) as error:
+            raise InputError(
+                f"the network's outputs do not fit its description: {' '.join(str(error).split())}"
+            ) from None
         if maps[0].image_shape != inputs.shape[1:3]:
-            raise ValueError(
+            raise InputError(
                 f"the network's maps must have stride {self.stride} for inputs {inputs.shape[1:3]}. Received: {maps[0].shape} cells"
             )
         return maps

@@ -6,6 +6,7 @@ metadata, in LiteRT in the zip archive that LiteRT's metadata convention appends
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
@@ -20,8 +21,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from personlab_keras.config import LONGEST_SIDE
 from personlab_keras.errors import InputError
-from personlab_keras.io.files import check_regular
+from personlab_keras.io.files import SMALL, check_regular
+from personlab_keras.io.limits import check_size
 from personlab_keras.io.processes import import_tensorflow_quietly, silent_standard_error
 from personlab_keras.model_directory import DESCRIPTION_FILE, Description, parse_description
 
@@ -34,6 +37,9 @@ faster one comes first (docs/runtimes.md).
 
 PACKAGES = {LITERT: "ai_edge_litert", ONNX: "onnxruntime"}
 """The package that runs each kind of file."""
+
+_LARGEST_TENSOR = 1 << 31
+"""Numbers in the largest tensor of a LiteRT file."""
 
 CPU = "cpu"
 PROVIDERS = {
@@ -157,6 +163,11 @@ def read_network_file(path: str | Path) -> NetworkFile:
         )
     batch_size, height, width, _ = shape
     size = None if width is None or height is None else (width, height)
+    if size is not None and not 0 < max(size) <= LONGEST_SIDE:
+        raise InputError(
+            f"{path}: its input must have sides of at most {LONGEST_SIDE} pixels. "
+            f"Received: {width} x {height}"
+        )
     return NetworkFile(path, runtime, parse_description(text, str(path)), batch_size, size)
 
 
@@ -254,7 +265,8 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
 def _read_onnx(path: Path) -> tuple[str | None, list[int | None]]:
     session = _onnx_session(path, threads=1, optimised=False)
     text = session.get_modelmeta().custom_metadata_map.get(DESCRIPTION_FILE)
-    return text, [side if isinstance(side, int) else None for side in session.get_inputs()[0].shape]
+    shape = session.get_inputs()[0].shape
+    return text, [side if isinstance(side, int) else None for side in shape]
 
 
 def _onnx_session(
@@ -287,9 +299,10 @@ def _read_litert(path: Path) -> tuple[bytes | None, list[int | None]]:
     _runtime(LITERT, path)
     try:
         with zipfile.ZipFile(path) as archive:
-            text = (
-                archive.read(DESCRIPTION_FILE) if DESCRIPTION_FILE in archive.namelist() else None
-            )
+            text = None
+            if DESCRIPTION_FILE in archive.namelist():
+                check_size(path, archive.getinfo(DESCRIPTION_FILE).file_size, SMALL)
+                text = archive.read(DESCRIPTION_FILE)
     except zipfile.BadZipFile:  # the archive is at the end, which a truncated file has lost
         raise _damaged(path, "LiteRT", f"no archive with {DESCRIPTION_FILE} at its end") from None
     shape = _litert_interpreter(path, threads=1).get_input_details()[0]["shape_signature"]
@@ -301,8 +314,12 @@ def _litert_interpreter(path: Path, threads: int) -> Any:
     try:
         with silent_standard_error():  # LiteRT prints which delegate it uses
             made = interpreter.Interpreter(model_path=str(path), num_threads=threads)
+            for tensor in made.get_tensor_details():
+                check_size(path, math.prod(map(int, tensor["shape"])), _LARGEST_TENSOR)
             made.allocate_tensors()
             return made
+    except InputError:
+        raise
     except (ValueError, RuntimeError) as error:
         raise _damaged(path, "LiteRT", error) from None
 

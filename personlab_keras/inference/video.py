@@ -117,7 +117,7 @@ def predict_video(
     name = result_path(source).name
     lines = _folder(stem.parent) / f"{stem.name}.jsonl"
     overlay_path = lines.with_name(f"{stem.name}.overlay.mp4")
-    if overlay_path.resolve() == Path(source).resolve():
+    if os.path.realpath(overlay_path) == os.path.realpath(source):
         raise InputError(
             f"{source}: must not be both a video to predict and a result. Choose another folder for the results"
         )

@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from personlab_keras.errors import InputError
+from personlab_keras.io.interrupts import unfinished
 
 _UNFINISHED = ".part"
 LOCK_FILE = ".lock"
@@ -51,16 +52,13 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     temporary = target.with_name(f".{target.name}.{os.getpid()}{_UNFINISHED}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        with unfinished(temporary), open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, target)
+            os.replace(temporary, target)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def make_folder(folder: str | Path) -> Path:

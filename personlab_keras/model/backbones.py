@@ -26,6 +26,7 @@ import keras
 from keras import layers
 
 from personlab_keras.errors import InputError
+from personlab_keras.io.limits import check_hdf5
 from personlab_keras.model.google_backbones import apply_mobilenet, apply_resnet
 from personlab_keras.model.layers import (
     AlignedUpsampling,
@@ -196,7 +197,10 @@ def _load_weights(
             warnings.simplefilter(
                 "ignore"
             )  # of what a file lacks, layer by layer, before the error that sums it up
+            check_hdf5(weights, 4 * sum(each.nbytes for each in backbone.get_weights()) + (1 << 20))
             backbone.load_weights(weights)
+    except InputError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"model.weights: {weights} holds no weights of {name} with alpha {alpha}: {_one_line(error)}"

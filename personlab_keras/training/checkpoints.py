@@ -14,6 +14,7 @@ import numpy as np
 
 from personlab_keras.errors import InputError
 from personlab_keras.io.files import write_atomically
+from personlab_keras.io.limits import check_zip
 
 CHECKPOINTS = "checkpoints"
 AVERAGES = "averaged_statistics"
@@ -60,11 +61,15 @@ def restore(state: State, path: Path) -> Position:
     Raises:
         InputError: it is damaged or of another network or optimizer.
     """
+    held = sum(int(np.prod(each.shape)) * 8 for each in state.values())
     try:
+        check_zip(path, 2 * held + (1 << 20))
         with np.load(path) as saved:
             values = {name: saved[name] for name in saved.files}
         position = Position(int(values.pop(_STEP)), int(values.pop(_EXAMPLE)))
         values.pop(_VERSIONS)
+    except InputError:
+        raise
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(
             f"{path}: damaged checkpoint: {error}. Delete it to resume from the one before"

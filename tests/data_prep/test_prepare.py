@@ -6,7 +6,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -256,31 +255,51 @@ def running(process):
         return False
 
 
+PRESS_AT = """
+import os, signal, sys
+if __name__ == "__main__":
+    from data_prep import build, engines
+    def press():
+        os.killpg(0, signal.SIGINT)  # as a terminal does: to every process of the command
+    def first_done(futures, original=engines.as_completed):
+        for future in original(futures):
+            press()
+            yield future
+    def all_done(*arguments, original=build._summed_up):
+        press()
+        return original(*arguments)
+    {place}
+    from personlab_keras.cli import main
+    sys.exit(main(sys.argv[1:]))
+"""
+
+
 @pytest.mark.slow
-def test_ctrl_c_of_a_terminal_is_one_line(scenes, tmp_path):
+@pytest.mark.parametrize(
+    "place", ["engines.as_completed = first_done", "build._summed_up = all_done"]
+)
+def test_ctrl_c_of_a_terminal_is_one_line(scenes, tmp_path, place):
+    """While the workers work, and after the last of them: the command interrupts itself, so that
+    the state of the machine does not matter.
+    """
+    script = tmp_path / "press.py"
+    script.write_text(PRESS_AT.format(place=place))
     out = tmp_path / "records"
-    arguments = [
-        "--annotations",
-        scenes / "annotations.json",
-        "--images",
-        scenes / "images",
-        "--out",
-        out,
-        "--workers",
-        "2",
-    ]
-    many = [part for setting in ("data.views_per_image=300",) for part in ("--set", setting)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "personlab_keras.cli", "prepare", *map(str, arguments), *many],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True,
-    )  # fmt: skip
-    while process.poll() is None and not list(out.glob("views-*")):
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "shards finished; the same command goes on from there" in errors
-    assert errors.count("\n") == 1, errors
+    done = subprocess.run(
+        [
+            *(sys.executable, script, "prepare", "--annotations", scenes / "annotations.json"),
+            *("--images", scenes / "images", "--out", out, "--workers", "2"),
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+    )
+    assert done.returncode == 130
+    assert "shards finished; the same command goes on from there" in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert not list(out.glob(".*.part"))
+    assert not (out / "meta.json").exists()
 
 
 def test_two_builders_in_one_folder(scenes, tmp_path):

@@ -323,7 +323,7 @@ def test_a_workdir_of_another_network_is_refused(records, workdir):
         train(records, workdir, load_config(None, [*TINY, "model.alpha=0.5"]))
 
 
-def test_sigterm_saves_and_the_same_call_goes_on(records, tiny_config, tmp_path, monkeypatch):
+def test_a_signal_saves_and_the_same_call_goes_on(records, tiny_config, tmp_path, monkeypatch):
     """Stopped in the midst of an interval of the log, with averaging on: the run ends with the
     weights of an uninterrupted one.
     """
@@ -335,18 +335,25 @@ def test_sigterm_saves_and_the_same_call_goes_on(records, tiny_config, tmp_path,
     steps = iter(range(1, 100))
 
     def send(self, batch, logs=None, original=RunCallback.on_train_batch_end):
-        if next(steps) in (3, 6):
-            os.kill(os.getpid(), signal.SIGTERM)
+        step = next(steps)
+        if step in (3, 6):
+            os.kill(os.getpid(), signal.SIGTERM if step == 3 else signal.SIGINT)
         original(self, batch, logs)
 
     monkeypatch.setattr(RunCallback, "on_train_batch_end", send)
     for reached in (3, 6):
         with pytest.raises(
             Stopped, match=f"stopped at step {reached} of 8; the same command resumes"
-        ):
+        ) as caught:
             train(records, tmp_path / "stopped", config)
+        assert caught.value.interrupted == (reached == 6)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
         assert latest_checkpoint(tmp_path / "stopped").name == f"step-{reached:08d}.npz"
-    resumed = train(records, tmp_path / "stopped", config)
+    begun = []
+    resumed = train(
+        records, tmp_path / "stopped", config, started=lambda *place: begun.append(place)
+    )
+    assert begun == [(6, 8)]
     for a, b in zip(weights(whole), weights(resumed), strict=True):
         np.testing.assert_array_equal(a, b)
     assert [line["step"] for line in read_log(tmp_path / "stopped")] == [4, 8]

@@ -1,0 +1,61 @@
+"""Small files that announce large contents."""
+
+import zipfile
+
+import h5py
+import numpy as np
+import pytest
+
+from personlab_keras.errors import InputError
+from personlab_keras.io.files import SMALL_YAML, check_regular, parse_yaml, read_small
+from personlab_keras.io.limits import check_hdf5, check_zip
+
+
+def test_an_array_that_is_announced_but_not_stored(tmp_path):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file.create_group("layers").create_dataset(
+            "kernel", shape=(1 << 20, 1 << 20), dtype="f4", chunks=(1024, 1024)
+        )
+    assert path.stat().st_size < 10_000
+    with pytest.raises(InputError, match=r"at most 1000 bytes. Received: 4398046511104 announced"):
+        check_hdf5(path, 1000)
+
+
+def test_arrays_of_other_files(tmp_path):
+    np.zeros(4, "f4").tofile(tmp_path / "other")
+    with h5py.File(tmp_path / "external.h5", "w") as file:
+        file.create_dataset("a", (4,), "f4", external=[(str(tmp_path / "other"), 0, 16)])
+    with h5py.File(tmp_path / "linked.h5", "w") as file:
+        file["a"] = h5py.ExternalLink("plain.h5", "/a")
+    with h5py.File(tmp_path / "plain.h5", "w") as file:
+        file["a"] = np.zeros(4, "f4")
+    for name in ("external.h5", "linked.h5"):
+        with pytest.raises(InputError, match="must hold"):
+            check_hdf5(tmp_path / name, 1000)
+    check_hdf5(tmp_path / "plain.h5", 16)
+    with pytest.raises(InputError, match="at most 15 bytes"):
+        check_hdf5(tmp_path / "plain.h5", 15)
+
+
+def test_a_zip_that_inflates(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("zeros", bytes(1 << 20))
+    assert (tmp_path / "a.npz").stat().st_size < 10_000
+    check_zip(tmp_path / "a.npz", 1 << 20)
+    with pytest.raises(InputError, match="at most 1000 bytes"):
+        check_zip(tmp_path / "a.npz", 1000)
+
+
+def test_yaml_that_stands_for_much(tmp_path):
+    # Nine levels of nine: 9^9 values, in 500 bytes.
+    lines = ["- &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    lines += [f"- &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 9)]
+    with pytest.raises(InputError, match="stand for more than 1000000 values"):
+        parse_yaml("\n".join(lines), "a.yaml")
+    assert parse_yaml("\n".join(lines[:3]), "a.yaml")[2][8][8] == [1] * 9
+    (tmp_path / "long.yaml").write_bytes(b"#" * (SMALL_YAML + 1))
+    with pytest.raises(InputError, match=f"at most {SMALL_YAML} bytes"):
+        read_small(tmp_path / "long.yaml", SMALL_YAML)
+    with pytest.raises(InputError, match="must be a file. Received: a folder"):
+        check_regular(tmp_path)
