@@ -402,8 +402,8 @@ class ServeConfig(Section):
     """The HTTP server, `personlab serve`."""
 
     host: _Line = "127.0.0.1"
-    """Address to listen on; the default is this machine only. The server has no authentication, so
-    put it behind a proxy that does before exposing it."""
+    """Address to listen on; the default is this machine only. Any other needs an API key
+    (docs/server.md)."""
     port: Annotated[int, Range(0, 65535)] = 8000
     """Port to listen on; 0 for a free one."""
     address: _Line | None = None
@@ -428,12 +428,36 @@ class ServeConfig(Section):
     """Largest accepted image file in bytes."""
     max_pixels: Annotated[int, Range(1, 2**31)] = 50_000_000
     """Largest accepted image in pixels (width x height)."""
+    head_timeout_s: Annotated[float, Range(0.1, 3600)] = 10.0
+    """Seconds within which a client must have sent the head of a request."""
     body_timeout_s: Annotated[float, Range(0.1, 3600)] = 30.0
-    """Seconds within which a client must have sent its image, since a slow client occupies a place
-    in the queue."""
+    """Seconds within which a client must have sent its image."""
+    max_connections: Annotated[int, Range(1, 100_000)] = 256
+    """Largest number of open connections. Times max_bytes, it bounds the memory of images that are
+    arriving."""
+    max_per_client: Annotated[int, Range(0, 100_000)] = 128
+    """Largest number of open connections of one address; 0 for no limit of its own, as behind a
+    proxy."""
+    hosts: Annotated[tuple[_Line, ...], Count(0, 100)] = ()
+    """Names in the Host header, without port, that are answered for. On a loopback address those of
+    the machine itself always are, and no others; elsewhere, without any here, all are."""
+    origins: Annotated[tuple[_Line, ...], Count(0, 100)] = ()
+    """Origins of web pages that may use the server besides its own (CORS), such as
+    https://example.org; * for all."""
+    page: bool = True
+    """Whether to serve the page to try the server."""
+    metrics_port: Annotated[int, Range(0, 65535)] | None = None
+    """Port of /metrics alone, which then is not on the main port and needs no key; 0 for a free
+    one, null for the main port."""
+    tls_certificate: _Line | None = None
+    """File of the TLS certificate, with its chain (PEM); null for no TLS."""
+    tls_key: _Line | None = None
+    """File of the private key of the certificate (PEM)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise InputError("serve.tls_certificate and serve.tls_key must both be given, or none")
         if self.gpus > 1 and self.gpus != round(self.gpus):
             raise InputError(
                 "serve.gpus must be a fraction of one GPU or a whole number of them. "

@@ -101,7 +101,7 @@ class Upload:
 
     def __init__(self, server, data):
         self.socket = socket.create_connection(("127.0.0.1", server.port), timeout=120)
-        head = f"POST /v1/people HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
+        head = f"POST /v1/people HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(data)}\r\n\r\n"
         self.socket.sendall(head.encode() + data[:-1])
         self.last = data[-1:]
 

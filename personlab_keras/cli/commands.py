@@ -343,6 +343,9 @@ def run_serve(options: argparse.Namespace, config: Config) -> int:
         replace(config.serve, **given),
         overrides_of(options),
         say=lambda line: print(line, flush=True),
+        api_key=options.api_key,
+        no_auth=options.no_auth,
+        warn=lambda line: print(f"personlab serve: warning: {line}", file=sys.stderr),
     )
     return 0
 

@@ -383,6 +383,17 @@ def _add_serve(add: Add) -> None:
     command.add_argument(
         "--host", help="address to listen on (default: serve.host, this machine only)"
     )
+    access = command.add_mutually_exclusive_group()
+    access.add_argument(
+        "--api-key",
+        type=Path,
+        metavar="FILE",
+        help="file of API keys, one a line (or set PERSONLAB_API_KEY); needed to serve other "
+        "machines",
+    )
+    access.add_argument(
+        "--no-auth", action="store_true", help="serve other machines without an API key"
+    )
 
 
 def _add_benchmark(add: Add) -> None:

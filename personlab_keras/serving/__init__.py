@@ -20,6 +20,9 @@ def serve(
     config: ServeConfig,
     overrides: Sequence[str] = (),
     say: Callable[[str], None] = print,
+    api_key: str | Path | None = None,
+    no_auth: bool = False,
+    warn: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Serves a model until SIGTERM or Ctrl-C, then answers the accepted requests and returns.
 
@@ -29,9 +32,14 @@ def serve(
         overrides: settings `section.key=value` that replace those of the model.
         say: receives one line with the address when the replicas are warmed up and the server
             accepts requests.
+        api_key: file of API keys, one a line, one of which a request must have;
+            PERSONLAB_API_KEY holds another.
+        no_auth: whether to serve other machines without a key.
+        warn: receives a line for each risk of the settings.
 
     Raises:
-        InputError: a package is missing, the server cannot listen on the address, the model or a
+        InputError: other machines could use the server, and there is neither a key nor `no_auth`;
+            a package is missing, the server cannot listen on the address, the model or a
             setting is invalid, or there is no Ray cluster at the configured address.
         KeyboardInterrupt: interrupted before the server was ready.
     """
@@ -40,6 +48,21 @@ def serve(
         raise InputError(
             f"needs the extra `serve` (pip install 'personlab-keras[serve]'). Missing: {', '.join(missing)}"
         )
+    from personlab_keras.serving.guard import KEY_VARIABLE, is_loopback, read_keys
     from personlab_keras.serving.server import run
 
-    run(Path(os.path.realpath(model)), config, overrides, say)
+    keys = () if no_auth else read_keys(api_key)
+    if not is_loopback(config.host):
+        if not keys and not no_auth:
+            raise InputError(
+                f"--host {config.host}: other machines could use the server. Give --api-key FILE "
+                f"or {KEY_VARIABLE}, or say --no-auth"
+            )
+        if not keys:
+            warn(f"whoever reaches {config.host} can use the server (--no-auth)")
+        elif config.tls_certificate is None:
+            warn(
+                "API keys and images are sent unencrypted: set serve.tls_certificate, or put a "
+                "proxy with TLS in front"
+            )
+    run(Path(os.path.realpath(model)), config, overrides, say, keys)

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -25,11 +25,14 @@ from prometheus_client import (
 from starlette.applications import Starlette
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from personlab_keras.config import ServeConfig
+from personlab_keras.serving.guard import Guard
 from personlab_keras.serving.messages import Answer, RequestOptions
 
 Find = Callable[[bytes, RequestOptions], Awaitable[Answer]]
@@ -67,6 +70,9 @@ class Metrics:
             "Requests accepted and not yet answered",
             registry=self.registry,
         )
+        self.uploads = Gauge(
+            "personlab_uploads", "Requests whose image is arriving", registry=self.registry
+        )
         self.batches = Histogram(
             "personlab_batch_images",
             "Images in a batch",
@@ -82,6 +88,8 @@ def build_app(
     health: Callable[[], Mapping[str, Any]],
     model: Mapping[str, Any],
     config: ServeConfig,
+    keys: Sequence[bytes] = (),
+    metrics: Metrics | None = None,
 ) -> Starlette:
     """Builds the ASGI application.
 
@@ -90,18 +98,17 @@ def build_app(
         health: returns {"ready": bool, ...}; called in a thread.
         model: the description of the model that `Replica.describe` returns.
         config: the limits.
+        keys: API keys, one of which a request must have; none for no check.
+        metrics: that are served elsewhere; None to serve them here.
     """
     # Clients are told about invalid forms; the log would get a line for each.
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
-    metrics = Metrics()
+    elsewhere, metrics = metrics is not None, metrics or Metrics()
     page = files("personlab_keras.serving").joinpath("page.html").read_text(encoding="utf-8")
 
     async def healthz(request: Request) -> Response:
         state = await asyncio.to_thread(health)
         return JSONResponse(dict(state), 200 if state["ready"] else 503)
-
-    async def metrics_text(request: Request) -> Response:
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     async def model_description(request: Request) -> Response:
         return JSONResponse(dict(model))
@@ -111,14 +118,42 @@ def build_app(
 
     return Starlette(
         routes=[
-            Route("/", page_html),
+            *([Route("/", page_html)] if config.page else []),
             Route("/healthz", healthz),
-            Route("/metrics", metrics_text),
+            *([] if elsewhere else [_metrics_route(metrics)]),
             Route("/v1/model", model_description),
             Route("/v1/people", _People(find, model, config, metrics).answer, methods=["POST"]),
         ],
+        # CORS comes first: a browser asks for permission without a key.
+        middleware=[
+            *(
+                [
+                    Middleware(
+                        CORSMiddleware,
+                        allow_origins=config.origins,
+                        allow_methods=["GET", "POST"],
+                        allow_headers=["Authorization", "Content-Type", "X-API-Key"],
+                    )
+                ]
+                if config.origins
+                else []
+            ),
+            Middleware(Guard, config=config, keys=keys),
+        ],
         exception_handlers={HTTPException: lambda request, error: _refusal(error)},
     )
+
+
+def build_metrics_app(metrics: Metrics) -> Starlette:
+    """The ASGI application of a port for metrics alone."""
+    return Starlette(routes=[_metrics_route(metrics)])
+
+
+def _metrics_route(metrics: Metrics) -> Route:
+    async def text(request: Request) -> Response:
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    return Route("/metrics", text)
 
 
 class _People:
@@ -145,14 +180,14 @@ class _People:
         return response
 
     async def _find_people(self, request: Request) -> Response:
-        # Checked before the body is read, so that waiting requests use bounded memory.
-        if self._accepted >= self._config.max_queued:
-            raise HTTPException(
-                503, f"the queue of {self._config.max_queued} requests is full", _RETRY_AFTER
-            )
-        with self._place_in_queue():
-            request_options = _request_options(request, self._has_masks)
+        # Before the body, so that it is not sent in vain; and after it, for only a whole image
+        # takes a place: clients that send slowly, or not to the end, hold none.
+        self._check_queue()
+        request_options = _request_options(request, self._has_masks)
+        with self._metrics.uploads.track_inprogress():
             data = await _image_bytes(request, self._config)
+        self._check_queue()
+        with self._place_in_queue():
             try:
                 answer = await self._find(data, request_options)
             except Busy as busy:
@@ -161,6 +196,12 @@ class _People:
             self._metrics.batches.observe(answer.batch)
         self._metrics.people.inc(answer.people)
         return Response(answer.body, answer.status, media_type="application/json")
+
+    def _check_queue(self) -> None:
+        if self._accepted >= self._config.max_queued:
+            raise HTTPException(
+                503, f"the queue of {self._config.max_queued} requests is full", _RETRY_AFTER
+            )
 
     @contextlib.contextmanager
     def _place_in_queue(self) -> Iterator[None]:

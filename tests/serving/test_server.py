@@ -66,7 +66,7 @@ def test_a_signal_lets_accepted_requests_finish(server, scenes):
     data = scene(scenes)
     expected = server.people(data)
     uploads = [Upload(server, data) for _ in range(MAX_QUEUED)]
-    wait_until(lambda: server.metric("personlab_queue_depth") == MAX_QUEUED)
+    wait_until(lambda: server.metric("personlab_uploads") == MAX_QUEUED)
     # A terminal sends Ctrl-C to all of its processes.
     os.killpg(server.process.pid, signal.SIGINT)
 
