@@ -11,7 +11,7 @@ import yaml
 
 from personlab_keras.cli import main
 from personlab_keras.config import Config, config_from_dict, load_config
-from personlab_keras.config_values import Choices, Range, Text, checked
+from personlab_keras.config_values import Choices, Count, Range, Text, checked
 from personlab_keras.errors import InputError
 
 HUGE = 10**400
@@ -42,7 +42,9 @@ def hostile(kind, rule):
         items = typing.get_args(kind)
         length = 1 if items[-1] is Ellipsis else len(items)
         spoilt = [[value] * length for value in hostile(*plain(items[0]))]
-        wrong_length = [[], list(range(1000))]
+        wrong_length = [list(range(1000))]
+        if not (isinstance(rule, Count) and rule.least == 0):
+            wrong_length.append([])
         return [*spoilt, *wrong_length, True, "maybe", math.nan, HUGE, {"a": 1}]
     if isinstance(rule, Choices):
         words = ["banana", "", "x" * 5000] if kind is str else [-1, 3, 2**31, 1.5, HUGE]
