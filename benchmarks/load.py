@@ -6,14 +6,16 @@ loopback.
 The capacity is what a few clients get that each ask again as soon as they are answered. Then
 requests come at a fixed rate, whether or not earlier ones are answered. For each stage: requests
 per second, percentiles, statuses, failures, and the resident memory of the server and all of its
-processes. The client's counts are held against the server's own: a request that one of them knows
-and the other does not is lost. Exits with status 1 if any is, or if anything but 200 and, beyond
-capacity, 503 was answered."""
+processes. At last, a few clients ask alone and then beside many that send a byte a second. The
+client's counts are held against the server's own: a request that one of them knows and the other
+does not is lost. Exits with status 1 if any is, or if anything but 200 and, beyond capacity, 503
+was answered."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import re
 import signal
@@ -21,12 +23,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import aiohttp
+import cv2
 import numpy as np
 
 from personlab_keras.io.images import list_images
@@ -179,6 +183,8 @@ async def measure(
             tally, memory = await watched(process.pid, run())
             lasted = time.perf_counter() - start
             theirs, ours = await client.counted() - before, Counter(tally.counts())
+            for status in (408, 499):  # of the slow clients, which count nothing
+                theirs.pop(status, None)
             figures = {
                 "seconds": round(lasted, 1),
                 "people_per_second": round(len(tally.seconds.get(200, [])) / lasted, 2),
@@ -204,7 +210,85 @@ async def measure(
                 name, lambda share=share: open_loop(client, share * capacity, options.seconds)
             )
             report[name]["asked_per_second"] = round(share * capacity, 2)
+        await stage("good alone", lambda: closed_loop(client, options.good, options.find))
+        async with slow_clients(address, options.slow):
+            await stage("good beside slow", lambda: closed_loop(client, options.good, options.find))
+        if options.small:
+            report["small"] = await many_small(process.pid, address, session, options.small)
+            print("small", json.dumps(report["small"]), flush=True)
     return report
+
+
+@contextlib.asynccontextmanager
+async def slow_clients(address: str, count: int) -> AsyncIterator[None]:
+    """Connections from another address of this machine that send a byte a second: half of them the
+    head of a request, half the body. Each one that is closed comes back.
+    """
+    port = int(address.rpartition(":")[2].strip("/"))
+    heads = b"POST /v1/people HTTP/1.1\r\nHost: localhost\r\nX-Slow: " + b"x" * 10_000
+    bodies = (
+        b"POST /v1/people HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n"
+        + b"x" * 10_000
+    )
+
+    async def one(text: bytes, at_once: int) -> None:
+        while True:
+            with contextlib.suppress(OSError):
+                _, writer = await asyncio.open_connection(
+                    "127.0.0.1", port, local_addr=("127.0.0.2", 0)
+                )
+                writer.write(text[:at_once])
+                for byte in text[at_once:]:
+                    writer.write(bytes([byte]))
+                    await writer.drain()
+                    await asyncio.sleep(1)
+            await asyncio.sleep(0.1)
+
+    tasks = [
+        asyncio.create_task(one(*((heads, 40) if i % 2 else (bodies, 90)))) for i in range(count)
+    ]
+    await asyncio.sleep(2)
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def many_small(
+    pid: int, address: str, session: aiohttp.ClientSession, count: int
+) -> dict[str, Any]:
+    """Requests with a tiny image, eight at a time: memory and open files of the HTTP process at
+    the start, in the middle and at the end.
+    """
+    done, image = cv2.imencode(".png", np.zeros((1, 1, 3), np.uint8))
+    assert done
+    statuses: Counter[int] = Counter()
+    samples = []
+
+    def sample() -> None:
+        files = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+        samples.append(
+            {
+                "requests": statuses.total(),
+                "memory_gb": round(resident_memory(pid) / 1e9, 3),
+                "files": files,
+            }
+        )
+
+    async def some(number: int) -> None:
+        for _ in range(number):
+            async with session.post(f"{address}v1/people", data=image.tobytes()) as response:
+                await response.read()
+                statuses[response.status] += 1
+
+    start = time.perf_counter()
+    sample()
+    for _ in range(10):
+        await asyncio.gather(*(some(count // 80) for _ in range(8)))
+        sample()
+    lasted = time.perf_counter() - start
+    return {"statuses": dict(statuses), "seconds": round(lasted, 1), "samples": samples}
 
 
 def percentiles(seconds: Sequence[float]) -> dict[str, float]:
@@ -250,6 +334,15 @@ def main() -> int:
         default=16,
         help="clients that find the capacity; fewer than serve.max_queued",
     )
+    parser.add_argument(
+        "--good", type=int, default=8, help="clients that ask beside the slow ones (default: 8)"
+    )
+    parser.add_argument(
+        "--slow", type=int, default=64, help="clients that send a byte a second (default: 64)"
+    )
+    parser.add_argument(
+        "--small", type=int, default=0, help="tiny requests in a row at the end (default: 0)"
+    )
     parser.add_argument("--out", type=Path, help="JSON file of the figures")
     options = parser.parse_args()
     images = [path.read_bytes() for path in list_images(options.images)]
@@ -278,7 +371,9 @@ def main() -> int:
     report["exit_status"] = status
     if options.out:
         options.out.write_text(json.dumps(report, indent=1))
-    stages = [report[name] for name in ("capacity", "half", "twice")]
+    stages = [
+        report[name] for name in ("capacity", "half", "twice", "good alone", "good beside slow")
+    ]
     clean = all(
         not each["lost"] and not each["failures"] and not each["503_without_retry_after"]
         for each in stages

@@ -235,7 +235,8 @@ def test_predict_reports_what_it_could_not_read_and_goes_on(model_directory, tmp
         "predict", tmp_path, "--model", model_directory, "--out", tmp_path / "out"
     )
     assert status == 2
-    assert "1 images" in out
+    assert "1 image, 0 people" in out
+    assert "nobody scored 0.3 or more" in out
     assert "bad.jpg" in err
     assert err.count("\n") == 1, err  # TensorFlow's chatter is kept out, too
     assert (tmp_path / "out" / "good.json").is_file()

@@ -15,6 +15,7 @@ _WITHOUT_TENSORFLOW = (
     "config",
     "convert",
     "evaluate",
+    "import-weights",
     "inspect",
     "predict",
     "prepare",
@@ -61,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, name: str) -> int:
+    from personlab_keras.cli.console import waiting
     from personlab_keras.cli.settings import command_config
     from personlab_keras.errors import InputError, Stopped
     from personlab_keras.io.failures import failure
@@ -70,7 +72,8 @@ def _run(options: argparse.Namespace, name: str) -> int:
     try:
         config = command_config(options.command, options.config, options.set)
         if _needs_tensorflow(options):
-            import_tensorflow_quietly()
+            with waiting("loading TensorFlow"):
+                import_tensorflow_quietly()
         status: int = options.run(options, config)
         sys.stdout.flush()
         return status

@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from personlab_keras.cli.console import progress_bars, say
+from personlab_keras.cli.console import counted, progress_bars, say, waiting
 from personlab_keras.cli.given import named_model, overrides_of, pipeline_arguments
 from personlab_keras.config import Config, config_to_described_yaml, load_config
 from personlab_keras.errors import InputError
@@ -71,7 +71,8 @@ def run_prepare(options: argparse.Namespace, config: Config) -> int:
             overwrite=options.overwrite,
             say=say,
         )
-    print(f"{options.out}: {meta.records} views in {len(meta.shards)} shards")
+    shards = counted(len(meta.shards), "shard")
+    print(f"{options.out}: {counted(meta.records, 'view')} in {shards}")
     for name, count in meta.counts.items():
         print(f"  {name}: {count}")
     print(f"  skipped or repaired: {sum(meta.skipped.values())}")
@@ -95,7 +96,8 @@ def run_convert(options: argparse.Namespace, config: Config) -> int:
         strict=options.strict,
         frame=config.data.annotation_frame,
     )
-    print(f"{options.out}: {done.images} images, {done.people} people")
+    people = counted(done.people, "person", "people")
+    print(f"{options.out}: {counted(done.images, 'image')}, {people}")
     if done.place_of_images is not None:
         print(f"  images: {done.place_of_images}")
     if done.without_place:
@@ -126,8 +128,9 @@ def run_inspect(options: argparse.Namespace, config: Config) -> int:
             config.data.seed,
             options.skip_corrupt,
         )
-    print(json.dumps(counts, indent=1))
-    if options.out is not None:
+    if options.out is None:
+        print(json.dumps(counts, indent=1))
+    else:  # the page has the counts
         print(
             f"{options.out / 'index.html'}: counts, histograms, contact sheet, drawings of targets"
         )
@@ -242,14 +245,18 @@ def run_export(options: argparse.Namespace, config: Config) -> int:
     }
     given = {name: value for name, value in options_of_files.items() if value}
     files = FileOptions(**given) if given else None
-    for path in export_formats(
-        named_model(options.source),
-        options.out,
-        options.format.split(","),
-        files,
-        overrides_of(options),
-        best=options.best,
-    ):
+    with waiting("exporting"):
+        paths = list(
+            export_formats(
+                named_model(options.source),
+                options.out,
+                options.format.split(","),
+                files,
+                overrides_of(options),
+                best=options.best,
+            )
+        )
+    for path in paths:
         content = (
             "SavedModel, Keras weights, personlab.json"
             if path.is_dir()
@@ -265,18 +272,19 @@ def run_import_weights(options: argparse.Namespace, config: Config) -> int:
 
         print("\n".join(listing()))
         return 0
-    from personlab_keras.export.export import import_weights
+    from personlab_keras.model.pretrained.download import locate
 
     if options.source is None or options.out is None:
         raise InputError("requires SOURCE and --out DIR, or --list")
     with progress_bars() as progress:
         start = cache(progress)  # no bar unless something is downloaded
-        directory = import_weights(
-            options.source,
-            options.out,
-            overrides_of(options),
-            progress=lambda *counts: start("bytes")(*counts),
-        )
+        # First: without a network there is nothing to load TensorFlow for.
+        locate(options.source, lambda *counts: start("bytes")(*counts))
+    with waiting("loading TensorFlow, importing"):
+        import_tensorflow_quietly()
+        from personlab_keras.export.export import import_weights
+
+        directory = import_weights(options.source, options.out, overrides_of(options))
     model = directory.config.model
     print(
         f"{options.out}: {model.backbone} x{model.alpha:g}, maps at stride {directory.stride}: {', '.join(model.outputs)}"

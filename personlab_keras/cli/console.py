@@ -12,6 +12,22 @@ def say(line: str) -> None:
     _console().print(line, highlight=False, soft_wrap=True)
 
 
+def counted(number: int, noun: str, nouns: str | None = None) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "image"), counted(2, "image"), counted(0, "person", "people")
+    ('1 image', '2 images', '0 people')
+    """
+    return f"{number} {noun if number == 1 else nouns or f'{noun}s'}"
+
+
+@contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """Context manager that shows on a terminal that something without steps takes its time."""
+    with _console().status(text):
+        yield
+
+
 @contextmanager
 def progress_bars() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
     """Yields a function that starts a bar: its label -> a function (done, total) that advances it.

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from personlab_keras.cli.console import progress_bars, say
+from personlab_keras.cli.console import counted, progress_bars, say
 from personlab_keras.cli.given import named_model, overrides_of, pipeline_arguments
 from personlab_keras.config import Config
 from personlab_keras.errors import InputError
@@ -65,7 +65,13 @@ def run_predict(options: argparse.Namespace, config: Config) -> int:
                     masks=options.masks == "png",
                     writers=writers,
                 )
-            print(f"{options.out}: {summary.done} images, {summary.people} people")
+            print(f"{options.out}: {_found(summary.done, 'image', summary.people)}")
+            if summary.done and not summary.people:
+                least = predictor.decode_options.score_threshold
+                print(
+                    f"  nobody scored {least:g} or more; --set decode.score_threshold=0.1 shows "
+                    "doubtful people, too"
+                )
             failed += summary.failed
         if media.unread:
             print(f"personlab predict: skipped {describe_unread(media.unread)}", file=sys.stderr)
@@ -77,6 +83,10 @@ def run_predict(options: argparse.Namespace, config: Config) -> int:
     for reason in failed:
         print(f"personlab predict: {reason}", file=sys.stderr)
     return 2 if failed else 0
+
+
+def _found(number: int, noun: str, people: int) -> str:
+    return f"{counted(number, noun)}, {counted(people, 'person', 'people')}"
 
 
 def _predict_videos(
@@ -147,7 +157,7 @@ def _predict_with_beam(options: argparse.Namespace, pipeline: list[str]) -> int:
             options.sources, options.model, options.out, parsed, options.shards, say=say
         )
     failed = sum(summary.failed.values())
-    print(f"{options.out}: {summary.images} images, {summary.people} people, {failed} failed")
+    print(f"{options.out}: {_found(summary.images, 'image', summary.people)}, {failed} failed")
     for reason, count in summary.failed.items():
         print(
             f"personlab predict: {reason}: {count}, see {options.out}/failed-*.jsonl",

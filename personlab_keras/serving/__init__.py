@@ -35,7 +35,7 @@ def serve(
         api_key: file of API keys, one a line, one of which a request must have;
             PERSONLAB_API_KEY holds another.
         no_auth: whether to serve other machines without a key.
-        warn: receives a line for each risk of the settings.
+        warn: receives a line for each risk of the settings, after that of `say`.
 
     Raises:
         InputError: other machines could use the server, and there is neither a key nor `no_auth`;
@@ -52,6 +52,7 @@ def serve(
     from personlab_keras.serving.server import run
 
     keys = () if no_auth else read_keys(api_key)
+    risks = []
     if not is_loopback(config.host):
         if not keys and not no_auth:
             raise InputError(
@@ -59,10 +60,16 @@ def serve(
                 f"or {KEY_VARIABLE}, or say --no-auth"
             )
         if not keys:
-            warn(f"whoever reaches {config.host} can use the server (--no-auth)")
+            risks.append(f"whoever reaches {config.host} can use the server (--no-auth)")
         elif config.tls_certificate is None:
-            warn(
+            risks.append(
                 "API keys and images are sent unencrypted: set serve.tls_certificate, or put a "
                 "proxy with TLS in front"
             )
-    run(Path(os.path.realpath(model)), config, overrides, say, keys)
+
+    def ready(line: str) -> None:
+        say(line)
+        for risk in risks:
+            warn(risk)
+
+    run(Path(os.path.realpath(model)), config, overrides, ready, keys)

@@ -107,9 +107,16 @@ def replicas(
         ray.shutdown()
 
 
+def _shortened(record: logging.LogRecord) -> bool:
+    """Lets errors of Ray pass, the first line of each: a killed replica makes it print a page."""
+    lines = record.getMessage().strip().splitlines() or [""]
+    record.msg, record.args, record.exc_info = lines[0][:200], (), None
+    return record.levelno >= logging.ERROR
+
+
 def _connect(address: str | None, cores: int) -> None:
     quiet = {"configure_logging": False, "log_to_driver": False}
-    logging.getLogger("ray.serve").addFilter(lambda record: record.levelno >= logging.ERROR)
+    logging.getLogger("ray.serve").addFilter(_shortened)
     if address:
         try:
             ray.init(address=address, **quiet)

@@ -109,7 +109,7 @@ def test_images_and_videos_may_come_together(model_directory, scenes, tmp_path, 
         == 0
     )
     said = capsys.readouterr().out
-    assert "1 images" in said
+    assert "1 image," in said
     assert "clip.avi: 3 frames" in said
     assert "frames/s" in said
     assert {"clip.jsonl", "clip.overlay.mp4", f"{image.stem}.json"} <= {

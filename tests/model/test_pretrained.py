@@ -39,9 +39,9 @@ from personlab_keras.model.layers import PREPROCESSING
 from personlab_keras.model.network import build_model, copy_weights, inference_model
 from personlab_keras.model.pretrained.binding import RELEASED_EDGES
 from personlab_keras.model.pretrained.catalogue import PUBLISHED
-from personlab_keras.model.pretrained.download import RECORD_SUFFIX, cache_folder
+from personlab_keras.model.pretrained.download import RECORD_SUFFIX, cache_folder, locate
 from personlab_keras.model.pretrained.graph import Convolution, Graph, Node, below
-from personlab_keras.model.pretrained.network import locate, read_network
+from personlab_keras.model.pretrained.network import read_network
 from personlab_keras.model.pretrained.tfjs import read_tfjs
 from personlab_keras.model_directory import read_model_directory
 from personlab_keras.training.train import train

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from personlab_keras.errors import InputError
 from personlab_keras.io.files import read_json, write_atomically
+from personlab_keras.model.pretrained.catalogue import published
 from personlab_keras.model.pretrained.tfjs import is_graph_model, shard_names, stored_bytes
 
 RECORD_SUFFIX = ".download.json"
@@ -42,6 +43,45 @@ def cache_folder() -> Path:
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "personlab"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "personlab"
+
+
+def locate(source: str | Path, progress: Progress | None = None) -> tuple[Path, str]:
+    """The model file of a source, downloaded where needed, and what to call the source in the
+    provenance.
+
+    Raises:
+        InputError: there is none, or a folder holds several.
+    """
+    text = str(source)
+    if text.startswith(("http://", "https://")):
+        return fetch_network(text, progress), text
+    path = Path(source)
+    if path.is_dir():
+        return _only_model(path), _only_model(path).name
+    if path.is_file():
+        if path.suffix not in (".json", ".onnx"):
+            raise InputError(
+                f"{path}: must be a TensorFlow.js model (.json with its shards beside it) or an ONNX file (.onnx)"
+            )
+        return path, path.name
+    if path.suffix or path.parent != Path("."):
+        raise InputError(f"{path}: no such file or folder")
+    url = published(text).url
+    return fetch_network(url, progress), f"{text}, {url}"
+
+
+def _only_model(folder: Path) -> Path:
+    found = sorted(folder.glob("*.onnx")) + [
+        path for path in sorted(folder.glob("*.json")) if is_graph_model(read_json(path))
+    ]
+    if len(found) != 1:
+        names = (
+            f"holds several networks: {', '.join(path.name for path in found)}; name one"
+            if found
+            else "holds no network"
+        )
+        raise InputError(f"{folder}: {names} (a TensorFlow.js graph model or an ONNX file)")
+    return found[0]
 
 
 def fetch_network(url: str, progress: Progress | None = None) -> Path:
@@ -92,7 +132,7 @@ def _fetch(url: str, progress: Progress | None, what: str) -> Path:
         reason = getattr(error, "reason", None) or error
         raise InputError(
             f"{url}: cannot be downloaded ({' '.join(str(reason).split())}). Download {what} on a machine with a network into one "
-            "folder and run `personlab import-weights FOLDER`"
+            "folder and run `personlab import-weights FOLDER --out DIR`"
         ) from None
     received = {
         "url": url,

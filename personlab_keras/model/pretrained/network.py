@@ -17,11 +17,11 @@ from personlab_keras.io.files import read_json
 from personlab_keras.model.backbones import OUTPUT_STRIDES
 from personlab_keras.model.network import build_model, head_name
 from personlab_keras.model.pretrained.binding import Binding, bind
-from personlab_keras.model.pretrained.catalogue import LICENCE, published
-from personlab_keras.model.pretrained.download import Progress, fetch_network, sha256
+from personlab_keras.model.pretrained.catalogue import LICENCE
+from personlab_keras.model.pretrained.download import Progress, locate, sha256
 from personlab_keras.model.pretrained.graph import Convolution, Graph
 from personlab_keras.model.pretrained.onnx_file import read_onnx
-from personlab_keras.model.pretrained.tfjs import is_graph_model, read_tfjs, shard_names
+from personlab_keras.model.pretrained.tfjs import read_tfjs, shard_names
 
 RELEASED_RADIUS = 32.0
 """R in input pixels of all released networks, the paper's."""
@@ -84,45 +84,6 @@ def read_network(source: str | Path, progress: Progress | None = None) -> Import
         file.name: {"size": file.stat().st_size, "sha256": sha256(file)} for file in _files(path)
     }
     return Imported(network, config, {"source": origin, "licence": LICENCE, "files": files})
-
-
-def locate(source: str | Path, progress: Progress | None = None) -> tuple[Path, str]:
-    """The model file of a source, downloaded where needed, and what to call the source in the
-    provenance.
-
-    Raises:
-        InputError: there is none, or a folder holds several.
-    """
-    text = str(source)
-    if text.startswith(("http://", "https://")):
-        return fetch_network(text, progress), text
-    path = Path(source)
-    if path.is_dir():
-        return _only_model(path), _only_model(path).name
-    if path.is_file():
-        if path.suffix not in (".json", ".onnx"):
-            raise InputError(
-                f"{path}: must be a TensorFlow.js model (.json with its shards beside it) or an ONNX file (.onnx)"
-            )
-        return path, path.name
-    if path.suffix or path.parent != Path("."):
-        raise InputError(f"{path}: no such file or folder")
-    url = published(text).url
-    return fetch_network(url, progress), f"{text}, {url}"
-
-
-def _only_model(folder: Path) -> Path:
-    found = sorted(folder.glob("*.onnx")) + [
-        path for path in sorted(folder.glob("*.json")) if is_graph_model(read_json(path))
-    ]
-    if len(found) != 1:
-        names = (
-            f"holds several networks: {', '.join(path.name for path in found)}; name one"
-            if found
-            else "holds no network"
-        )
-        raise InputError(f"{folder}: {names} (a TensorFlow.js graph model or an ONNX file)")
-    return found[0]
 
 
 def _files(path: Path) -> list[Path]:
