@@ -24,7 +24,7 @@ from personlab_keras.data.records import (
     find_damage,
     read_meta,
 )
-from personlab_keras.data.tfrecords import read_records
+from personlab_keras.data.tfrecords import RecordFiles, read_records
 from personlab_keras.errors import InputError
 from personlab_keras.method.coordinates import grid
 from personlab_keras.method.maps import mask_name
@@ -54,8 +54,8 @@ def make_dataset(
     pass. Otherwise: one pass in the order of the shards, without augmentation; the last batch may
     be smaller.
 
-    Processes that share batches each take a part: together they see the stream of one, whatever
-    their number.
+    Processes that share batches each take a part, and read no other: together they see the stream
+    of one, whatever their number.
 
     Args:
         records: folder that `personlab prepare` wrote.
@@ -79,9 +79,10 @@ def make_dataset(
     if training:
         batch_size //= parts
 
-        def wanted(index: tf.Tensor) -> tf.Tensor:
+        def of_this_part(index: tf.Tensor) -> tf.Tensor:
             return (index - first_example) // batch_size % parts == part
 
+        wanted = None if parts == 1 else of_this_part
         settings = settings or DataConfig()
         check_meta(meta, records, skeleton=meta.skeleton, online=settings.online)
         dataset = training_examples(records, meta, settings, seed, first_example, wanted)
@@ -195,8 +196,14 @@ def training_examples(
     wanted: Callable[[tf.Tensor], tf.Tensor] | None = None,
 ) -> tf.data.Dataset:
     """Endless augmented examples in compact form, from position `first_example` of the stream of
-    this seed. Only positions that are `wanted` are given."""
+    this seed. Only positions that are `wanted` are given; unless damaged records are skipped, only
+    their records are read."""
     files, read, count = _readable(records, meta, settings.skip_corrupt)
+    by_number = wanted is not None and not settings.skip_corrupt
+    if by_number:
+        # The stream is made of numbers of records, and those that are wanted are read one by one.
+        stored = RecordFiles(files)
+        starts = tf.constant(stored.starts, tf.int64)
     first_epoch, within = divmod(first_example, count)
 
     def shuffled(values: tf.Tensor, epoch: tf.Tensor, part: tf.Tensor) -> tf.Tensor:
@@ -206,10 +213,15 @@ def training_examples(
         )
         return tf.random.experimental.stateless_shuffle(values, seed=key)
 
+    def content(file: tf.Tensor) -> tf.data.Dataset:
+        if by_number:
+            return tf.data.Dataset.range(starts[file], starts[file + 1])
+        return read(tf.gather(files, file))
+
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        order = shuffled(tf.constant(files), epoch, tf.constant(-1, tf.int64))
+        order = shuffled(tf.range(len(files)), epoch, tf.constant(-1, tf.int64))
         serialized = tf.data.Dataset.from_tensor_slices(order).interleave(
-            read, cycle_length=4, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+            content, cycle_length=4, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
         )
         # Shuffled before decoding: a buffer of JPEGs is small. Within the epoch: one pass ends
         # before the next begins.
@@ -221,10 +233,19 @@ def training_examples(
     dataset = dataset.enumerate(start=first_example)
     if wanted is not None:
         dataset = dataset.filter(lambda index, _: wanted(index))  # before anything is decoded
+    if by_number:
+        dataset = dataset.map(
+            lambda index, number: (index, _read_one(stored, number)), tf.data.AUTOTUNE
+        )
     return dataset.map(
         lambda index, serialized: augment(index, stored_example(serialized, meta)),
         tf.data.AUTOTUNE,
     )
+
+
+def _read_one(stored: RecordFiles, number: tf.Tensor) -> tf.Tensor:
+    content = tf.numpy_function(stored.read, [number], tf.string, stateful=False)
+    return tf.ensure_shape(content, [])
 
 
 def watch_waits(dataset: tf.data.Dataset) -> tf.data.Dataset:

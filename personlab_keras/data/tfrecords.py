@@ -8,8 +8,10 @@ own writer would cost each worker seconds of start and 400 MB."""
 from __future__ import annotations
 
 import mmap
+import os
 import struct
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,6 +81,72 @@ def read_records(path: str | Path) -> Iterator[bytes | Damage]:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
 
 
+class RecordFiles:
+    """Files of records, read record by record in any order.
+
+    Opening reads the length of every record, 12 bytes each, and nothing else.
+
+    Args:
+        paths: the files.
+
+    Raises:
+        InputError: a file cannot be read, or a length is damaged.
+    """
+
+    def __init__(self, paths: Sequence[str | Path]) -> None:
+        self._files = [Path(path) for path in paths]
+        self._places: list[tuple[int, int, int]] = []
+        starts = [0]
+        for number, path in enumerate(self._files):
+            try:
+                with open(path, "rb", buffering=0) as file:
+                    self._places += ((number, *place) for place in _places(path, file.fileno()))
+            except OSError as error:
+                raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+            starts.append(len(self._places))
+        self.starts = starts
+        """Number of the first record of each file, and the number of all records."""
+        self._open: dict[int, int] = {}
+        self._lock = threading.Lock()
+
+    def read(self, number: int) -> bytes:
+        """The content of a record; several threads may read.
+
+        Raises:
+            ValueError: it does not match its checksum.
+        """
+        file, at, length = self._places[number]
+        content = os.pread(self._descriptor(file), length + _SUM.size, at)
+        if len(content) < length + _SUM.size or _SUM.unpack_from(content, length)[0] != _masked_sum(
+            content[:length]
+        ):
+            raise ValueError(f"{self._files[file]}: the record at byte {at} is damaged")
+        return content[:length]
+
+    def _descriptor(self, file: int) -> int:
+        with self._lock:
+            if file not in self._open:
+                self._open[file] = os.open(self._files[file], os.O_RDONLY)
+            return self._open[file]
+
+    def __del__(self) -> None:
+        for descriptor in getattr(self, "_open", {}).values():
+            os.close(descriptor)
+
+
+def _places(path: Path, descriptor: int) -> Iterator[tuple[int, int]]:
+    """Where the content of each record of a file begins, and its length."""
+    at, size, number = 0, os.fstat(descriptor).st_size, 0
+    while at < size:
+        header = os.pread(descriptor, _HEADER, at)
+        length = _length_at(header, 0, _HEADER) if len(header) == _HEADER else None
+        if length is None or at + _HEADER + length + _SUM.size > size:
+            raise InputError(f"{Damage(path, number, at, 'its length is damaged')}")
+        yield at + _HEADER, length
+        at += _HEADER + length + _SUM.size
+        number += 1
+
+
 def _walk(path: Path, data: mmap.mmap, size: int) -> Iterator[bytes | Damage]:
     at = number = 0
     while at < size:
@@ -104,7 +172,7 @@ def _walk(path: Path, data: mmap.mmap, size: int) -> Iterator[bytes | Damage]:
         number += 1
 
 
-def _length_at(data: mmap.mmap, at: int, size: int) -> int | None:
+def _length_at(data: mmap.mmap | bytes, at: int, size: int) -> int | None:
     """The length that a record at this place declares; None where its checksum does not confirm
     it.
     """
