@@ -2,13 +2,14 @@
 
     python benchmarks/kill.py --records RECORDS --kills 20
 
-Trains a small network twice on the CPU: once undisturbed; once killed (SIGKILL) after random times,
-every third time while a checkpoint is being written, and started again with the same command. Then
-compares the last checkpoints bit for bit, and the logs: every step once."""
+Trains a small network twice on the CPU: once undisturbed; once ended after random times (SIGKILL,
+SIGTERM and Ctrl-C in turn, and in turn while a checkpoint is being written), and started again with
+the same command. Then compares the last checkpoints bit for bit, and the logs: every step once."""
 
 import argparse
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ import numpy as np
 from personlab_keras.training.checkpoints import CHECKPOINTS, latest_checkpoint
 from personlab_keras.training.run_log import LOG_FILE, read_log
 
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 SETTINGS = (
     "model.backbone=small", "model.alpha=0.25", "model.output_stride=8", "model.weights=null", "train.freeze_batch_norm=false",
     "train.optimizer=adam", "train.ema=0.99", "train.batch_size=4", "train.log_every=5", "train.checkpoint_every=5",
@@ -44,13 +46,15 @@ def main() -> None:
         for kill in range(options.kills):
             process = start(options.records, killed, options.steps)
             wait_for_a_moment(process, killed, chance, during_write=kill % 3 == 2)
-            process.kill()
+            process.send_signal(SIGNALS[kill // 3 % 3])
             process.wait()
             reached = [line["step"] for line in read_log(killed)]
             unfinished = [path.name for path in killed.rglob("*.part")]
             latest = latest_checkpoint(killed)
+            name = SIGNALS[kill // 3 % 3].name
             print(
-                f"kill {kill + 1}: log at step {max(reached, default=0)}, checkpoint {latest and latest.name}, unfinished: {unfinished}",
+                f"{name} {kill + 1}: log at step {max(reached, default=0)}, checkpoint "
+                f"{latest and latest.name}, unfinished: {unfinished}",
                 flush=True,
             )
         start(options.records, killed, options.steps).wait()

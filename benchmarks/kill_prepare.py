@@ -3,20 +3,23 @@
     python benchmarks/kill_prepare.py --annotations JSON --images DIR --kills 20
 
 Prepares a data set by one process, by two workers and by Beam's DirectRunner, and compares the
-SHA-256 of every file. Then kills (SIGKILL) runs with one and with two workers after random times,
-in one folder, until there were so many kills, and lets the last one finish."""
+SHA-256 of every file. Then ends runs with one and with two workers after random times (SIGKILL,
+SIGTERM and Ctrl-C in turn), in one folder, until there were so many kills, and lets the last one
+finish."""
 
 import argparse
 import hashlib
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 ENGINES = {
     "one process": ["--workers", "1"],
     "two workers": ["--workers", "2"],
@@ -90,7 +93,7 @@ def kill(
             # It was finished before: the next one begins anew.
             shutil.rmtree(out)
         except subprocess.TimeoutExpired:
-            process.kill()
+            process.send_signal(SIGNALS[len(reached) % 3])
             process.wait()
             reached.append(len(list((out / ".unfinished").glob("views-*"))))
             half = [path.name for path in out.glob("views-*") if os.stat(path).st_size == 0]

@@ -90,10 +90,15 @@ def _jpeg_ends(data: bytes) -> bool:
 
 
 def _png_ends(data: bytes) -> bool:
-    at = len(PNG_MAGIC)
+    """Walks the chunks to the last one. Without a chunk of pixels before it, OpenCV takes seconds
+    and gigabytes to find nothing.
+    """
+    at, has_pixels = len(PNG_MAGIC), False
     while at + 12 <= len(data):
-        if data[at + 4 : at + 8] == b"IEND":
-            return True
+        kind = data[at + 4 : at + 8]
+        if kind == b"IEND":
+            return has_pixels
+        has_pixels |= kind == b"IDAT"
         at += 12 + int.from_bytes(data[at : at + 4], "big")
     return False
 
