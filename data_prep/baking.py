@@ -27,7 +27,8 @@ from personlab_keras.data.geometry import (
     warp_keypoints,
     whole_image,
 )
-from personlab_keras.data.records import NEAR_UNIT, Photo, Record
+from personlab_keras.data.photos import NEAR_UNIT, Photo
+from personlab_keras.data.records import Record
 from personlab_keras.method.coordinates import box_from_coco, map_side
 from personlab_keras.method.person import decode_mask
 from personlab_keras.method.skeleton import Skeleton

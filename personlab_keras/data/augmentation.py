@@ -13,7 +13,8 @@ import tensorflow as tf
 
 from personlab_keras.config import DataConfig
 from personlab_keras.data.geometry import warp_photo
-from personlab_keras.data.records import NEAR_UNIT, PHOTO_ARRAYS, Meta
+from personlab_keras.data.photos import NEAR_UNIT, PHOTO_ARRAYS
+from personlab_keras.data.records import Meta
 from personlab_keras.method.coordinates import grid
 from personlab_keras.method.skeleton import Skeleton
 from personlab_keras.method.targets import IGNORE_CROWD, IGNORE_MASKLESS, IGNORE_UNANNOTATED

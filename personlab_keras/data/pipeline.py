@@ -15,9 +15,9 @@ import tensorflow as tf
 
 from personlab_keras.config import DataConfig
 from personlab_keras.data.augmentation import Example, random_augmentation, whole_view
+from personlab_keras.data.photos import PHOTO_ARRAYS
 from personlab_keras.data.records import (
     ARRAYS,
-    PHOTO_ARRAYS,
     Meta,
     check_damage,
     check_meta,

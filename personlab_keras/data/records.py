@@ -8,7 +8,6 @@ pipeline and the JPEG is not compressed twice.
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
@@ -18,7 +17,9 @@ from typing import Any
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
+from personlab_keras.data.features import only_value, to_array, to_bytes
 from personlab_keras.data.geometry import warp_photo
+from personlab_keras.data.photos import Photo, photo_features, read_photo
 from personlab_keras.data.tfrecords import Damage, read_records
 from personlab_keras.errors import InputError
 from personlab_keras.io.files import read_small, write_atomically
@@ -31,33 +32,6 @@ META_FILE = "meta.json"
 FORMAT_VERSION = 3
 _READABLE_VERSIONS = (2, 3)
 """Version 2 has no photos for online views."""
-NEAR_UNIT = 254
-"""The value of `Photo.nearness` at the distance `Photo.reach`."""
-
-
-@dataclass(frozen=True)
-class Photo:
-    """What random views are taken from while training: the photo of a record with everything that
-    the targets of a view depend on, known at every pixel.
-
-    Attributes:
-        extent: (2,) float64, width and height of the photo in pixels of view 0.
-        instance: (H, W) uint8, as `CompactTargets.instance`, at the pixels of the photo.
-        ignore: (H, W) uint8, flags as in `CompactTargets.ignore`, without those that depend on the
-            discs of a view.
-        nearness: (H, W) uint8, distance from the nearest pixel of a person without keypoints, in
-            units of `reach / NEAR_UNIT`; 255 farther away. 255 everywhere unless
-            `targets.ignore_near_unannotated`.
-        reach: a distance in pixels of the photo: the radius of the discs in the smallest view.
-        complete: whether everybody in the photo is annotated.
-    """
-
-    extent: np.ndarray
-    instance: np.ndarray
-    ignore: np.ndarray
-    nearness: np.ndarray
-    reach: float
-    complete: bool
 
 
 @dataclass(frozen=True)
@@ -175,17 +149,6 @@ ARRAYS: dict[str, tuple[str, tuple[str | int, ...], bool]] = {
 for what meta.json knows, whether compressed). `write_example`, `read_example` and
 `pipeline.parse_example` all walk this table."""
 
-PHOTO_ARRAYS: dict[str, tuple[str, tuple[str | int, ...], bool]] = {
-    "photo_size": ("int32", (2,), False),
-    "photo_extent": ("float64", (2,), False),
-    "photo_instance": ("uint8", ("height", "width"), True),
-    "photo_ignore": ("uint8", ("height", "width"), True),
-    "photo_nearness": ("uint8", ("height", "width"), True),
-    "photo_reach": ("float64", (), False),
-    "photo_complete": ("uint8", (), False),
-}
-"""As `ARRAYS`, in records for online views; `photo_size` is (height, width)."""
-
 _TARGETS = ("keypoints", "disc_owner", "instance", "ignore")
 _JUDGING = {"regions": "float32", "scale": "float32", "order": "int32"}
 """Features that validation alone reads; records written before there were any lack them."""
@@ -213,27 +176,15 @@ def write_example(record: Record) -> bytes:
     example = _example_class()()
     example.features.feature["image"].bytes_list.value.append(record.image)
     for name, (dtype, _, compressed) in ARRAYS.items():
-        raw = np.ascontiguousarray(values[name], dtype=dtype).tobytes()
-        example.features.feature[name].bytes_list.value.append(_deflate(raw) if compressed else raw)
+        raw = to_bytes(values[name], dtype, compressed)
+        example.features.feature[name].bytes_list.value.append(raw)
     for name, dtype in _JUDGING.items():
-        raw = np.ascontiguousarray(getattr(record, name), dtype=dtype).tobytes()
+        raw = to_bytes(getattr(record, name), dtype)
         example.features.feature[name].bytes_list.value.append(raw)
     if record.photo is not None:
-        found = {"size": record.photo.instance.shape, **vars(record.photo)}
-        for name, (dtype, _, compressed) in PHOTO_ARRAYS.items():
-            value = found[name.removeprefix("photo_")]
-            raw = np.ascontiguousarray(value, dtype=dtype).tobytes()
-            raw = _deflate(raw) if compressed else raw
+        for name, raw in photo_features(record.photo).items():
             example.features.feature[name].bytes_list.value.append(raw)
     return example.SerializeToString(deterministic=True)
-
-
-def _deflate(raw: bytes) -> bytes:
-    """In zlib's format, by runs alone: maps are runs of zeros and owners. A view grows by a few
-    hundred bytes and takes half the time.
-    """
-    deflater = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
-    return deflater.compress(raw) + deflater.flush()
 
 
 def read_example(serialized: bytes, meta: Meta) -> Record:
@@ -249,10 +200,10 @@ def read_example(serialized: bytes, meta: Meta) -> Record:
         raise ValueError(f"no tf.train.Example ({error})") from None
     sizes = {"P": -1, "K": meta.skeleton.keypoint_count, "h": meta.map_side}
     values: dict[str, Any] = {}
-    values["image"] = _only_value(features, "image")
+    values["image"] = only_value(features, "image")
     for name, (dtype, shape, compressed) in ARRAYS.items():
         known = [sizes[side] if isinstance(side, str) else side for side in shape]
-        values[name] = _array(features, name, dtype, known, compressed)
+        values[name] = to_array(features, name, dtype, known, compressed)
     persons = {len(values[name]) for name, (_, shape, _) in ARRAYS.items() if "P" in shape}
     if len(persons) > 1 or max(persons) > meta.max_persons:
         raise ValueError(
@@ -263,40 +214,8 @@ def read_example(serialized: bytes, meta: Meta) -> Record:
     return Record(
         **{**values, "image_id": int(values["image_id"]), "view": int(values["view"])},
         targets=targets,
-        photo=_photo(features, meta) if meta.online else None,
+        photo=read_photo(features, meta.photo_side) if meta.online else None,
     )
-
-
-def _only_value(features: Any, name: str) -> bytes:
-    stored: Any = features[name].bytes_list.value if name in features else ()
-    if len(stored) != 1:
-        raise ValueError(f"feature '{name}' must be one byte string. Received: {len(stored)}")
-    return bytes(stored[0])
-
-
-def _array(features: Any, name: str, dtype: str, shape: list[int], compressed: bool) -> np.ndarray:
-    raw = _only_value(features, name)
-    try:
-        raw = _inflate(raw, int(np.prod(shape))) if compressed else raw
-        return np.frombuffer(raw, dtype).reshape(shape)
-    except (ValueError, zlib.error) as error:
-        raise ValueError(f"feature '{name}' must be {dtype} of shape {shape}: {error}") from None
-
-
-def _photo(features: Any, meta: Meta) -> Photo:
-    height, width = _array(features, "photo_size", "int32", [2], False).tolist()
-    if not (1 <= height <= meta.photo_side and 1 <= width <= meta.photo_side):
-        raise ValueError(
-            f"feature 'photo_size' must be 1 to {meta.photo_side}. Received: {height}, {width}"
-        )
-    sizes = {"height": height, "width": width}
-    values: dict[str, Any] = {}
-    for name, (dtype, shape, compressed) in PHOTO_ARRAYS.items():
-        known = [sizes[side] if isinstance(side, str) else side for side in shape]
-        value = _array(features, name, dtype, known, compressed)
-        values[name.removeprefix("photo_")] = value if shape else value.item()
-    del values["size"]
-    return Photo(**{**values, "complete": bool(values["complete"])})
 
 
 def _judging(features: Any, persons: int) -> dict[str, Any]:
@@ -326,15 +245,6 @@ def read_judging(
         for record in read_folder(folder, meta)
         if isinstance(record, Record)
     }
-
-
-def _inflate(raw: bytes, size: int) -> bytes:
-    """At most `size` bytes: a few compressed bytes can hold gigabytes of zeros."""
-    inflater = zlib.decompressobj()
-    content = inflater.decompress(raw, size + 1)
-    if not inflater.eof:
-        raise ValueError("does not end where it should")
-    return content
 
 
 @cache

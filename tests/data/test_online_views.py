@@ -28,7 +28,12 @@ from personlab_keras.data.records import Meta, read_folder, read_meta, view_imag
 from personlab_keras.data.records import read_example as read_record
 from personlab_keras.errors import InputError
 from personlab_keras.method.skeleton import COCO_PERSON
-from personlab_keras.method.targets import IGNORE_CROWD, IGNORE_MASKLESS, IGNORE_UNANNOTATED
+from personlab_keras.method.targets import (
+    IGNORE_CROWD,
+    IGNORE_MASKLESS,
+    IGNORE_UNANNOTATED,
+    OVERLAP,
+)
 
 GREY = (127, 127, 127)
 ONLINE = ("data.online=true", "data.rotation=20", "targets.ignore_near_unannotated=true")
@@ -39,8 +44,8 @@ STILL = DataConfig(
 
 @pytest.fixture(scope="module")
 def photos(scenes, tmp_path_factory) -> Path:
-    """The scenes on wide canvases: people without keypoints and without masks among them, a crowd,
-    and an image in which not everybody is annotated.
+    """The scenes on wide canvases: people without keypoints and without masks among them, masks
+    that overlap, a crowd, and an image in which not everybody is annotated.
     """
     folder = tmp_path_factory.mktemp("photos")
     (folder / "images").mkdir()
@@ -60,6 +65,8 @@ def photos(scenes, tmp_path_factory) -> Path:
             person["segmentation"] = []
         else:
             mask = rle.decode(person["segmentation"])
+            if number == 0:
+                mask = cv2.dilate(mask, np.ones((31, 31), np.uint8))  # over its neighbour's
             wide = rle.encode(np.asfortranarray(np.pad(mask, ((0, 0), (0, 33)))))
             person["segmentation"] = {"size": [97, 130], "counts": wide["counts"].decode()}
     content["annotations"][-1]["iscrowd"] = 1
@@ -103,7 +110,7 @@ def test_a_view_of_a_photo_is_the_view_baked_of_the_image(photos, tiny_config, v
         lambda content, affine: view_of_photo(stored_example(content, meta), affine, meta, GREY)
     )
     equal = Counter()
-    flags = cells = 0
+    flags = cells = overlaps = 0
     for image in read_coco(photos / "annotations.json", COCO_PERSON).images:
         tally = Tally()
         (record,) = image_records(image, photos / "images", config, COCO_PERSON, Counter(), tally)
@@ -121,6 +128,7 @@ def test_a_view_of_a_photo_is_the_view_baked_of_the_image(photos, tiny_config, v
             baked = view_targets(people, view, config.targets, COCO_PERSON)
             cells += baked.instance.size
             flags |= int(np.bitwise_or.reduce(baked.ignore, axis=None))
+            overlaps += int((baked.instance == OVERLAP).sum())
             for name in ("instance", "ignore", "disc_owner"):
                 same = found[name].numpy() == getattr(baked, name)
                 equal[name] += int(same.reshape(*baked.instance.shape, -1).all(-1).sum())
@@ -133,6 +141,7 @@ def test_a_view_of_a_photo_is_the_view_baked_of_the_image(photos, tiny_config, v
                 expected = warp_image(stored, view, GREY).astype(int)
                 assert np.abs(found["image"].numpy().astype(int) - expected).max() <= 1
     assert flags == IGNORE_CROWD | IGNORE_UNANNOTATED | IGNORE_MASKLESS
+    assert overlaps > 10
     for name, count in equal.items():
         assert count >= least * cells, name
 
