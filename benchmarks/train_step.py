@@ -13,6 +13,9 @@ each the median of the rounds. Beside the step its floor: the longer of
 - the bytes that convolutions read and write, three times those of the forward pass, at the rate of
   copying a large array.
 
+Last, the largest resident memory of the process so far: to compare recipes by it, run each in a
+process of its own.
+
 With records also images per second of the input pipeline, all cores, which should be above those of
 the step. Random weights and images: the time does not depend on them.
 """
@@ -36,6 +39,7 @@ from personlab_keras.method.coordinates import map_side
 from personlab_keras.method.maps import OUTPUTS, PROBABILITIES, mask_name
 from personlab_keras.method.skeleton import COCO_PERSON
 from personlab_keras.model.losses import personlab_losses, total_loss
+from personlab_keras.training.devices import memory
 from personlab_keras.training.training_model import TrainingModel, build_training_model
 
 JAX = keras.backend.backend() == "jax"
@@ -64,9 +68,9 @@ def main() -> None:
     )
     print(f"{measured}, copies {bandwidth / 1e9:.1f} GB/s")
     print(
-        "| recipe | view | batch | compute | forward, ms | + losses, ms | step, ms | floor, ms | of it reached | images/s |"
+        "| recipe | view | batch | compute | forward, ms | + losses, ms | step, ms | floor, ms | of it reached | images/s | peak, MiB |"
     )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for name in options.config:
         config = recipe(name, options.set)
         kind = config.train.mixed_precision or "float32"
@@ -95,6 +99,7 @@ def main() -> None:
             *(f"{ms:.1f}" for ms in (forward, with_losses, step, floor)),
         ]
         cells += [f"{floor / step:.2f}", f"{1e3 * config.train.batch_size / step:.1f}"]
+        cells += [round(memory()["host_MiB"])]
         print("| " + " | ".join(map(str, cells)) + " |", flush=True)
     if options.records:
         config = recipe(options.config[0], options.set)
