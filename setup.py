@@ -17,6 +17,9 @@ TEST = [
     "jax>=0.4.30",
     "pillow>=10",
     "websockets>=13",
+    "nbclient>=0.10",
+    "ipykernel>=6",
+    "matplotlib>=3.8",
 ]
 ONNX = ["onnx>=1.16", "onnxruntime>=1.18", "tf2onnx>=1.16"]
 LITERT = ["ai-edge-litert>=1.2"]
@@ -32,6 +35,7 @@ SERVE = [
 PANDAS = ["pandas>=2.1"]
 TRACK = ["trackers>=2.6,<3", "supervision>=0.31"]
 HUB = ["huggingface_hub>=1.0", "kagglehub>=0.3.12"]
+DOCS = ["mkdocs-material>=9.5,<10", "mkdocstrings[python]>=1,<2"]
 BEAM = ["apache-beam>=2.60,<3"]
 
 ROOT = Path(__file__).parent
@@ -87,6 +91,7 @@ setup(
         "pandas": PANDAS,
         "track": TRACK,
         "hub": HUB,
+        "docs": DOCS,
         "jax": ["jax>=0.4.30"],
         # JAX computes; TensorFlow, which has no TPU support any more, only feeds.
         "tpu": ["jax[tpu]>=0.7"],

@@ -66,7 +66,10 @@ def run(
     skeleton = out / "beetle.yaml"
     out.mkdir(parents=True, exist_ok=True)
     skeleton.write_text(SKELETON)
-    chosen = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+    chosen = _options(settings)
+    baked = _options(
+        {name: v for name, v in settings.items() if name.startswith(("data.", "targets."))}
+    )
     for seed, (name, count) in enumerate((("train", train_scenes), ("val", val_scenes))):
         write_scenes(out / name, count, side, seed)
         files = (
@@ -84,7 +87,7 @@ def run(
             skeleton,
             "--category",
             "beetle",
-            *chosen,
+            *baked,
         )
     personlab("inspect", out / "records" / "val", "--out", out / "inspected", "--count", 4)
     personlab("train", "--records", out / "records" / "train", "--workdir", out / "run", *chosen)
@@ -103,6 +106,10 @@ def run(
         "predict", out / "val" / "images", "--model", out / "model", "--out", out / "predictions"
     )
     return json.loads((out / "evaluation" / "metrics.json").read_text())
+
+
+def _options(settings: dict[str, object]) -> list[str]:
+    return [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
 
 
 def personlab(*arguments: object) -> None:

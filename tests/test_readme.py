@@ -1,4 +1,6 @@
-"""Every command and every Python block of README.md runs, on small data in place of COCO."""
+"""Every command and every Python block of README.md and of the tutorial runs, on small data in
+place of COCO.
+"""
 
 import os
 import re
@@ -6,19 +8,24 @@ import shutil
 import stat
 import subprocess
 import sys
+import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
+import cv2
 import pytest
 from released_graphs import mobilenet_file, random_network
 from tiny import TINY
 
 import personlab_keras
+from personlab_keras.model.pretrained.catalogue import DEFAULT_MODEL
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 DOCS = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")),
+    ROOT / "examples" / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 
@@ -34,12 +41,47 @@ SMALL = {
 }
 
 
-PUBLISHED = "bodypix-mobilenet-v1-050"
-"""A download, replaced by a file that has the same form."""
+TUTORIAL_SMALL = {
+    "prepare": ["data.view_size=97", "data.views_per_image=1", "data.workers=1"],
+    "train": [
+        "train.steps=2",
+        "train.batch_size=2",
+        "train.warmup_steps=0",
+        "train.validate_every=2",
+    ],
+    "predict": ["predict.longer_side=97"],
+    "evaluate": ["predict.longer_side=97"],
+}
 
 
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+def blocks(language, text=README):
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def stand_in(small):
+    """The command `personlab` with settings that make everything small."""
+    cases = "\n".join(
+        f"{command}) extra=({' '.join(f'--set {setting}' for setting in settings)}) ;;"
+        for command, settings in small.items()
+    )
+    return (
+        f'extra=()\ncase "$1" in\n{cases}\nesac\n'
+        f'exec {sys.executable} -m personlab_keras.cli "$@" "${{extra[@]}}"'
+    )
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """A cache in which the default network has already been fetched: random weights in its form."""
+    from personlab_keras.export.export import import_weights
+    from personlab_keras.hub import pins
+
+    folder = tmp_path_factory.mktemp("cache")
+    model = folder / "models" / DEFAULT_MODEL
+    file = mobilenet_file(random_network()).write(folder / "released")
+    import_weights(file, model)
+    pins.pin(model, DEFAULT_MODEL)
+    return folder
 
 
 def executable(path, text):
@@ -48,30 +90,22 @@ def executable(path, text):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, scenes):
+def place(tmp_path_factory, scenes, cache):
     """A folder that looks like a clone beside a downloaded COCO, with small stand-ins on the
     path.
     """
     folder = tmp_path_factory.mktemp("readme")
     tools = folder / "tools"
     tools.mkdir()
-    cases = "\n".join(
-        f"{command}) extra=({' '.join(f'--set {setting}' for setting in settings)}) ;;"
-        for command, settings in SMALL.items()
-    )
-    executable(
-        tools / "personlab",
-        f'extra=()\ncase "$1" in\n{cases}\nesac\n'
-        f'exec {sys.executable} -m personlab_keras.cli "${{@/{PUBLISHED}/{folder / "released"}}}" "${{extra[@]}}"',
-    )
+    executable(tools / "personlab", stand_in(SMALL))
     executable(
         tools / "python",
         f'exec {sys.executable} "$@" {" ".join(f"--set {setting}" for setting in TINY)}',
     )
-    mobilenet_file(random_network()).write(folder / "released")
     for skipped in ("pip", "pytest"):
         executable(tools / skipped, "exit 0")
     shutil.copytree(ROOT / "scripts", folder / "scripts")
+    shutil.copytree(ROOT / "docs" / "images", folder / "docs" / "images")
     executable(folder / "scripts" / "download_coco.sh", "exit 0")
     for split in ("train2017", "val2017"):
         shutil.copytree(scenes / "images", folder / "coco" / split)
@@ -85,9 +119,10 @@ def place(tmp_path_factory, scenes):
     return folder
 
 
-def run_in(place, command):
+def run_in(place, cache, command):
     environment = {
         **os.environ,
+        "PERSONLAB_CACHE": str(cache),
         "PATH": f"{place / 'tools'}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
     }
@@ -96,13 +131,79 @@ def run_in(place, command):
 
 
 @pytest.mark.slow
-def test_the_readme_runs_from_top_to_bottom(place):
+def test_the_readme_runs_from_top_to_bottom(place, cache):
     commands = blocks("bash")
     assert len(commands) >= 4
     for block in commands:
-        run_in(place, ["bash", "-euo", "pipefail", "-c", block])
+        run_in(place, cache, ["bash", "-euo", "pipefail", "-c", block])
     for block in blocks("python"):
-        run_in(place, [sys.executable, "-c", block])
+        run_in(place, cache, [sys.executable, "-c", block])
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs_from_top_to_bottom(scenes, cache, tmp_path):
+    place = tmp_path
+    (place / "tools").mkdir()
+    executable(place / "tools" / "personlab", stand_in(TUTORIAL_SMALL))
+    for folder in ("photos", "mine/images"):
+        shutil.copytree(scenes / "images", place / folder)
+    for split in ("train", "val"):
+        shutil.copy(scenes / "annotations.json", place / "mine" / f"{split}.json")
+    commands = blocks("bash", TUTORIAL)
+    assert len(commands) >= 5
+    for block in commands:
+        run_in(place, cache, ["bash", "-euo", "pipefail", "-c", block])
+    assert (place / "after" / "metrics.json").is_file()
+    assert (place / "exported" / "model.tflite").is_file()
+    # The steps that need an annotation tool, an installation or a running server.
+    assert blocks("sh", TUTORIAL)[0].strip() == "pip install '.[serve,litert]'"
+    assert "personlab serve --model exported\n" in blocks("sh", TUTORIAL)[1]
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(cache, tmp_path, monkeypatch):
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    monkeypatch.setenv("PERSONLAB_CACHE", str(cache))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    notebook = nbformat.read(ROOT / "examples" / "first_steps.ipynb", 4)
+    stored = [cell.get("outputs") for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(stored)
+    assert "png" in str(stored)
+    assert str(Path.home()) not in str(stored)
+    client = nbclient.NotebookClient(
+        notebook, timeout=120, resources={"metadata": {"path": ROOT / "examples"}}
+    )
+    client.execute()
+    first = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    assert "512 x 512 pixels" in first.outputs[-1]["data"]["text/plain"]
+
+
+@pytest.mark.slow
+def test_the_examples_run(cache, scenes, tmp_path, monkeypatch):
+    pytest.importorskip("trackers")
+    clip = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(clip), cv2.VideoWriter.fourcc(*"MJPG"), 10, (97, 97))
+    for path in sorted((scenes / "images").iterdir())[:3]:
+        writer.write(cv2.imread(str(path)))
+    writer.release()
+    environment = {**os.environ, "PERSONLAB_CACHE": str(cache), "PYTHONPATH": str(ROOT)}
+    out = tmp_path / "task"
+    for script, *arguments in (
+        ("webcam.py", "--camera", clip, "--frames", 3, "--longer-side", 97),
+        ("folder_to_cvat.py", scenes / "images", "--out", out),
+        ("count_in_zones.py", clip, "--zone", "0,0,50,97", "--zone", "50,0,97,97"),
+    ):
+        done = subprocess.run(
+            [sys.executable, ROOT / "examples" / script, *map(str, arguments)],
+            env=environment, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
+    assert (out / "coco.json").is_file()
+    with zipfile.ZipFile(out / "images.zip") as archive:
+        assert len(archive.namelist()) == 10
+    compile((ROOT / "examples" / "finetune_beetle.py").read_text(), "finetune_beetle.py", "exec")
 
 
 def test_the_two_commands_come_first():

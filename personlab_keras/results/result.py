@@ -117,20 +117,17 @@ class Result(list[Person]):
         frame = "" if self.frame is None else f", frame {self.frame}"
         return f"<Result: {count}{place}{frame}, {self.width} x {self.height} pixels>"
 
-    def _repr_png_(self) -> bytes:
-        return self._shown(".png")
-
     def _repr_html_(self) -> str:
-        encoded = base64.b64encode(self._shown(".jpg")).decode("ascii")
+        encoded = base64.b64encode(self._repr_jpeg_()).decode("ascii")
         caption = repr(self).strip("<>")
         return (
             f'<figure style="margin:0"><img src="data:image/jpeg;base64,{encoded}" alt="{caption}" '
             f'style="max-width:100%"><figcaption>{caption}</figcaption></figure>'
         )
 
-    def _shown(self, extension: str) -> bytes:
+    def _repr_jpeg_(self) -> bytes:
         drawn = self.draw()
         scale = _SHOWN_SIDE / max(drawn.shape[:2])
         if scale < 1:
             drawn = cv2.resize(drawn, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        return bytes(cv2.imencode(extension, drawn[..., ::-1])[1].tobytes())
+        return bytes(cv2.imencode(".jpg", drawn[..., ::-1])[1].tobytes())
