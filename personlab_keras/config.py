@@ -266,6 +266,10 @@ class TrainConfig(Section):
     """Weight of the losses of the middle layer's heads, relative to those of the last layer."""
 
 
+FAINT_VOTE = 1e-3
+"""Heatmap probability below which a cell casts no vote (both decoders): half of the cells of a
+released network, whose votes change nothing.
+"""
 VOTE_FADE = 1.0
 """Input pixels before a radius over which the weight of votes falls from 1 to 0 (both decoders)."""
 SAME_PERSON = 0.5

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from personlab_keras.config import FAINT_VOTE
 from personlab_keras.decoder.compilation import compiled
 from personlab_keras.method.maps import Maps
 
@@ -54,7 +55,7 @@ class BinnedVotes:
 
 
 def cast_votes(maps: Maps) -> Votes:
-    """The votes of all cells whose probability is positive and whose offset is finite."""
+    """The votes of all cells with a probability of at least `FAINT_VOTE` and a finite offset."""
     heatmaps, offsets = (
         np.ascontiguousarray(values, np.float32) for values in (maps.heatmaps, maps.short_offsets)
     )
@@ -73,9 +74,11 @@ def _cast(
     for row in range(height):
         for column in range(width):
             for keypoint in range(count):
+                if heatmaps[row, column, keypoint] < FAINT_VOTE:
+                    continue
                 x = np.float32(column * stride) + offsets[row, column, keypoint, 0]
                 y = np.float32(row * stride) + offsets[row, column, keypoint, 1]
-                if heatmaps[row, column, keypoint] > 0 and np.isfinite(x) and np.isfinite(y):
+                if np.isfinite(x) and np.isfinite(y):
                     points[n, 0], points[n, 1] = x, y
                     mass[n] = heatmaps[row, column, keypoint]
                     keypoints[n] = keypoint

@@ -8,35 +8,44 @@ import numpy as np
 import tensorflow as tf
 
 from personlab_keras.decoder_graph.fields import Fields
-from personlab_keras.decoder_graph.sampling import step_along
+from personlab_keras.decoder_graph.reading import Readings
+from personlab_keras.decoder_graph.sampling import follow
 
 
 def embed(fields: Fields, points: tf.Tensor, refinements: int) -> list[tf.Tensor]:
     """Both guesses, (..., K, 2) each, of points (..., 2) where the person at the point has every
     keypoint; as `decoder.embedding.embed`.
     """
-    count = fields.heatmaps.shape[-1]
+    count = fields.heatmaps.shape[0]
     shape = tf.concat([tf.shape(points)[:-1], [count]], axis=0)
     channels = tf.broadcast_to(tf.range(count), shape)
     spread = tf.broadcast_to(points[..., None, :], tf.concat([shape, [2]], axis=0))
-    plain = step_along(fields.long_offsets, channels, spread, fields.stride)
-    refined = plain
-    for field in (fields.long_offsets, fields.short_offsets):
-        for _ in range(refinements):
-            refined = step_along(field, channels, refined, fields.stride)
+    plain = follow(fields.long_offsets, channels, spread, fields.stride)
+    refined = follow(fields.long_offsets, channels, plain, fields.stride, refinements)
+    refined = follow(fields.short_offsets, channels, refined, fields.stride, refinements)
     return [plain, refined]
+
+
+def keypoint_shares(people: Readings) -> tf.Tensor:
+    """(P, K): the weight of every keypoint in the embedding distance to its person, divided by the
+    sum of all weights and by lambda; NaN for a person without any, to whom nothing is near.
+    """
+    found = tf.math.is_finite(people.own_keypoints[..., 0])
+    weights = tf.where(found, people.heat, 0.0)
+    total = tf.reduce_sum(weights, axis=1, keepdims=True)
+    return tf.where(total > 0, weights / (total * people.scales[:, None]), float("nan"))
 
 
 def nearer_distances(
     guesses: Sequence[tf.Tensor], keypoints: tf.Tensor, shares: tf.Tensor
 ) -> tf.Tensor:
     """(...) D_ij: the distances of the nearer guess at every keypoint, weighted and added up; as
-    `decoder.embedding.embedding_distances`, not cut.
+    `decoder.embedding.embedding_distances`, not cut; infinite where both guesses are unknown.
 
     Args:
         guesses: two of (..., K, 2).
         keypoints: (..., K, 2), NaN where not found.
-        shares: (..., K) weight of every keypoint divided by the sum of all and by lambda.
+        shares: (..., K) as of `keypoint_shares`.
     """
     squares = (
         tf.math.squared_difference(guess[..., 0], keypoints[..., 0])
@@ -46,4 +55,5 @@ def nearer_distances(
     nearer = tf.minimum(
         *(tf.where(tf.math.is_finite(square), square, np.inf) for square in squares)
     )
-    return tf.reduce_sum(tf.where(shares > 0, shares * tf.sqrt(nearer), 0.0), axis=-1)
+    total = tf.reduce_sum(tf.math.multiply_no_nan(tf.sqrt(nearer), shares), axis=-1)
+    return tf.where(tf.math.is_finite(total), total, np.inf)

@@ -8,11 +8,11 @@ import tensorflow as tf
 from personlab_keras.config import DecodeConfig
 from personlab_keras.decoder_graph.bridging import bridge_gaps
 from personlab_keras.decoder_graph.fields import Fields
-from personlab_keras.decoder_graph.peaks import SEEDS, Seeds
-from personlab_keras.decoder_graph.sampling import step_along, value_at
+from personlab_keras.decoder_graph.peaks import Seeds
+from personlab_keras.decoder_graph.sampling import follow, value_at
 from personlab_keras.method.skeleton import Skeleton
 
-SEEDS_AT_ONCE = 32
+SEEDS_AT_ONCE = 256
 
 
 def group(
@@ -22,8 +22,8 @@ def group(
     options: DecodeConfig,
     radius: float,
     limit: int,
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """People (P, K, 2) in the order of their seeds, NaN where nothing was found, and how many; as
+) -> tf.Tensor:
+    """People (P, K, 2) in the order of their seeds, NaN where nothing was found; as
     `decoder.grouping.group`.
 
     The next `SEEDS_AT_ONCE` seeds that no person explains are followed together. Then, in order,
@@ -31,7 +31,6 @@ def group(
     """
     count = skeleton.keypoint_count
     routes = tf.constant(tree_levels(skeleton))
-    rank = tf.range(SEEDS, 0, -1)
 
     def explained(points: tf.Tensor, keypoints: tf.Tensor, people: tf.Tensor) -> tf.Tensor:
         """(N, P) bool: whether a seed at one of the points (N, 2) lies near the same keypoint of
@@ -43,49 +42,67 @@ def group(
         )
         return across * across + down * down <= options.nms_radius**2  # NaN is not
 
-    def following(
-        pending: tf.Tensor, people: tf.Tensor, accepted: tf.Tensor
-    ) -> tuple[tf.Tensor, ...]:
-        next_ranks, chosen = tf.math.top_k(tf.where(pending, rank, 0), SEEDS_AT_ONCE)
-        points, keypoints = tf.gather(seeds.points, chosen), tf.gather(seeds.keypoints, chosen)
-        found = follow_tree(points, keypoints, routes, fields, options.mid_refinements)
-        found = drop_unfound(found, fields, options.keypoint_threshold, radius)
-        if options.bridge and fields.long_offsets is not None:
-            bridged = bridge_gaps(found, fields, options)
-            found = drop_unfound(bridged, fields, options.keypoint_threshold, radius)
-        starts = (next_ranks > 0) & tf.reduce_any(tf.math.is_finite(found[..., 0]), axis=1)
-        earlier = tf.cast(np.tri(SEEDS_AT_ONCE, k=-1), tf.bool)
-        blocks = explained(points, keypoints, found) & earlier
+    def unfound_dropped(people: tf.Tensor) -> tf.Tensor:
+        return drop_unfound(people, fields, options.keypoint_threshold, radius)
 
-        def settled(keep: tf.Tensor, last: tf.Tensor) -> tf.Tensor:
-            return tf.reduce_any(keep != last)
-
-        def next_guess(keep: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            return starts & ~tf.reduce_any(blocks & keep[None, :], axis=1), keep
-
-        # After n rounds the first n verdicts are final, so verdicts that repeat are the only
-        # consistent ones.
-        keep, _ = tf.while_loop(settled, next_guess, next_guess(starts, starts))
-        keep, _ = next_guess(keep, keep)
-        place = tf.where(keep, accepted + tf.cumsum(tf.cast(keep, tf.int32)) - 1, limit)
-        place = tf.minimum(place, limit)  # the place after the last is never read
-        people = tf.tensor_scatter_nd_update(people, place[:, None], found)
-        kept = tf.where(keep[:, None, None], found, float("nan"))
-        gone = tf.reduce_any(explained(seeds.points, seeds.keypoints, kept), axis=1)
-        pending &= ~gone & (rank < next_ranks[-1])
-        return (
-            pending,
-            people,
-            tf.minimum(accepted + tf.reduce_sum(tf.cast(keep, tf.int32)), limit),
+    def following(first: tf.Tensor, people: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        last = tf.minimum(first + SEEDS_AT_ONCE, tf.shape(seeds.keypoints)[0])
+        points, keypoints = seeds.points[first:last], seeds.keypoints[first:last]
+        open_ones = ~tf.reduce_any(explained(points, keypoints, people), axis=1)
+        points, keypoints = (
+            tf.boolean_mask(points, open_ones),
+            tf.boolean_mask(keypoints, open_ones),
         )
+        walked = follow_tree(points, keypoints, routes, fields, options.mid_refinements)
+        walked = unfound_dropped(walked)
+        number = tf.shape(walked)[0]
+        earlier = tf.range(number)[None, :] < tf.range(number)[:, None]
 
-    people = tf.fill([limit + 1, count, 2], float("nan"))
-    _, people, accepted = tf.while_loop(
-        lambda pending, _, accepted: tf.reduce_any(pending) & (accepted < limit),
+        def verdicts(grown: tf.Tensor) -> tf.Tensor:
+            """(N,) bool: who starts a person, as the people are now."""
+            starts = tf.reduce_any(tf.math.is_finite(grown[..., 0]), axis=1)
+            blocks = explained(points, keypoints, grown) & earlier
+
+            def next_guess(keep: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+                return starts & ~tf.reduce_any(blocks & keep[None, :], axis=1), keep
+
+            # After n rounds the first n verdicts are final, so verdicts that repeat are the only
+            # consistent ones.
+            return tf.while_loop(
+                lambda keep, last: tf.reduce_any(keep != last),
+                next_guess,
+                next_guess(starts, starts),
+            )[0]
+
+        keep = verdicts(walked)
+        if options.bridge and fields.long_offsets is not None:
+
+            def bridging(
+                grown: tf.Tensor, bridged: tf.Tensor, keep: tf.Tensor
+            ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+                todo = tf.where(keep & ~bridged)
+                more = bridge_gaps(tf.gather_nd(grown, todo), fields, options)
+                grown = tf.tensor_scatter_nd_update(grown, todo, unfound_dropped(more))
+                return grown, bridged | keep, verdicts(grown)
+
+            # A bridge may explain a seed, so who starts a person is asked again.
+            walked, _, keep = tf.while_loop(
+                lambda _, bridged, keep: tf.reduce_any(keep & ~bridged),
+                bridging,
+                (walked, tf.zeros_like(keep), keep),
+            )
+        people = tf.concat([people, tf.boolean_mask(walked, keep)], axis=0)
+        return last, people[:limit]
+
+    _, people = tf.while_loop(
+        lambda first, people: (
+            (first < tf.shape(seeds.keypoints)[0]) & (tf.shape(people)[0] < limit)
+        ),
         following,
-        (seeds.taken, people, tf.constant(0)),
+        (tf.constant(0), tf.zeros([0, count, 2])),
+        shape_invariants=(tf.TensorShape([]), tf.TensorShape([None, count, 2])),
     )
-    return people[:limit], accepted
+    return people
 
 
 def tree_levels(skeleton: Skeleton) -> np.ndarray:
@@ -117,8 +134,8 @@ def follow_tree(
     points: tf.Tensor, keypoints: tf.Tensor, routes: tf.Tensor, fields: Fields, refinements: int
 ) -> tf.Tensor:
     """(N, K, 2): people grown from seeds over the whole tree; as `decoder.grouping.follow_tree`."""
-    count = fields.heatmaps.shape[-1]
-    number = points.shape[0]
+    count = fields.heatmaps.shape[0]
+    number = tf.shape(points)[0]
     people = tf.where(
         tf.one_hot(keypoints, count + 1)[..., None] > 0, points[:, None, :], float("nan")
     )
@@ -127,20 +144,19 @@ def follow_tree(
     for level in range(routes.shape[1]):
         edge, source, target = (chosen[:, level, :, i] for i in range(3))
         channel = tf.minimum(target, count - 1)
-        reached = step_along(
+        reached = follow(
             fields.mid_offsets, edge, tf.gather(people, source, batch_dims=1), fields.stride
         )
-        for _ in range(refinements):
-            reached = step_along(fields.short_offsets, channel, reached, fields.stride)
+        reached = follow(fields.short_offsets, channel, reached, fields.stride, refinements)
         people = tf.tensor_scatter_nd_update(people, tf.stack([rows, target], axis=-1), reached)
     return people[:, :count]
 
 
 def drop_unfound(people: tf.Tensor, fields: Fields, threshold: float, radius: float) -> tf.Tensor:
     """NaN for keypoints (N, K, 2) that are improbable or farther than R from the frame."""
-    shape = tf.shape(fields.heatmaps)
-    last = tf.cast((tf.stack([shape[1], shape[0]]) - 1) * fields.stride, tf.float32)
+    height, width = fields.shape
+    last = tf.cast((tf.stack([width, height]) - 1) * fields.stride, tf.float32)
     near = tf.reduce_all((people >= -radius) & (people <= last + radius), axis=-1)
-    channels = tf.broadcast_to(tf.range(fields.heatmaps.shape[-1]), tf.shape(people)[:2])
+    channels = tf.broadcast_to(tf.range(fields.heatmaps.shape[0]), tf.shape(people)[:2])
     probable = value_at(fields.heatmaps, channels, people, fields.stride) >= threshold
     return tf.where((near & probable)[..., None], people, float("nan"))

@@ -1,6 +1,4 @@
-"""Loops over people: of the places for people mostly few are taken, and the free ones should cost
-nothing.
-"""
+"""Loops over people."""
 
 from __future__ import annotations
 
@@ -11,23 +9,22 @@ import tensorflow as tf
 
 def for_each(
     count: tf.Tensor,
-    places: int,
     function: Callable[[tf.Tensor], Sequence[tf.Tensor]],
-    empty: Sequence[tf.Tensor],
+    like: Sequence[tf.Tensor],
 ) -> list[tf.Tensor]:
-    """The results of function(j) for j below `count`, each stacked to (places, ...).
+    """The results of function(j) for j below `count`, each stacked to (count, ...).
 
     Args:
-        count: () int32, how many places are taken.
-        places: number of all places.
+        count: () int32.
         function: gives the results of one place.
-        empty: the results of a free place.
+        like: results of the same types and shapes.
     """
+    # A list of nothing cannot be stacked.
     results = [
-        tf.TensorArray(each.dtype, size=places, element_shape=each.shape).unstack(
-            tf.broadcast_to(each[None], tf.concat([[places], tf.shape(each)], axis=0))
-        )
-        for each in empty
+        tf.TensorArray(
+            each.dtype, size=tf.maximum(count, 1), element_shape=each.shape, infer_shape=False
+        ).write(0, each)
+        for each in like
     ]
 
     def body(j: tf.Tensor, *results: tf.TensorArray) -> tuple[tf.Tensor | tf.TensorArray, ...]:
@@ -36,4 +33,4 @@ def for_each(
         )
 
     _, *results = tf.while_loop(lambda j, *_: j < count, body, (tf.constant(0), *results))
-    return [result.stack() for result in results]
+    return [result.stack()[:count] for result in results]

@@ -4,167 +4,162 @@ client can read.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from personlab_keras.config import DecodeConfig
-from personlab_keras.decoder_graph.embedding import embed, nearer_distances
-from personlab_keras.decoder_graph.fields import Fields
+from personlab_keras.decoder_graph.embedding import embed, keypoint_shares, nearer_distances
+from personlab_keras.decoder_graph.fields import Fields, Frame
 from personlab_keras.decoder_graph.loops import for_each
-from personlab_keras.decoder_graph.poses import Poses
-from personlab_keras.decoder_graph.sampling import cell_points, upsample
+from personlab_keras.decoder_graph.reading import Readings
+from personlab_keras.decoder_graph.sampling import upsample
 
 _CHARACTERS = [chr(48 + code) for code in range(64)]
 _GROUPS = 7  # of five bits: as many as a count of 32 bits can need
 
 
-@dataclass(frozen=True)
-class Frame:
-    """Where an image lies in the network's input: network point = image point * scale + offset; as
-    `method.frame.Frame`.
-
-    Attributes:
-        size: (2,) int32, height and width in pixels.
-        scale: (2,) float64 (sx, sy), network pixels per image pixel.
-        offset: (2,) float64 in network pixels.
-    """
-
-    size: tf.Tensor
-    scale: tf.Tensor
-    offset: tf.Tensor
-
-    def to_image(self, points: tf.Tensor) -> tf.Tensor:
-        """Points (..., 2) of the network's frame in this image."""
-        return tf.cast((tf.cast(points, tf.float64) - self.offset) / self.scale, tf.float32)
-
-    def cells(self, shape: tf.Tensor, stride: int) -> tuple[tf.Tensor, tf.Tensor]:
-        """Row and column (float32) in a map of shape (h, w) of every row and column of the image;
-        pixels beyond the map's frame are moved to its border.
-        """
-
-        def along(axis: int) -> tf.Tensor:
-            pixels = (
-                tf.cast(tf.range(self.size[1 - axis]), tf.float64) * self.scale[axis]
-                + self.offset[axis]
-            )
-            last = tf.cast(shape[1 - axis] - 1, tf.float64)
-            return tf.cast(tf.clip_by_value(pixels / stride, tf.zeros_like(last), last), tf.float32)
-
-        return along(1), along(0)
-
-
-def distances(poses: Poses, fields: Fields, options: DecodeConfig) -> tf.Tensor:
-    """(N, h, w) float32: D_ij of every cell to every person, cut at twice the threshold; as
-    `decoder.embedding.embedding_distances`.
-    """
-    assert fields.long_offsets is not None
-    shape = tf.shape(fields.heatmaps)
-    largest = 2 * options.embedding_threshold
-    cells = cell_points(shape[0], shape[1], fields.stride)
-    guesses = embed(fields, cells, options.long_refinements)
-
-    def to_person(j: tf.Tensor) -> tuple[tf.Tensor]:
-        keypoints, weights = poses.own_keypoints[j], poses.heat[j]
-        used = tf.math.is_finite(keypoints[:, 0]) & (weights > 0)
-        weights = tf.where(used, weights, 0.0)
-        # Only the channels of found keypoints matter, but their number is unknown in the graph.
-        shares = weights / (tf.maximum(tf.reduce_sum(weights), 1e-12) * poses.scales[j])
-        total = nearer_distances(guesses, keypoints, shares)
-        return (tf.where(tf.reduce_any(used), tf.minimum(total, largest), largest),)
-
-    return for_each(
-        poses.count, poses.keypoints.shape[0], to_person, (tf.fill(shape[:2], largest),)
-    )[0]
-
-
-def cell_masks(near: tf.Tensor, fields: Fields, options: DecodeConfig) -> tf.Tensor:
-    """(N, h, w) bool: every person's mask at the cells, from their distances; not exclusive."""
-    assert fields.segmentation is not None
-    return (near <= options.embedding_threshold) & (
-        fields.segmentation >= options.segmentation_threshold
-    )
-
-
-def image_masks(
-    near: tf.Tensor, poses: Poses, fields: Fields, frame: Frame, options: DecodeConfig
-) -> tuple[tf.Tensor, tf.Tensor]:
+def find_masks(
+    people: Readings, maps: Sequence[Fields], frames: Sequence[Frame], options: DecodeConfig
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """The mask of every person in the pixels of an image; as `decoder.masks.find_masks`.
 
+    Args:
+        people: N of them, in the input pixels of the first size.
+        maps, frames: of every size.
+        options: as there.
+
     Returns:
-        (N,) string: COCO's compressed run lengths, the "counts" of the run-length form; empty in
-            free places.
+        (N,) string: COCO's compressed run lengths, the "counts" of the run-length form.
         (N, 4) float32: [x, y, width, height] around the pixels of each mask, as `Person.box`; zeros
             where there are none.
+        (N, h, w) bool: the masks at the cells of the first size, not exclusive.
     """
-    logits = _logits(fields.segmentation)
-    least = float(_numpy_logits(options.segmentation_threshold))
-    rows, columns = frame.cells(tf.shape(logits), fields.stride)
-    height = frame.size[0]
+    sizes = [
+        _Size(people, i, fields, frames, maps[0].shape, options) for i, fields in enumerate(maps)
+    ]
+    owners = _owners(sizes, frames[0].size) if options.exclusive_masks else None
+    parts = [size.masks(owners) for size in sizes]
+    place = tf.argsort(tf.concat([size.members for size in sizes], axis=0))
+    counts, boxes, cells = (
+        tf.gather(tf.concat(each, axis=0), place) for each in zip(*parts, strict=True)
+    )
+    return counts, boxes, cells
 
-    def box(j: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Pixels (top, bottom, left, right) around those within the threshold."""
-        inside = near[j] <= options.embedding_threshold
-        sides = []
-        for axis, places in ((1, rows), (0, columns)):
-            true = tf.where(tf.reduce_any(inside, axis=axis))[:, 0]
-            first = tf.cond(
-                tf.size(true) > 0, lambda true=true: true[0] - 1, lambda: tf.constant(0, tf.int64)
+
+class _Size:
+    """The people of one size, and what their masks are found by.
+
+    Attributes:
+        members: (M,) int32, which people they are.
+        near: (M, h, w) float32, distance of every cell to every member, cut at twice the threshold.
+    """
+
+    def __init__(
+        self,
+        people: Readings,
+        index: int,
+        fields: Fields,
+        frames: Sequence[Frame],
+        first_shape: tuple[tf.Tensor, tf.Tensor],
+        options: DecodeConfig,
+    ) -> None:
+        frame = frames[index]
+        self.threshold, self._size = options.embedding_threshold, frame.size
+        self.members = tf.cast(tf.where(people.sizes == index)[:, 0], tf.int32)
+        self.near = distances(people.chosen(self.members).moved(frames[0], frame), fields, options)
+        self._logits = _logits(fields.segmentation)
+        self._least = float(_numpy_logits(options.segmentation_threshold))
+        self._rows, self._columns = frame.cells(fields.shape, fields.stride)
+        self._cells = frame.cells_of(frames[0], first_shape, fields.shape, fields.stride)
+
+    def masks(self, owners: tf.Tensor | None) -> list[tf.Tensor]:
+        """As `find_masks`, of the members; with the owners (H, W) of exclusive pixels."""
+
+        def of_member(j: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            distance, (top, bottom, left, right) = self.pixels(j)
+            mask = distance <= self.threshold
+            rows, columns = self._rows[top:bottom], self._columns[left:right]
+            mask &= upsample(self._logits, rows, columns) >= self._least
+            if owners is not None:
+                mask &= owners[top:bottom, left:right] == self.members[j]
+            counts = _compressed(
+                _edges(mask, top, left, self._size[0]),
+                tf.reduce_prod(tf.cast(self._size, tf.int64)),
             )
-            last = tf.cond(
-                tf.size(true) > 0, lambda true=true: true[-1] + 1, lambda: tf.constant(0, tf.int64)
-            )
+            at_cells = upsample(self.near[j], *self._cells) <= self.threshold
+            at_cells &= upsample(self._logits, *self._cells) >= self._least
+            return counts, _box(mask, top, left), at_cells
+
+        none = tf.zeros([tf.size(self._cells[0]), tf.size(self._cells[1])], tf.bool)
+        return for_each(tf.size(self.members), of_member, (tf.constant(""), tf.zeros([4]), none))
+
+    def pixels(self, j: tf.Tensor) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
+        """The distances (h', w') of the pixels around a member, and the box (top, bottom, left,
+        right) that they fill.
+        """
+        inside = self.near[j] <= self.threshold
+        sides: list[tf.Tensor] = []
+        for axis, places in ((1, self._rows), (0, self._columns)):
+            true = tf.reduce_any(inside, axis=axis)
+            cells = tf.range(tf.size(true))
+            first = tf.reduce_min(tf.where(true, cells, tf.size(true))) - 1
+            last = tf.reduce_max(tf.where(true, cells, -1)) + 1
             sides += tf.unstack(
                 tf.searchsorted(places, tf.cast(tf.stack([first, last]), tf.float32))
             )
-        return sides[0], sides[1], sides[2], sides[3]
-
-    def person_pixels(j: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tuple[tf.Tensor, ...]]:
-        """Of the pixels in a box around a person: whether the distance is within the threshold
-        (h', w'), the distance, and the box.
-        """
-        top, bottom, left, right = box(j)
-        distance = upsample(near[j], rows[top:bottom], columns[left:right])
-        return distance <= options.embedding_threshold, distance, (top, bottom, left, right)
-
-    owners = tf.fill([0, 0], -1)
-    if options.exclusive_masks:
-        owners = _owners(person_pixels, poses.count, frame.size)
-
-    def of_person(j: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        mask, _, (top, bottom, left, right) = person_pixels(j)
-        mask &= upsample(logits, rows[top:bottom], columns[left:right]) >= least
-        if options.exclusive_masks:
-            mask &= owners[top:bottom, left:right] == j
-        counts = _compressed(
-            _edges(mask, top, left, height), tf.reduce_prod(tf.cast(frame.size, tf.int64))
-        )
-        return counts, _box(mask, top, left)
-
-    counts, boxes = for_each(
-        poses.count, poses.keypoints.shape[0], of_person, (tf.constant(""), tf.zeros([4]))
-    )
-    return counts, boxes
+        top, bottom, left, right = sides
+        distance = upsample(self.near[j], self._rows[top:bottom], self._columns[left:right])
+        return distance, (top, tf.maximum(top, bottom), left, tf.maximum(left, right))
 
 
-def _owners(
-    person_pixels: Callable[[tf.Tensor], tuple], count: tf.Tensor, size: tf.Tensor
-) -> tf.Tensor:
+def distances(people: Readings, fields: Fields, options: DecodeConfig) -> tf.Tensor:
+    """(M, h, w) float32: D_ij of every cell to every person, cut at twice the threshold; as
+    `decoder.embedding.embedding_distances`.
+    """
+    assert fields.segmentation is not None
+    height, width = fields.shape
+    largest = tf.constant(2 * options.embedding_threshold, tf.float32)
+    shown = tf.cast(fields.segmentation >= options.segmentation_threshold, tf.float32)
+    # A pixel above the threshold has a cell above it among the four that it is interpolated from.
+    near_shown = tf.nn.max_pool2d(shown[None, :, :, None], 3, 1, "SAME")[0, :, :, 0]
+    active = tf.where(near_shown > 0)
+    cells = tf.cast(active[:, ::-1], tf.float32) * fields.stride
+    guesses = embed(fields, cells, options.long_refinements)
+    shares = keypoint_shares(people)
+    nowhere = tf.fill([height, width], largest)
+
+    def to_person(j: tf.Tensor) -> tuple[tf.Tensor]:
+        total = nearer_distances(guesses, people.own_keypoints[j], shares[j])
+        near = tf.tensor_scatter_nd_update(nowhere, active, tf.minimum(total, largest))
+        return (near,)
+
+    return for_each(tf.shape(people.scales)[0], to_person, (nowhere,))[0]
+
+
+def _owners(sizes: Iterable[_Size], size: tf.Tensor) -> tf.Tensor:
     """(H, W) int32: the person nearest to every pixel, of equal ones the first; -1 for none."""
+    owners, nearest = tf.fill(size, -1), tf.fill(size, np.float32(np.inf))
+    for each in sizes:
 
-    def claim(
-        j: tf.Tensor, owners: tf.Tensor, nearest: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        within, distance, (top, bottom, left, right) = person_pixels(j)
-        around = [[top, size[0] - bottom], [left, size[1] - right]]
-        distance = tf.pad(tf.where(within, distance, np.inf), around, constant_values=np.inf)
-        nearer = distance < nearest
-        return j + 1, tf.where(nearer, j, owners), tf.where(nearer, distance, nearest)
+        def claim(
+            j: tf.Tensor, owners: tf.Tensor, nearest: tf.Tensor, each: _Size = each
+        ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            distance, (top, bottom, left, right) = each.pixels(j)
+            around = [[top, size[0] - bottom], [left, size[1] - right]]
+            within = distance <= each.threshold
+            distance = tf.pad(tf.where(within, distance, np.inf), around, constant_values=np.inf)
+            nearer = distance < nearest
+            owner = tf.where(nearer, each.members[j], owners)
+            return j + 1, owner, tf.where(nearer, distance, nearest)
 
-    nobody = (tf.constant(0), tf.fill(size, -1), tf.fill(size, np.float32(np.inf)))
-    return tf.while_loop(lambda j, *_: j < count, claim, nobody)[1]
+        _, owners, nearest = tf.while_loop(
+            lambda j, *_, each=each: j < tf.size(each.members),
+            claim,
+            (tf.constant(0), owners, nearest),
+        )
+    return owners
 
 
 def _box(mask: tf.Tensor, top: tf.Tensor, left: tf.Tensor) -> tf.Tensor:

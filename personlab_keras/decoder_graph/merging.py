@@ -1,47 +1,51 @@
-"""One person for every body; `decoder.merging` in TensorFlow, for one size."""
+"""One person for every body; `decoder.merging` in TensorFlow."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from personlab_keras.config import DIFFERENT_PLACE, SAME_PERSON
-from personlab_keras.decoder_graph.loops import for_each
+from personlab_keras.decoder_graph.fields import Frame
+from personlab_keras.decoder_graph.reading import Readings
 
 
-def merge_readings(
-    people: tf.Tensor,
-    count: tf.Tensor,
-    scales: tf.Tensor,
-    keypoint_scores: tf.Tensor,
-    kappas: np.ndarray,
-) -> tuple[tf.Tensor, tf.Tensor]:
+def pool_readings(
+    readings: Sequence[Readings], frames: Sequence[Frame], scale_range: tuple[float, float]
+) -> Readings:
+    """The readings of all sizes together, in input pixels of the first; as
+    `decoder.merging.pool_readings`.
+    """
+    least, largest = scale_range
+    pooled = []
+    for i, (each, frame) in enumerate(zip(readings, frames, strict=True)):
+        suits = tf.ones_like(each.scales, tf.bool)
+        if i > 0:
+            suits &= each.scales >= least
+        if i < len(readings) - 1:
+            suits &= each.scales <= largest
+        pooled.append(each.masked(suits).moved(frame, frames[0]))
+    return Readings.concatenated(pooled)
+
+
+def merge_readings(readings: Readings, kappas: np.ndarray) -> tuple[tf.Tensor, tf.Tensor]:
     """Readings of one body merged into the best of them; as `decoder.merging.merge_readings`.
 
     Args:
-        people: (P, K, 2) in input pixels, best first; NaN where not found and in free places.
-        count: () int32, how many are taken.
-        scales: (P,) lambda in input pixels.
-        keypoint_scores: (P, K).
+        readings: P of them, best first, in one frame.
         kappas: (K,) the constants of object keypoint similarity.
 
     Returns:
         (P, K, 2) the keypoints, those of leaders merged.
         (P, K) bool, the keypoints that a leader other than themselves shares.
     """
-    places, keypoints = people.shape[0], people.shape[1]
-
-    unknown = [tf.fill([places, keypoints], float("nan"))]
-    agreement = for_each(
-        count, places, lambda j: [agreement_with(j, people, scales, kappas)], unknown
-    )[0]  # (P, P, K)
-    both = tf.math.is_finite(agreement)
-    agreement = tf.where(both, agreement, 0.0)
-    found = tf.reduce_sum(tf.cast(tf.math.is_finite(people[..., 0]), tf.float32), axis=1)
-    fewer = tf.minimum(found[:, None], found[None, :])
-    earlier = tf.cast(np.tri(places, k=-1), tf.bool)
-    similarity = tf.reduce_sum(agreement, axis=-1) / tf.maximum(fewer, 1.0)
-    joins = (similarity > SAME_PERSON) & earlier
+    people = readings.keypoints
+    places, keypoints = tf.shape(people)[0], people.shape[1]
+    agreement, known = agreements(people, readings.scales, kappas)  # (P, P, K)
+    own = tf.range(places)
+    joins = (similarities(people, agreement) > SAME_PERSON) & (own[None, :] < own[:, None])
 
     def next_guess(leads: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return ~tf.reduce_any(joins & leads[None, :], axis=1), leads
@@ -54,12 +58,11 @@ def merge_readings(
         next_guess,
         next_guess(everybody, ~everybody),
     )
-    own = tf.range(places)
-    nearest = tf.where(joins & leads[None, :], similarity, -1.0)
+    nearest = tf.where(joins & leads[None, :], similarities(people, agreement), -1.0)
     leaders = tf.where(leads, own, tf.argmax(nearest, axis=1, output_type=tf.int32))
     together = tf.cast(leaders[:, None] == leaders[None, :], tf.float32)
 
-    weights = keypoint_scores**2
+    weights = readings.keypoint_scores**2
     support = tf.einsum("abk,ab,bk->ak", agreement, together, weights)
     rivals = tf.where(leaders[None, :, None] == own[:, None, None], support[None], -1.0)
     best = tf.argmax(rivals, axis=1, output_type=tf.int32)  # (P, K), for every leader
@@ -68,17 +71,32 @@ def merge_readings(
     shares *= together[:, None, :] * tf.transpose(weights)[None]  # (leaders, K, readings)
     total = tf.reduce_sum(shares, axis=-1, keepdims=True)
     merged = tf.einsum("lkb,bkc->lkc", shares, tf.where(tf.math.is_finite(people), people, 0.0))
-    alone = tf.reduce_sum(together, axis=1) < 2
-    kept = alone[:, None, None] | ~tf.math.is_finite(people) | (total <= 0)
+    leads_nobody = ~leads | (tf.reduce_sum(together, axis=1) < 2)
+    kept = leads_nobody[:, None, None] | ~tf.math.is_finite(people) | (total <= 0)
     merged = tf.where(kept, people, merged / total)
-    agrees = tf.gather(both & (agreement >= DIFFERENT_PLACE), leaders, batch_dims=1)
+    agrees = tf.gather(known & (agreement >= DIFFERENT_PLACE), leaders, batch_dims=1)
     return merged, ~leads[:, None] & agrees
 
 
-def agreement_with(
-    j: tf.Tensor, people: tf.Tensor, scales: tf.Tensor, kappas: np.ndarray
-) -> tf.Tensor:
-    """(P, K): how well everybody agrees with person j on each keypoint; NaN where unknown."""
-    spread = tf.minimum(scales, scales[j])[:, None] * tf.constant(kappas, tf.float32)
-    squared = tf.reduce_sum(tf.math.squared_difference(people, people[j]), axis=-1)
-    return tf.exp(-squared / (2.0 * spread * spread))
+def agreements(
+    people: tf.Tensor, scales: tf.Tensor, kappas: np.ndarray
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """(P, P, K): how well everybody agrees with everybody on each keypoint (P, K, 2), 0 where
+    unknown, and whether it is known.
+    """
+    spread = tf.minimum(scales[:, None], scales[None])[..., None] * tf.constant(kappas, tf.float32)
+    x, y = people[..., 0], people[..., 1]
+    squared = tf.math.squared_difference(x[:, None], x[None])
+    squared += tf.math.squared_difference(y[:, None], y[None])
+    known = tf.math.is_finite(squared)
+    agreement = tf.exp(-squared / (2.0 * spread * spread))
+    return tf.where(known, agreement, 0.0), known
+
+
+def similarities(people: tf.Tensor, agreement: tf.Tensor) -> tf.Tensor:
+    """(P, P): object keypoint similarity from agreements (P, P, K), by the number of keypoints of
+    the one with fewer.
+    """
+    found = tf.reduce_sum(tf.cast(tf.math.is_finite(people[..., 0]), tf.float32), axis=1)
+    fewer = tf.minimum(found[:, None], found[None, :])
+    return tf.reduce_sum(agreement, axis=-1) / tf.maximum(fewer, 1.0)

@@ -6,59 +6,39 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
-SEEDS = 4096
-
 
 @dataclass(frozen=True)
 class Seeds:
-    """`SEEDS` places for seeds, best first: points (S, 2) in input pixels, keypoints (S,), and
-    whether the place is taken (S,).
-    """
+    """Candidate keypoints, best first: points (S, 2) in input pixels, keypoints (S,) int32."""
 
     points: tf.Tensor
     keypoints: tf.Tensor
-    taken: tf.Tensor
 
 
 def find_peaks(hough: tf.Tensor, stride: int, threshold: float) -> Seeds:
-    """The local maxima of Hough scores (h, w, K); as `decoder.peaks.find_peaks`.
+    """The local maxima of Hough scores (K, h, w); as `decoder.peaks.find_peaks`.
 
     Of a plateau of two cells the first is the peak. Larger ones, which no real map has, may give
     several seeds, of which the first person found explains the others.
     """
-    hough = tf.transpose(
-        hough, [2, 0, 1]
-    )  # seeds of one score come by keypoint, then in reading order
     shape = tf.shape(hough)
-    height, width = shape[1], shape[2]
-    framed = tf.pad(hough, [[0, 0], [1, 1], [1, 1]])
-
-    def neighbour(down: int, across: int) -> tf.Tensor:
-        return framed[:, 1 + down : 1 + down + height, 1 + across : 1 + across + width]
-
-    peak = hough > max(threshold, 0.0)
-    for down in (-1, 0, 1):
-        for across in (-1, 0, 1):
-            if (down, across) < (0, 0):
-                peak &= hough > neighbour(down, across)
-            elif (down, across) > (0, 0):
-                peak &= hough >= neighbour(down, across)
-    scores = tf.reshape(tf.where(peak, hough, 0.0), [-1])
-    scores, cells = tf.math.top_k(tf.pad(scores, [[0, SEEDS]]), SEEDS)
-    taken = scores > 0
-    cells = tf.where(taken, cells, 0)
-    keypoints, cell = cells // (height * width), cells % (height * width)
-    row, column = cell // width, cell % width
-    total = across_sum = down_sum = 0.0
-    flat = tf.reshape(framed, [-1])
-    for down in (-1, 0, 1):
-        for across in (-1, 0, 1):
-            around = (keypoints * (height + 2) + row + 1 + down) * (width + 2) + column + 1 + across
-            value = tf.gather(flat, around)
-            total += value
-            across_sum += value * across
-            down_sum += value * down
-    total = tf.where(taken, total, 1.0)
-    x = tf.cast(column, tf.float32) + across_sum / total
-    y = tf.cast(row, tf.float32) + down_sum / total
-    return Seeds(tf.stack([x, y], axis=-1) * stride, keypoints, taken)
+    columns = shape[2] + 2
+    framed = tf.reshape(tf.pad(hough, [[0, 0], [1, 1], [1, 1]]), [-1])
+    # Seeds of one score come by keypoint, then in reading order.
+    cells = tf.cast(tf.where(hough > max(threshold, 0.0)), tf.int32)
+    keypoints, row, column = cells[:, 0], cells[:, 1], cells[:, 2]
+    corner = (keypoints * (shape[1] + 2) + row) * columns + column
+    shifts = tf.reshape(tf.range(3)[:, None] * columns + tf.range(3), [-1])
+    window = tf.gather(framed, corner[:, None] + shifts)
+    centre = window[:, 4:5]
+    peak = tf.reduce_all(window[:, :4] < centre, axis=1)
+    peak &= tf.reduce_all(window[:, 5:] <= centre, axis=1)
+    window, cells = tf.boolean_mask(window, peak), tf.boolean_mask(cells, peak)
+    total = tf.reduce_sum(window, axis=1)
+    away = [
+        tf.linalg.matvec(window, tf.constant(weights, tf.float32)) / total
+        for weights in ([-1, 0, 1] * 3, [-1] * 3 + [0] * 3 + [1] * 3)
+    ]
+    points = tf.cast(cells[:, 2:0:-1], tf.float32) + tf.stack(away, axis=1)
+    order = tf.argsort(window[:, 4], direction="DESCENDING", stable=True)
+    return Seeds(tf.gather(points, order) * stride, tf.gather(cells[:, 0], order))

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import zlib
 from concurrent import futures
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
 
@@ -25,10 +25,10 @@ from PIL import Image
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2, prediction_service_pb2_grpc
 
 from personlab_keras.config import DecodeConfig
-from personlab_keras.decoder import Frame, decode
-from personlab_keras.decoder_graph.fields import fields_of
-from personlab_keras.decoder_graph.masks import Frame as GraphFrame
-from personlab_keras.decoder_graph.masks import cell_masks, distances, image_masks
+from personlab_keras.decoder import Frame, FramedMaps, decode
+from personlab_keras.decoder_graph.fields import Frame as GraphFrame
+from personlab_keras.decoder_graph.fields import fields_of, mirrored
+from personlab_keras.decoder_graph.masks import find_masks
 from personlab_keras.decoder_graph.poses import find_poses
 from personlab_keras.export.export import export_source
 from personlab_keras.export.saved_model.images import decode_bytes, fit
@@ -58,7 +58,14 @@ FEW = DecodeConfig(score_threshold=0.0, max_people=12)
 
 
 @cache
-def graph(skeleton: Skeleton, options: DecodeConfig, stride: int, radius: float):
+def graph(
+    skeleton: Skeleton,
+    options: DecodeConfig,
+    stride: int,
+    radius: float,
+    sizes: int = 1,
+    passes: int = 1,
+):
     """The whole decoder of one image, for maps of any size."""
     count = skeleton.keypoint_count
     channels = {
@@ -71,46 +78,59 @@ def graph(skeleton: Skeleton, options: DecodeConfig, stride: int, radius: float)
     outputs = {
         name: tf.TensorSpec([None, None, number], tf.float32) for name, number in channels.items()
     }
-    sizes = (
+    numbers = tf.TensorSpec([2], tf.float64)
+    signature = [
+        [[outputs] * passes] * sizes,
         tf.TensorSpec([2], tf.int32),
-        tf.TensorSpec([2], tf.float64),
-        tf.TensorSpec([2], tf.float64),
-    )
+        [(numbers, numbers)] * sizes,
+    ]
 
-    @tf.function(input_signature=[outputs, *sizes], autograph=False)
-    def run(outputs, size, scale, offset):
-        fields, frame = fields_of(outputs, stride), GraphFrame(size, scale, offset)
-        poses = find_poses(fields, skeleton, options, radius, 2 * options.max_people)
-        near = distances(poses, fields, options)
-        masks, boxes = image_masks(near, poses, fields, frame, options)
-        found = (
-            frame.to_image(poses.keypoints),
-            poses.keypoint_scores,
-            poses.scores,
-            poses.count,
-            masks,
-            boxes,
+    @tf.function(input_signature=signature, autograph=False)
+    def run(views, size, places):
+        frames = [GraphFrame(size, scale, offset) for scale, offset in places]
+        read = []
+        for each in views:
+            plain, *others = (fields_of(outputs, stride) for outputs in each)
+            read.append([plain, *(mirrored(other, skeleton) for other in others)])
+        people, scores, maps = find_poses(
+            read, frames, skeleton, options, radius, 2 * options.max_people
         )
-        return *found, cell_masks(near, fields, options)
+        points = frames[0].to_image(people.keypoints)
+        return points, people.keypoint_scores, scores, *find_masks(people, maps, frames, options)
 
     return run
 
 
 def people_in_graph(
-    maps: Maps, skeleton: Skeleton, options: DecodeConfig, frame: Frame, radius: float
+    maps: Maps | list[list[Maps]],
+    skeleton: Skeleton,
+    options: DecodeConfig,
+    frame: Frame | list[Frame],
+    radius: float,
 ) -> list[Person]:
-    outputs = {name: tf.constant(array, tf.float32) for name, array in pack(maps).items()}
-    run = graph(skeleton, options, maps.stride, radius)
-    keypoints, keypoint_scores, scores, count, masks, boxes, _ = run(
-        outputs,
-        np.array([frame.height, frame.width], np.int32),
-        np.array(frame.scale),
-        np.array(frame.offset),
+    """The people in maps, or in those of several sizes, each plain and maybe as the network gives
+    them for the mirrored input.
+    """
+    sizes, frames = ([[maps]], [frame]) if isinstance(maps, Maps) else (maps, frame)
+    run = graph(skeleton, options, sizes[0][0].stride, radius, len(sizes), len(sizes[0]))
+    views = [
+        [
+            {name: tf.constant(array, tf.float32) for name, array in pack(each).items()}
+            for each in size
+        ]
+        for size in sizes
+    ]
+    height, width = frames[0].height, frames[0].width
+    places = [
+        (tf.constant(each.scale, tf.float64), tf.constant(each.offset, tf.float64))
+        for each in frames
+    ]
+    keypoints, keypoint_scores, scores, masks, boxes, _ = run(
+        views, tf.constant([height, width]), places
     )
-    assert not scores[count:].numpy().any()
     found = []
-    for j in range(int(count)):
-        rle = {"size": [frame.height, frame.width], "counts": masks[j].numpy().decode()}
+    for j in range(len(scores)):
+        rle = {"size": [height, width], "counts": masks[j].numpy().decode()}
         person = Person(keypoints[j].numpy(), keypoint_scores[j].numpy(), float(scores[j]), rle)
         if decode_mask(rle).any():
             np.testing.assert_array_equal(boxes[j], person.box)
@@ -183,25 +203,112 @@ def test_people_of_unsure_maps_are_the_same():
     check_same(people_in_graph(maps, COCO_PERSON, FEW, FRAME, RADIUS), reference)
 
 
-CHANGES = {
-    "defaults": {},
-    "exclusive": {"exclusive_masks": True},
-    "no hough": {"hough": False},
-    "the paper's": {
-        "bridge": False,
-        "vote_refinements": 0,
-        "mid_refinements": 2,
-        "score_power": 1.0,
-    },
-    "plain": {"soft_nms": False, "expected_oks": False, "long_refinements": 0},
-    "merged": {"merge": True},
-    "few": {"max_people": 3, "score_threshold": 0.1},
-}
+CHANGED = [
+    {"hough": False, "vote_refinements": 2, "score_power": 1.0},
+    {"peak_threshold": 0.1, "nms_radius": 6.0, "keypoint_threshold": 0.3, "mid_refinements": 2},
+    {"bridge": False, "expected_oks": False, "long_refinements": 0, "segmentation_threshold": 0.7},
+    {"bridge_support": 0.7, "soft_nms": False, "copy_score": 0.2, "embedding_threshold": 0.15},
+    {"scale_range": (120.0, 160.0), "max_people": 3, "score_threshold": 0.2},
+    {"exclusive_masks": True},
+    {"merge": True},
+]
+"""Another value than the default of every setting of the decoder but `masks`, by which the graph
+has masks or not."""
 
 
-@pytest.mark.parametrize("change", CHANGES)
-def test_every_option_is_heeded(change):
-    options = replace(FEW, **CHANGES[change])
+def unsure(people: list[np.ndarray], side: int, seed: int) -> Maps:
+    """Maps of people as a network has them."""
+    rng = np.random.default_rng(seed)
+    maps = paint(people, side, side, 8)
+
+    def noisy(values: np.ndarray, spread: float) -> np.ndarray:
+        return (values + rng.normal(0, spread, values.shape)).astype(np.float32)
+
+    heatmaps = maps.heatmaps * rng.uniform(0.3, 0.95, maps.heatmaps.shape)
+    return replace(
+        maps,
+        heatmaps=heatmaps.astype(np.float32),
+        short_offsets=noisy(maps.short_offsets, 2),
+        mid_offsets=noisy(maps.mid_offsets, 4),
+        long_offsets=noisy(maps.long_offsets, 6),
+        segmentation=np.clip(noisy(maps.segmentation, 0.3), 0, 1),
+    )
+
+
+@cache
+def two_sizes() -> tuple[list[Maps], list[Frame]]:
+    """Maps of three people at two sizes: a pair and a child that lacks an elbow."""
+    pair = [standing(150, 180, 1.4), standing(190, 185, 1.3)]
+    child = standing(310, 250, 0.7)
+    child[COCO_PERSON.index("left_elbow")] = np.nan
+    frames = [Frame(400, 400, (scale, scale), (0.1, 0.2)) for scale in (1.0, 0.5)]
+    maps = [
+        unsure([each * scale + (0.1, 0.2) for each in (*pair, child)], side, seed)
+        for seed, (scale, side) in enumerate(((1.0, 401), (0.5, 201)))
+    ]
+    return maps, frames
+
+
+def check_close(ours: list[Person], reference: list[Person]) -> None:
+    """Keypoints within a hundredth of a pixel, scores within 1e-4, masks but for single pixels."""
+    assert len(ours) == len(reference)
+    for one, other in zip(ours, reference, strict=True):
+        np.testing.assert_allclose(one.keypoints, other.keypoints, atol=0.01)
+        np.testing.assert_allclose(one.keypoint_scores, other.keypoint_scores, atol=1e-4)
+        assert one.score == pytest.approx(other.score, abs=1e-4)
+        assert (one.mask != other.mask).sum() <= 1e-4 * one.mask.size
+
+
+def as_decoded(people: list[Person]) -> list[tuple]:
+    return [(p.keypoints.tolist(), p.keypoint_scores.tolist(), p.score, p.rle) for p in people]
+
+
+def test_all_settings_are_varied():
+    varied = [name for changes in CHANGED for name in changes]
+    assert sorted([*varied, "masks"]) == sorted(field.name for field in fields(DecodeConfig))
+
+
+@pytest.mark.parametrize("changes", [{}, *CHANGED], ids=lambda changes: " ".join(changes) or "none")
+def test_every_setting_is_heeded_at_two_sizes(changes):
+    maps, frames = two_sizes()
+    base = DecodeConfig(score_threshold=0.05, max_people=12, scale_range=(60.0, 230.0))
+    passes = [FramedMaps(each, frame) for each, frame in zip(maps, frames, strict=True)]
+    sizes = [[each] for each in maps]
+    if "merge" in changes:  # is always on with two sizes
+        passes, sizes, frames = passes[:1], sizes[:1], frames[:1]
+
+    def people(**changes) -> list[Person]:
+        return decode(passes, COCO_PERSON, replace(base, **changes), radius=RADIUS)
+
+    assert people()
+    for name, value in changes.items():  # each alone changes something here
+        assert as_decoded(people(**{name: value})) != as_decoded(people()), name
+    found = people_in_graph(sizes, COCO_PERSON, replace(base, **changes), frames, RADIUS)
+    check_close(found, people(**changes))
+
+
+def test_mirrored_passes_are_fused_in_the_graph():
+    maps, frames = two_sizes()
+    others = [unsure([standing(150, 180, 1.4)], 401, 7), unsure([standing(75, 90, 0.7)], 201, 8)]
+    options = DecodeConfig(score_threshold=0.05, max_people=12)
+    passes = [
+        FramedMaps(each, frame)
+        for pair, frame in zip(zip(maps, others, strict=True), frames, strict=True)
+        for each in pair
+    ]
+    reference = decode(passes, COCO_PERSON, options, radius=RADIUS)
+    assert len(reference) >= 2
+    sizes = [
+        [plain, other.mirrored(COCO_PERSON)] for plain, other in zip(maps, others, strict=True)
+    ]
+    check_close(people_in_graph(sizes, COCO_PERSON, options, frames, RADIUS), reference)
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"hough": False}, {"bridge": False}, {"merge": True}, {"exclusive_masks": True}]
+)
+def test_maps_of_noise_are_decoded_alike(change):
+    options = replace(FEW, **change)
     people = 0
     for seed in range(4):
         maps = random_maps(np.random.default_rng(seed), 9, 12)
@@ -254,26 +361,6 @@ def test_exclusive_masks_share_nothing_in_the_graph():
         shared.append(int((first.mask & second.mask).sum()))
     assert shared[0] > 1000
     assert shared[1] == 0
-
-
-def test_poses_and_cells_compile_by_xla():
-    maps = random_maps(np.random.default_rng(0), 9, 12)
-    outputs = {name: tf.constant(array, tf.float32) for name, array in pack(maps).items()}
-
-    def decoded(outputs):
-        fields = fields_of(outputs, maps.stride)
-        poses = find_poses(fields, PAIR, FEW, RADIUS, 2 * FEW.max_people)
-        return (
-            poses.keypoints,
-            poses.scores,
-            poses.count,
-            cell_masks(distances(poses, fields, FEW), fields, FEW),
-        )
-
-    compiled = tf.function(decoded, jit_compile=True, autograph=False)(outputs)
-    for ours, theirs in zip(compiled, tf.function(decoded, autograph=False)(outputs), strict=True):
-        np.testing.assert_allclose(np.float64(ours), np.float64(theirs), atol=0.05)
-    assert int(compiled[2]) == FEW.max_people
 
 
 # Images
@@ -393,7 +480,7 @@ def served(model_directory, tmp_path_factory) -> Path:
     changes = [
         f"decode.{name}=0" for name in ("score_threshold", "peak_threshold", "keypoint_threshold")
     ]
-    changes.append("decode.max_people=6")
+    changes += ["decode.max_people=6", "predict.scales=[0.5,1.0]", "predict.flip=true"]
     return export_source(
         model_directory, tmp_path_factory.mktemp("served") / "personlab" / "2", changes
     )

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from personlab_keras.decoder_graph.masks import Frame
+from personlab_keras.decoder_graph.fields import Frame
 from personlab_keras.io.image_headers import JPEG_MAGIC, PNG_MAGIC
 from personlab_keras.io.images import MAX_PIXELS
 
@@ -60,6 +60,7 @@ def fit(
     side_step: int,
     upscale: bool,
     pad_colour: tuple[int, int, int],
+    scale: float = 1.0,
 ) -> tuple[tf.Tensor, Frame]:
     """Fits images to the network, as `input_fit.InputFit` does.
 
@@ -68,6 +69,7 @@ def fit(
         longer_side, upscale: as in section `predict` of the settings.
         side_step: input sides become side_step * n + 1.
         pad_colour: RGB of the padding.
+        scale: factor on the resized size.
 
     Returns:
         The network's input (B, height, width, 3) float32, and the frame of the images.
@@ -80,7 +82,7 @@ def fit(
         if upscale
         else tf.minimum(tf.constant(longer_side, tf.float64), longest)
     )
-    resized = tf.maximum(1, tf.cast(tf.round(exact * target / longest), tf.int32))
+    resized = tf.maximum(1, tf.cast(tf.round(exact * (scale * target) / longest), tf.int32))
     # Images stay uint8 until they are small.
     small = tf.case(
         [
@@ -93,8 +95,8 @@ def fit(
         default=lambda: tf.image.resize(image, resized),
     )
     small = tf.clip_by_value(tf.round(small), 0.0, 255.0)
-    scale = tf.reverse(tf.cast(resized, tf.float64) / exact, [0])
-    return padded(small, side_step, pad_colour), Frame(size, scale, 0.5 * scale - 0.5)
+    ratio = tf.reverse(tf.cast(resized, tf.float64) / exact, [0])
+    return padded(small, side_step, pad_colour), Frame(size, ratio, 0.5 * ratio - 0.5)
 
 
 def padded(image: tf.Tensor, side_step: int, pad_colour: tuple[int, int, int]) -> tf.Tensor:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import keras
 import tensorflow as tf
 
 from personlab_keras.config import Config, remaining_decoding
 from personlab_keras.decoder import CANDIDATES_PER_PERSON
-from personlab_keras.decoder_graph.fields import fields_of
-from personlab_keras.decoder_graph.masks import Frame, cell_masks, distances, image_masks
-from personlab_keras.decoder_graph.poses import Poses, find_poses
+from personlab_keras.decoder_graph.fields import Frame, fields_of, mirrored
+from personlab_keras.decoder_graph.masks import find_masks
+from personlab_keras.decoder_graph.poses import find_poses
+from personlab_keras.decoder_graph.reading import Readings
 from personlab_keras.errors import InputError
 from personlab_keras.export.saved_model.images import decode_bytes, fit, padded
 from personlab_keras.method.skeleton import Skeleton
@@ -30,13 +31,12 @@ class Served(tf.Module):
     Args:
         network: the network as it predicts (`network.inference_model`), on Keras' TensorFlow
             backend.
-        config: its settings. `predict.scales` and `predict.flip` are ignored: each image is
-            predicted once, at scale 1.
+        config: its settings.
         skeleton: its skeleton.
 
     Attributes:
-        decode: finds the people of one image, given its flat outputs (h, w, channels) and the
-            fields of its `Frame`; as `people`, without the batch.
+        decode: finds the people in the flat outputs (h, w, channels) of one input, given the fields
+            of its `Frame`; as `people`, without the batch.
     """
 
     def __init__(self, network: keras.Model, config: Config, skeleton: Skeleton) -> None:
@@ -51,12 +51,23 @@ class Served(tf.Module):
             name: tf.TensorSpec(shape[1:], tf.float32)
             for name, shape in network.compute_output_shape(inputs.shape).items()
         }
-        frame = (
-            tf.TensorSpec([2], tf.int32),
-            tf.TensorSpec([2], tf.float64),
-            tf.TensorSpec([2], tf.float64),
+        size, frame = tf.TensorSpec([2], tf.int32), tf.TensorSpec([2], tf.float64)
+        self.decode = tf.function(
+            lambda outputs, size, scale, offset: self._decode(
+                [[outputs]], [Frame(size, scale, offset)]
+            ),
+            input_signature=[outputs, size, frame, frame],
+            autograph=False,
         )
-        self.decode = tf.function(self._decode, input_signature=[outputs, *frame], autograph=False)
+        views = [[outputs] * self._passes for _ in self._scales]
+        frames = [(frame, frame) for _ in self._scales]
+        self._decode_views = tf.function(
+            lambda views, size, frames: self._decode(
+                views, [Frame(size, scale, offset) for scale, offset in frames]
+            ),
+            input_signature=[views, size, frames],
+            autograph=False,
+        )
 
     def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
         """The functions of the signatures by name."""
@@ -100,11 +111,11 @@ class Served(tf.Module):
             cell_masks: (B, N, h, w) bool at the maps' resolution, in the frame of the network's
                 input; not from networks without masks.
         """
-        inputs, frame = self._fit(image)
-        maps = self._maps(inputs)
+        inputs, frames = self._views(image)
+        maps = [[self._maps(each) for each in size] for size in inputs]
 
-        def of_image(outputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-            return self.decode(outputs, frame.size, frame.scale, frame.offset)
+        def of_image(views: Sequence[Sequence[Mapping[str, tf.Tensor]]]) -> dict[str, tf.Tensor]:
+            return self._decode_views(views, *_fields_of_frames(frames))
 
         with tf.device("/CPU:0"):  # thousands of small operations
             return tf.map_fn(
@@ -128,15 +139,14 @@ class Served(tf.Module):
         def of_file(data: tf.Tensor) -> dict[str, tf.Tensor]:
             with tf.device("/CPU:0"):
                 image = decode_bytes(data, self._config.data.pad_colour)
-                inputs, frame = self._fit(image[None])
-            maps = self._maps(inputs)
+                inputs, frames = self._views(image[None])
+            maps = [[self._maps(each) for each in size] for size in inputs]
             with tf.device("/CPU:0"):
-                people = self.decode(
-                    {name: array[0] for name, array in maps.items()},
-                    frame.size,
-                    frame.scale,
-                    frame.offset,
-                )
+                views = [
+                    [{name: array[0] for name, array in outputs.items()} for outputs in size]
+                    for size in maps
+                ]
+                people = self._decode_views(views, *_fields_of_frames(frames))
             return {name: value for name, value in people.items() if name != "cell_masks"}
 
         return tf.map_fn(
@@ -158,45 +168,76 @@ class Served(tf.Module):
         outputs = self._network(inputs, training=False)
         return {name: tf.cast(value, tf.float32) for name, value in outputs.items()}
 
-    def _fit(self, images: tf.Tensor) -> tuple[tf.Tensor, Frame]:
+    @property
+    def _scales(self) -> list[float]:
+        """The scales at which images are seen, the largest first."""
+        scales = list(dict.fromkeys(self._config.predict.scales))
+        largest = scales.index(max(scales))
+        return [scales[largest], *scales[:largest], *scales[largest + 1 :]]
+
+    @property
+    def _passes(self) -> int:
+        """How often an image is seen at each scale."""
+        return 2 if self._config.predict.flip else 1
+
+    def _views(self, images: tf.Tensor) -> tuple[list[list[tf.Tensor]], list[Frame]]:
+        """The network's inputs for images (B, H, W, 3) of one size: for every scale (B, height,
+        width, 3) float32, and the same mirrored; and the frames of the images.
+        """
         options = self._config.predict
-        return fit(
-            images,
-            options.longer_side,
-            self._side_step,
-            options.upscale,
-            self._config.data.pad_colour,
-        )
+        inputs, frames = [], []
+        for scale in self._scales:
+            fitted, frame = fit(
+                images,
+                options.longer_side,
+                self._side_step,
+                options.upscale,
+                self._config.data.pad_colour,
+                scale,
+            )
+            inputs.append([fitted, tf.reverse(fitted, [2])][: self._passes])
+            frames.append(frame)
+        return inputs, frames
 
     def _decode(
-        self, outputs: Mapping[str, tf.Tensor], size: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor
+        self, views: Sequence[Sequence[Mapping[str, tf.Tensor]]], frames: Sequence[Frame]
     ) -> dict[str, tf.Tensor]:
-        """Decodes the flat outputs (h, w, channels) of one image, given the fields of its
-        `Frame`.
+        """Decodes the flat outputs (h, w, channels) of one image: for every scale those of the
+        input, and those of the mirrored one.
         """
-        options, frame = remaining_decoding(self._config), Frame(size, scale, offset)
-        fields = fields_of(outputs, self._stride)
-        poses = find_poses(
-            fields,
+        options = remaining_decoding(self._config)
+        passes = []
+        for size in views:
+            plain, *others = (fields_of(outputs, self._stride) for outputs in size)
+            passes.append([plain, *(mirrored(each, self._skeleton) for each in others)])
+        people, scores, maps = find_poses(
+            passes,
+            frames,
             self._skeleton,
             options,
             self._config.targets.radius,
             CANDIDATES_PER_PERSON * options.max_people,
         )
-        points = frame.to_image(poses.keypoints)
-        people = {
-            "keypoints": _with_scores(points, poses),
-            "scores": poses.scores,
+        points = frames[0].to_image(people.keypoints)
+        found = {
+            "keypoints": _with_scores(points, people),
+            "scores": scores,
             "boxes": _boxes(points),
-            "count": poses.count,
-            "size": frame.size,
         }
         if self._has_masks:
-            near = distances(poses, fields, options)
-            people["masks"], boxes = image_masks(near, poses, fields, frame, options)
-            people["boxes"] = tf.where(boxes[:, 2:3] > 0, boxes, people["boxes"])
-            people["cell_masks"] = cell_masks(near, fields, options)
-        return people
+            found["masks"], boxes, found["cell_masks"] = find_masks(people, maps, frames, options)
+            found["boxes"] = tf.where(boxes[:, 2:3] > 0, boxes, found["boxes"])
+        free = options.max_people - tf.size(scores)
+        padded_out = {
+            name: tf.concat(
+                [values, tf.zeros(tf.concat([[free], tf.shape(values)[1:]], 0), values.dtype)]
+                if values.dtype != tf.string
+                else [values, tf.fill([free], "")],
+                axis=0,
+            )
+            for name, values in found.items()
+        }
+        return {**padded_out, "count": tf.size(scores), "size": frames[0].size}
 
     def _people_spec(self, cells: bool) -> dict[str, tf.TensorSpec]:
         places, keypoints = self._config.decode.max_people, self._skeleton.keypoint_count
@@ -233,9 +274,13 @@ def save(network: keras.Model, config: Config, skeleton: Skeleton, folder: str) 
     tf.saved_model.save(served, folder, signatures=served.signatures())
 
 
-def _with_scores(points: tf.Tensor, poses: Poses) -> tf.Tensor:
+def _fields_of_frames(frames: Sequence[Frame]) -> tuple[tf.Tensor, list[tuple]]:
+    return frames[0].size, [(frame.scale, frame.offset) for frame in frames]
+
+
+def _with_scores(points: tf.Tensor, people: Readings) -> tf.Tensor:
     found = tf.math.is_finite(points[..., :1])
-    return tf.where(found, tf.concat([points, poses.keypoint_scores[..., None]], axis=-1), 0.0)
+    return tf.where(found, tf.concat([points, people.keypoint_scores[..., None]], axis=-1), 0.0)
 
 
 def _boxes(points: tf.Tensor) -> tf.Tensor:
