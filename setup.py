@@ -83,7 +83,7 @@ setup(
         "tensorboard>=2.18,<3",
     ],
     extras_require={
-        "test": [*TEST, *ONNX, *LITERT, *SERVE, *BEAM, *PANDAS, *TRACK, *HUB],
+        "test": [*TEST, *ONNX, *LITERT, *SERVE, *BEAM, *PANDAS, *TRACK, *HUB, *DOCS],
         "onnx": ONNX,
         "litert": LITERT,
         "serve": SERVE,
