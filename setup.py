@@ -20,6 +20,7 @@ TEST = [
     "nbclient>=0.10",
     "ipykernel>=6",
     "matplotlib>=3.8",
+    "kubernetes-validate>=1.30",
 ]
 ONNX = ["onnx>=1.16", "onnxruntime>=1.18", "tf2onnx>=1.16"]
 LITERT = ["ai-edge-litert>=1.2"]

@@ -230,8 +230,8 @@ class TrainConfig(Section):
     always use float32."""
     strategy: Annotated[str, Choices(("auto", "single", "mirrored", "multiworker", "tpu"))] = "auto"
     """Devices to train on: 'single', 'mirrored' (all devices of this machine), 'multiworker'
-    (several processes), 'tpu', or 'auto': several processes if the environment defines them, else a
-    TPU if it names one, else all GPUs, else the CPU."""
+    (several processes), 'tpu' (all chips of a slice; JAX only, docs/tpu.md), or 'auto': several
+    processes if the environment defines them, else all GPUs, else the CPU."""
     jit_compile: bool = False
     """Whether to compile the training step with XLA, which pays on GPUs and TPUs. On CPUs
     TensorFlow's own kernels are faster. The JAX backend always compiles."""

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Runs `personlab train` on the TPU that TPU_NAME names ('local' on a TPU VM), with compiled steps
-# and a bfloat16 backbone.
-# Usage: TPU_NAME=local scripts/train_tpu.sh --config coco --records records/train --workdir runs/coco
+# Runs `personlab train` through JAX on all chips of this machine's TPU slice, with a bfloat16
+# backbone. On a slice of several hosts, start it on each (docs/tpu.md).
+# Usage: scripts/train_tpu.sh --config tpu --records records/train --workdir runs/tpu
 set -euo pipefail
-exec python "$(dirname "$0")/train.py" --set train.strategy=tpu --set train.jit_compile=true --set train.mixed_precision=bfloat16 "$@"
+export KERAS_BACKEND=jax
+exec python "$(dirname "$0")/train.py" --set train.strategy=tpu --set train.mixed_precision=bfloat16 "$@"

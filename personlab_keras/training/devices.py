@@ -113,18 +113,28 @@ def join(name: str) -> bool:
     whether.
 
     To be done before anything is computed. Each process says which it is: to TensorFlow by
-    TF_CONFIG, to JAX by KERAS_DISTRIBUTION_JOB_ADDRESSES, _NUM_PROCESSES and _PROCESS_ID (on a TPU
-    pod by nothing).
+    TF_CONFIG, to JAX by KERAS_DISTRIBUTION_JOB_ADDRESSES, _NUM_PROCESSES and _PROCESS_ID. The hosts
+    of a TPU slice know each other without.
 
     Raises:
-        InputError: the processes cannot join.
+        InputError: the processes cannot join; a TPU is asked for where there is none, or of
+            TensorFlow.
     """
     jax = keras.backend.backend() == "jax"
-    if name != "multiworker" and not (
+    if not jax and (name == "tpu" or (name == "auto" and "TPU_NAME" in os.environ)):
+        cause = "tpu" if name == "tpu" else f"auto with TPU_NAME={os.environ['TPU_NAME']}"
+        raise InputError(
+            f"train.strategy={cause}: TensorFlow no longer supports TPUs; train through JAX: "
+            "KERAS_BACKEND=jax personlab train ... --set train.strategy=tpu (pip install "
+            "'personlab-keras[tpu]')"
+        )
+    if name not in ("multiworker", "tpu") and not (
         name == "auto" and (_JAX_PROCESSES if jax else _TENSORFLOW_PROCESSES) in os.environ
     ):
         return False
-    if jax:
+    if name == "tpu":
+        _join_slice()
+    elif jax:
         _join_jax()
     else:
         _multi_worker_strategy()
@@ -136,7 +146,7 @@ def connect(name: str) -> Iterator[Devices]:
     """The devices to train on: see `train.strategy`.
 
     Raises:
-        InputError: as `join`; no TPU where one is asked for.
+        InputError: as `join`.
     """
     joined = join(name)
     if keras.backend.backend() == "jax":
@@ -150,15 +160,6 @@ def connect(name: str) -> Iterator[Devices]:
         )
         number = resolver.task_id + (chiefs if resolver.task_type == "worker" else 0)
         yield Devices(strategy, strategy.num_replicas_in_sync, number, chiefs + workers)
-    elif name == "tpu" or (name == "auto" and "TPU_NAME" in os.environ):
-        try:
-            resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect()
-        except (ValueError, RuntimeError, tf.errors.OpError) as error:
-            raise InputError(
-                f"train.strategy: no TPU can be reached: {str(error).splitlines()[0]}"
-            ) from None
-        strategy = tf.distribute.TPUStrategy(resolver)
-        yield Devices(strategy, strategy.num_replicas_in_sync)
     elif name == "mirrored" or (name == "auto" and len(tf.config.list_physical_devices("GPU")) > 1):
         # Where there is no GPU, all logical CPUs.
         strategy = tf.distribute.MirroredStrategy()
@@ -205,6 +206,20 @@ def _join_jax() -> None:
         raise InputError(
             f"train.strategy: the processes that {names} name cannot join: {str(error).splitlines()[0]}"
         ) from None
+
+
+@functools.cache
+def _join_slice() -> None:
+    import jax
+
+    try:
+        jax.distributed.initialize()
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"train.strategy=tpu: no TPU here: {str(error).splitlines()[0]}") from None
+    if not has_tpu():
+        raise InputError(
+            f"train.strategy=tpu: JAX finds no TPU here, but {jax.devices()[0].device_kind}"
+        )
 
 
 def has_tpu() -> bool:

@@ -124,8 +124,34 @@ def test_strategies_that_cannot_be(monkeypatch):
         TrainConfig(strategy="many")
     with pytest.raises(InputError, match="multiworker needs TF_CONFIG"), connect("multiworker"):
         pass
+    with (
+        pytest.raises(InputError, match="no longer supports TPUs; .* KERAS_BACKEND=jax"),
+        connect("tpu"),
+    ):
+        pass
+    monkeypatch.setenv("TPU_NAME", "local")
+    with (
+        pytest.raises(InputError, match="auto with TPU_NAME=local: TensorFlow no longer"),
+        connect("auto"),
+    ):
+        pass
     with pytest.raises(InputError, match="multiple of the 3 devices. Received: 8"):
         Devices(count=3).check_batch(8)
+
+
+def test_a_tpu_that_is_not_there_is_missed_in_one_line():
+    command = "import sys; from personlab_keras.cli import main; sys.exit(main(sys.argv[1:]))"
+    options = ["train", "--records", "none", "--workdir", "none", "--set", "train.strategy=tpu"]
+    run = subprocess.run(
+        [sys.executable, "-c", command, *options],
+        env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 2
+    (line,) = run.stderr.splitlines()
+    assert line.startswith("personlab train: train.strategy=tpu: no TPU here")
 
 
 WORST = """
