@@ -48,6 +48,16 @@ def personlab(*arguments):
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.parametrize(
+    "command", [["config"], ["train"], ["predict", "x", "--model", "m", "--out", "o"]]
+)
+def test_another_backend_is_refused_in_one_line(command, monkeypatch, capsys):
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    assert main(command) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("KERAS_BACKEND must be tensorflow or jax. Received: torch")
+
+
 def test_help_names_every_command_and_each_explains_itself(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["--help"])

@@ -70,6 +70,7 @@ def _run(options: argparse.Namespace, name: str) -> int:
     from personlab_keras.io.processes import import_tensorflow_quietly
 
     try:
+        _check_backend()
         config = command_config(options.command, options.config, options.set)
         if _needs_tensorflow(options):
             with waiting("loading TensorFlow"):
@@ -96,6 +97,15 @@ def _run(options: argparse.Namespace, name: str) -> int:
             raise
         print(f"{name}: {line}", file=sys.stderr)
         return 2
+
+
+def _check_backend() -> None:
+    """Keras itself would end in a traceback where a backend is not installed."""
+    from personlab_keras.errors import InputError
+
+    backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
+    if backend not in ("tensorflow", "jax"):
+        raise InputError(f"KERAS_BACKEND must be tensorflow or jax. Received: {backend}")
 
 
 def _needs_tensorflow(options: argparse.Namespace) -> bool:
