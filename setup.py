@@ -15,23 +15,24 @@ TEST = [
     "mypy>=1.11",
     "types-PyYAML",
     "jax>=0.4.30",
-    "pillow>=10",
+    "pillow>=11.3",
     "websockets>=13",
     "nbclient>=0.10",
     "ipykernel>=6",
     "matplotlib>=3.8",
     "kubernetes-validate>=1.30",
 ]
-ONNX = ["onnx>=1.16", "onnxruntime>=1.18", "tf2onnx>=1.16"]
+ONNX = ["onnx>=1.17", "onnxruntime>=1.18", "tf2onnx>=1.16"]
 LITERT = ["ai-edge-litert>=1.2"]
-# Ray Serve brings Starlette, Uvicorn and Prometheus' client, which are named because they are used
-# here directly.
+# Ray Serve brings Starlette, Uvicorn, h11 and Prometheus' client, which are named because they are
+# used here directly. The lowest versions are those without known vulnerabilities.
 SERVE = [
     "ray[serve]>=2.54,<3",
-    "starlette>=0.40",
-    "uvicorn>=0.30",
+    "starlette>=0.49.1",
+    "uvicorn>=0.38",
+    "h11>=0.16",
     "prometheus_client>=0.20",
-    "python-multipart>=0.0.18",
+    "python-multipart>=0.0.22",
 ]
 PANDAS = ["pandas>=2.1"]
 TRACK = ["trackers>=2.6,<3", "supervision>=0.31"]
@@ -78,7 +79,7 @@ setup(
         "opencv-python>=4.9,<6",
         "pycocotools>=2.0.8,<3",
         "PyYAML>=6,<7",
-        "protobuf>=4,<8",
+        "protobuf>=4.25.8,<8",
         "google-crc32c>=1.5,<2",
         "rich>=13,<16",
         "tensorboard>=2.18,<3",

@@ -14,7 +14,8 @@ from personlab_keras.inference.beam import is_address
 from personlab_keras.model.pretrained.catalogue import DEFAULT_MODEL
 
 _MODEL = (
-    "model directory, .onnx or .tflite file, or a name: of a released network, hf:// or kaggle://"
+    "model directory, .onnx or .tflite file, or a name: of a released network, hf:// or kaggle:// "
+    "(files of strangers: docs/runtimes.md)"
 )
 
 Run = Callable[[argparse.Namespace, Config], int]
