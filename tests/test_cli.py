@@ -215,6 +215,10 @@ def test_the_demo_in_small(tmp_path, capsys):
             ["evaluate", "--model", ".", "--annotations", "a", "--images", "i", "--out", "o"],
             "no personlab.json there",
         ),
+        (
+            ["predict", "x.jpg", "--model", ".", "--out", "o", "--beam", "--data-only"],
+            "--data-only: --beam runs the SavedModel, which is a program",
+        ),
         (["config", "--set", "train.setps=1"], "unknown key train.setps. Nearest: train.steps"),
         (["config", "--config", "none.yaml"], "no such configuration file"),
     ],

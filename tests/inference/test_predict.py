@@ -200,6 +200,37 @@ def test_small_images_are_enlarged_only_on_request():
     assert fit_for(1000, 50, 801, 8, upscale=False).resized_width == 801
 
 
+class BrokenNetwork(RedNetwork):
+    """Gives a number that is not finite in one map."""
+
+    def __init__(self, name, value):
+        super().__init__()
+        self.name, self.value = name, value
+
+    def predict_on_batch(self, inputs):
+        outputs = super().predict_on_batch(inputs)
+        outputs[self.name][0, 0, 0, 0] = self.value
+        return outputs
+
+
+@pytest.mark.parametrize("name", ["heatmaps", "long_offsets"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_are_an_error_and_not_nobody(name, value):
+    predictor = Predictor(BrokenNetwork(name, value), stride=STRIDE)
+    with pytest.raises(InputError, match=f"the network's {name} are not finite"):
+        predictor(image_with_red(160, 120, (50, 60)))
+
+
+def test_a_network_of_another_description_is_an_error():
+    class Poor(RedNetwork):
+        def predict_on_batch(self, inputs):
+            outputs = super().predict_on_batch(inputs)
+            return outputs | {"mid_offsets": outputs["mid_offsets"][..., :4]}
+
+    with pytest.raises(InputError, match="do not fit its description"):
+        Predictor(Poor(), stride=STRIDE)(image_with_red(160, 120, (50, 60)))
+
+
 def test_invalid_sizes_are_refused():
     with pytest.raises(InputError, match="at least one pixel"):
         fit_for(0, 10, 801, 8)
