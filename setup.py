@@ -23,6 +23,7 @@ TEST = [
     "kubernetes-validate>=1.30",
 ]
 ONNX = ["onnx>=1.17", "onnxruntime>=1.18", "tf2onnx>=1.16"]
+OPENVINO = ["openvino>=2025.1"]
 LITERT = ["ai-edge-litert>=1.2"]
 # Ray Serve brings Starlette, Uvicorn, h11 and Prometheus' client, which are named because they are
 # used here directly. The lowest versions are those without known vulnerabilities.
@@ -85,9 +86,10 @@ setup(
         "tensorboard>=2.18,<3",
     ],
     extras_require={
-        "test": [*TEST, *ONNX, *LITERT, *SERVE, *BEAM, *PANDAS, *TRACK, *HUB, *DOCS],
+        "test": [*TEST, *ONNX, *LITERT, *OPENVINO, *SERVE, *BEAM, *PANDAS, *TRACK, *HUB, *DOCS],
         "onnx": ONNX,
         "litert": LITERT,
+        "openvino": OPENVINO,
         "serve": SERVE,
         "beam": BEAM,
         "pandas": PANDAS,

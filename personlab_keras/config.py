@@ -369,10 +369,10 @@ class PredictConfig(Section):
     """Whether the network sees each image mirrored as well. This doubles the votes and the cost."""
     batch_size: Annotated[int, Range(1, 1024)] = 4
     """Largest number of inputs of the same shape that go through the network together."""
-    runtime: Annotated[str, Choices(("auto", "keras", "onnx", "litert"))] = "auto"
-    """Runtime of a model directory's network: 'keras', 'onnx' or 'litert', for which the directory
-    must contain the file; or 'auto' for Keras if there is a GPU, else the fastest on a CPU whose
-    file and package are present (docs/runtimes.md)."""
+    runtime: Annotated[str, Choices(("auto", "keras", "onnx", "litert", "openvino"))] = "auto"
+    """Runtime of a model directory's network: 'keras', 'onnx', 'litert' or 'openvino', for which
+    the directory must contain the file; or 'auto' for Keras if there is a GPU, else the fastest on
+    a CPU whose file and package are present (docs/runtimes.md)."""
     threads: _Threads = 0
     """CPU threads of the network; 0 for one per core that the process may use."""
     providers: Annotated[tuple[Annotated[str, Choices(PROVIDERS)], ...], Count(1, 8)] = ("cpu",)

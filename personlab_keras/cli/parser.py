@@ -231,7 +231,7 @@ def _add_export(add: Add) -> None:
         "--format",
         default="saved_model",
         metavar="NAME,...",
-        help="formats to write: saved_model (default), litert, onnx",
+        help="formats to write: saved_model (default), litert, onnx, openvino",
     )
     command.add_argument(
         "--weights",

@@ -16,8 +16,9 @@ from personlab_keras.export.export import export_model, read_source
 from personlab_keras.export.file_options import FLOAT32, INT8, WEIGHTS, FileOptions, import_quietly
 from personlab_keras.export.litert import litert_files
 from personlab_keras.export.onnx import onnx_files
+from personlab_keras.export.openvino import openvino_files
 from personlab_keras.inference.input_fit import fit_for
-from personlab_keras.inference.runtimes import FILES, LITERT, ONNX, missing_extra
+from personlab_keras.inference.runtimes import FILES, LITERT, ONNX, OPENVINO, missing_extra
 from personlab_keras.io.files import write_atomically
 from personlab_keras.io.images import list_images, read_image
 from personlab_keras.method.coordinates import map_side
@@ -25,7 +26,7 @@ from personlab_keras.model.network import inference_model
 from personlab_keras.model_directory import DESCRIPTION_FILE, describe
 
 SAVED_MODEL = "saved_model"
-FORMATS = (SAVED_MODEL, LITERT, ONNX)
+FORMATS = (SAVED_MODEL, LITERT, ONNX, OPENVINO)
 
 CALIBRATION_IMAGES = 64
 """Number of calibration images to use; evenly spaced ones if there are more."""
@@ -157,7 +158,11 @@ def _check_packages(runtime: str, options: FileOptions) -> None:
         raise InputError(
             f"--format {runtime} needs Keras' TensorFlow backend: set KERAS_BACKEND=tensorflow. Received: {backend}"
         )
-    needed = ["tf2onnx", "onnx"] if runtime == ONNX else []
+    if runtime == OPENVINO and options.weights != (FLOAT32,):
+        raise InputError(
+            f"--format {OPENVINO} stores float32 weights alone. Received: --weights {','.join(options.weights)}"
+        )
+    needed = {ONNX: ["tf2onnx", "onnx"], OPENVINO: ["openvino"]}.get(runtime, [])
     if runtime == ONNX and INT8 in options.weights:
         needed.append("onnxruntime")
     for package in needed:
@@ -187,4 +192,4 @@ def _representative_inputs(config: Config, options: FileOptions) -> list[np.ndar
     return inputs
 
 
-_MAKERS = {LITERT: litert_files, ONNX: onnx_files}
+_MAKERS = {LITERT: litert_files, ONNX: onnx_files, OPENVINO: openvino_files}

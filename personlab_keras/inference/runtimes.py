@@ -1,7 +1,9 @@
-"""The runtimes of a network: Keras, ONNX Runtime and LiteRT, all called by `predict_on_batch`.
+"""The runtimes of a network: Keras, ONNX Runtime, LiteRT and OpenVINO, all called by
+`predict_on_batch`.
 
-A file for ONNX Runtime or LiteRT contains its `personlab.json`: in ONNX as an entry of the
-metadata, in LiteRT in the zip archive that LiteRT's metadata convention appends to the file.
+A file for another runtime than Keras contains its `personlab.json`: in ONNX as an entry of the
+metadata, in LiteRT in the zip archive that LiteRT's metadata convention appends to the file. One
+for OpenVINO is a zip archive of its two files and `personlab.json`.
 """
 
 from __future__ import annotations
@@ -28,14 +30,15 @@ from personlab_keras.io.limits import check_size
 from personlab_keras.io.processes import import_tensorflow_quietly, silent_standard_error
 from personlab_keras.model_directory import DESCRIPTION_FILE, Description, parse_description
 
-KERAS, ONNX, LITERT, AUTO = "keras", "onnx", "litert", "auto"
+KERAS, ONNX, LITERT, OPENVINO = "keras", "onnx", "litert", "openvino"
+AUTO = "auto"
 
-FILES = {LITERT: "model.tflite", ONNX: "model.onnx"}
+FILES = {LITERT: "model.tflite", ONNX: "model.onnx", OPENVINO: "model.openvino"}
 """Name of each runtime's file in a model directory. `auto` takes the first that exists, so the
 faster one comes first (docs/runtimes.md).
 """
 
-PACKAGES = {LITERT: "ai_edge_litert", ONNX: "onnxruntime"}
+PACKAGES = {LITERT: "ai_edge_litert", ONNX: "onnxruntime", OPENVINO: "openvino"}
 """The package that runs each kind of file."""
 
 _LARGEST_TENSOR = 1 << 31
@@ -103,6 +106,8 @@ class NetworkFile:
             )
         if self.runtime == ONNX:
             return OnnxNetwork(self, threads, providers)
+        if self.runtime == OPENVINO:
+            return OpenVinoNetwork(self, threads)
         return LiteRtNetwork(self, threads)
 
 
@@ -135,6 +140,24 @@ class LiteRtNetwork:
         with self._lock:  # the interpreter has one buffer for the input and one for the result
             runs = [self._call(**{INPUT_NAME: part}) for part in _parts(inputs, self._batch_size)]
         return {name: _joined([run[name] for run in runs]) for name in runs[0]}
+
+
+class OpenVinoNetwork:
+    """A `Network` in OpenVINO."""
+
+    def __init__(self, file: NetworkFile, threads: int) -> None:
+        core, model, _ = _openvino_model(file.path)
+        # As in the other runtimes: without the hint, some CPUs compute in bfloat16.
+        options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+        self._network = core.compile_model(model, "CPU", options)
+        self._names = [output.get_any_name() for output in self._network.outputs]
+        self._batch_size = file.batch_size
+        self._lock = threading.Lock()
+
+    def predict_on_batch(self, inputs: np.ndarray) -> dict[str, np.ndarray]:
+        with self._lock:
+            runs = [list(self._network(part).values()) for part in _parts(inputs, self._batch_size)]
+        return {name: _joined([run[i] for run in runs]) for i, name in enumerate(self._names)}
 
 
 def is_network_file(path: str | Path) -> bool:
@@ -324,6 +347,29 @@ def _litert_interpreter(path: Path, threads: int) -> Any:
         raise _damaged(path, "LiteRT", error) from None
 
 
+OPENVINO_PARTS = ("model.xml", "model.bin")
+"""Files in the archive of an OpenVINO network, beside its `personlab.json`."""
+
+
+def _openvino_model(path: Path) -> tuple[Any, Any, bytes | None]:
+    openvino = _runtime(OPENVINO, path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            graph, weights = (archive.read(name) for name in OPENVINO_PARTS)
+            text = archive.read(DESCRIPTION_FILE) if DESCRIPTION_FILE in names else None
+        core = openvino.Core()
+        return core, core.read_model(model=graph, weights=weights), text
+    except (zipfile.BadZipFile, KeyError, RuntimeError, ValueError) as error:
+        raise _damaged(path, "OpenVINO", error) from None
+
+
+def _read_openvino(path: Path) -> tuple[bytes | None, list[int | None]]:
+    _, model, text = _openvino_model(path)
+    shape = model.inputs[0].get_partial_shape()
+    return text, [None if side.is_dynamic else side.get_length() for side in shape]
+
+
 def _runtime(runtime: str, path: Path, module: str = "") -> ModuleType:
     try:
         return import_module(PACKAGES[runtime] + module)
@@ -337,4 +383,8 @@ def _damaged(path: Path, kind: str, reason: Exception | str) -> InputError:
     )
 
 
-_READERS = {".onnx": (ONNX, _read_onnx), ".tflite": (LITERT, _read_litert)}
+_READERS = {
+    ".onnx": (ONNX, _read_onnx),
+    ".tflite": (LITERT, _read_litert),
+    ".openvino": (OPENVINO, _read_openvino),
+}

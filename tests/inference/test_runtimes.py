@@ -306,13 +306,47 @@ def test_settings_of_the_directory_hold_for_its_files(directory, tmp_path):
 
 
 @pytest.mark.parametrize(("setting", "message"), [
-    ("predict.runtime=torch", r"predict\.runtime must be one of auto, keras, onnx, litert\. Received: 'torch'"),
+    ("predict.runtime=torch", r"predict\.runtime must be one of auto, keras, onnx, litert, openvino\. Received: 'torch'"),
     ("predict.runtime=keras", r"model\.onnx: runs in onnx\. Received: predict\.runtime=keras"),
     ("predict.threads=-1", r"predict\.threads must be an integer from 0 to 1024\. Received: -1\. Nearest: 0"),
 ])  # fmt: skip
 def test_invalid_settings_are_refused(directory, setting, message):
     with pytest.raises(InputError, match=message):
         load(directory / "model.onnx", [setting])
+
+
+def test_openvino_finds_what_keras_finds(directory, scenes, tmp_path, capsys):
+    pytest.importorskip("openvino")
+    export_formats(directory, tmp_path, ["openvino"])
+    file = tmp_path / "model.openvino"
+    read = read_network_file(file)
+    assert (read.batch_size, read.input_size) == (None, None)
+    for height, width in ((97, 97), (65, 97)):
+        inputs = image_of(height, width, count=2)
+        expected = outputs(read_model_directory(directory).model, inputs)
+        assert_close(outputs(read.open(), inputs), expected, 1e-4)
+    image = read_image(min((scenes / "images").iterdir()))
+    settings = ["decode.score_threshold=0"]
+    found = load(file, settings)(image)
+    assert len(found) == len(load(directory, [*settings, "predict.runtime=keras"])(image)) > 0
+    export_formats(directory, tmp_path / "fixed", ["openvino"], FileOptions(input_size=(97, 65)))
+    fixed = read_network_file(tmp_path / "fixed" / "model.openvino")
+    assert (fixed.batch_size, fixed.input_size) == (1, (97, 65))
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"model\.openvino: damaged, or not a OpenVINO file"):
+        load(file)
+    arguments = [
+        "export",
+        directory,
+        "--out",
+        tmp_path / "x",
+        "--format",
+        "openvino",
+        "--weights",
+        "int8",
+    ]
+    assert main([str(argument) for argument in arguments]) == 2
+    assert "--format openvino stores float32 weights alone" in capsys.readouterr().err
 
 
 def test_the_provider_of_onnx_runtime_is_a_setting(directory, monkeypatch):
@@ -474,7 +508,8 @@ def test_a_missing_package_to_write_a_file(directory, monkeypatch, capsys, tmp_p
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["--format", "onxx"], "--format must be a comma-separated list of saved_model, litert, onnx, each at most once. Received: onxx"),
+    (["--format", "onxx"],
+     "--format must be a comma-separated list of saved_model, litert, onnx, openvino, each at most once. Received: onxx"),
     (["--format", "onnx", "--weights", "int4"],
      "--weights must be a comma-separated list of float32, float16, int8, each at most once. Received: int4"),
     (["--weights", "int8"], "--weights, --input-size and --calibration need --format litert or onnx. Received: --format saved_model"),
