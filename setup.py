@@ -64,6 +64,7 @@ setup(
             "configs/*.yaml",
             "skeletons/*.yaml",
             "demo.html",
+            "inference/explain.html",
             "serving/page.html",
             "py.typed",
         ],

@@ -49,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_export,
         _add_import_weights,
         _add_predict,
+        _add_explain,
         _add_evaluate,
         _add_serve,
         _add_benchmark,
@@ -272,6 +273,22 @@ def _add_import_weights(add: Add) -> None:
     command.add_argument(
         "--list", action="store_true", help="list the released networks with sizes and licence"
     )
+
+
+def _add_explain(add: Add) -> None:
+    command = add(
+        "explain",
+        predicting.run_explain,
+        "write a page that shows what the decoder saw in an image, step by step",
+    )
+    command.add_argument("image", type=Path, metavar="IMAGE", help="the image")
+    command.add_argument(
+        "--model",
+        type=_path_or_address,
+        default=DEFAULT_MODEL,
+        help=f"{_MODEL} (default: {DEFAULT_MODEL}, downloaded once)",
+    )
+    command.add_argument("--out", type=Path, required=True, help="folder for the page, index.html")
 
 
 def _add_predict(add: Add) -> None:

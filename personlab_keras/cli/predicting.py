@@ -23,6 +23,22 @@ JSON = "json"
 """The format that is always written."""
 
 
+def run_explain(options: argparse.Namespace, config: Config) -> int:
+    say(f"loading {options.model}")
+    from personlab_keras.inference.explain import explain
+    from personlab_keras.inference.predict import load
+    from personlab_keras.io.files import write_atomically
+    from personlab_keras.io.images import read_image
+
+    image = read_image(options.image)
+    predictor = load(named_model(options.model), overrides_of(options))
+    options.out.mkdir(parents=True, exist_ok=True)
+    page = options.out / "index.html"
+    write_atomically(page, explain(predictor, image, options.image.name).encode())
+    print(f"{page}: what the decoder saw, step by step")
+    return 0
+
+
 def run_predict(options: argparse.Namespace, config: Config) -> int:
     pipeline = pipeline_arguments(options)
     if options.beam and options.data_only:

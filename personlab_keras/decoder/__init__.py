@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 
 from personlab_keras.config import DecodeConfig
-from personlab_keras.decoder.copies import copy_shares
 from personlab_keras.decoder.fusion import FramedMaps, by_size, finest_first, fuse
-from personlab_keras.decoder.instances import best_first, person_scores, soft_nms
 from personlab_keras.decoder.masks import find_masks
-from personlab_keras.decoder.merging import merge_readings, pool_readings
+from personlab_keras.decoder.merging import pool_readings
 from personlab_keras.decoder.reading import CANDIDATES_PER_PERSON, read_people
+from personlab_keras.decoder.scoring import score_people
 from personlab_keras.method.frame import Frame
 from personlab_keras.method.maps import Maps
 from personlab_keras.method.person import Person
@@ -77,28 +76,8 @@ def decode(
         for i, (size, each) in enumerate(zip(sizes, fused, strict=True))
     ]
     people = pool_readings(readings, sizes, options.scale_range)
-    merges = options.merge or len(sizes) > 1
-    # Soft-NMS goes by the mean (paper); who leads when readings merge, by the score of a person.
-    power = options.score_power if merges else 1.0
-    people = people[best_first(person_scores(people.keypoint_scores, power))]
-    added = people.keypoint_scores
-    if merges:
-        people, shared = merge_readings(people, skeleton.kappas)
-        added = np.where(shared, 0.0, added)
-    if options.soft_nms:
-        added = soft_nms(people.keypoints, added, options.nms_radius)
-    scores = person_scores(added, options.score_power)
-    best = best_first(scores)[: options.max_people]
-    best = best[(scores[best] > 0) & (scores[best] >= options.score_threshold)]
-    people, scores = people[best], scores[best]
-    if options.copy_score < 1:
-        each_size = [people.moved(passes[0], size[0]) for size in sizes]
-        scores = scores * (
-            1 - (1 - options.copy_score) * copy_shares(each_size, fused, skeleton.kappas, options)
-        )
-        best = best_first(scores)
-        best = best[(scores[best] > 0) & (scores[best] >= options.score_threshold)]
-        people, scores = people[best], scores[best]
+    scored = score_people(people, sizes, fused, skeleton, options)
+    people, scores = scored.people[scored.returned], scored.scores[scored.returned]
 
     masks: list[dict[str, Any] | None] = [None] * len(people)
     for i, (size, each) in enumerate(zip(sizes, fused, strict=True)):

@@ -52,7 +52,7 @@ def group(
             maps.long_offsets if bridges else _NO_FIELD,
         ),
         maps.stride,
-        _routes(skeleton),
+        routes_of(skeleton),
         float(options.nms_radius),
         options.mid_refinements,
         float(options.keypoint_threshold),
@@ -188,7 +188,7 @@ def follow_tree(
             person,
             point,
             keypoint,
-            _routes(skeleton),
+            routes_of(skeleton),
             maps.short_offsets,
             maps.mid_offsets,
             maps.stride,
@@ -207,7 +207,7 @@ def keypoint_probabilities(people: np.ndarray, maps: Maps) -> np.ndarray:
 
 
 @lru_cache(maxsize=8)
-def _routes(skeleton: Skeleton) -> np.ndarray:
+def routes_of(skeleton: Skeleton) -> np.ndarray:
     """(K, K - 1, 3) int64: for each keypoint as the seed the directed edges to follow, nearest
     first: (edge, source, target).
     """

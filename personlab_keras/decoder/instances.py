@@ -153,18 +153,6 @@ def best_first(scores: np.ndarray) -> np.ndarray:
     return np.argsort(-scores, kind="stable")
 
 
-def soft_nms(people: np.ndarray, keypoint_scores: np.ndarray, radius: float) -> np.ndarray:
-    """(P, K): the keypoint scores, 0 where a better person has the same keypoint there:
-    s_jk [|y_jk - y_j'k| > r for every better j'].
-
-    Args:
-        people: (P, K, 2) in input pixels, best first, NaN where not found.
-        keypoint_scores: (P, K), 0 where not found.
-        radius: r in input pixels.
-    """
-    return np.where(suppressed_by_better(people, radius), 0.0, keypoint_scores)
-
-
 def person_scores(keypoint_scores: np.ndarray, power: float) -> np.ndarray:
     """(P,): s_j = (1/K * sum_k s_jk^q)^(1/q) of the scores that soft-NMS leaves.
 
@@ -178,7 +166,10 @@ def person_scores(keypoint_scores: np.ndarray, power: float) -> np.ndarray:
 
 @compiled
 def suppressed_by_better(people: np.ndarray, radius: float) -> np.ndarray:
-    """(P, K) bool: keypoints (P, K, 2), best first, within the radius of a better person's."""
+    """(P, K) bool: keypoints of people (P, K, 2), best first, in input pixels, within the radius of
+    a better person's, which soft-NMS leaves out of the score: s_jk [|y_jk - y_j'k| > r for every
+    better j'].
+    """
     suppressed = np.zeros(people.shape[:2], np.bool_)
     for j in range(people.shape[0]):
         for k in range(people.shape[1]):

@@ -36,21 +36,24 @@ def pool_readings(
         scale_range: least and largest lambda in input pixels of a person that the network reads
             well.
     """
-    least, largest = scale_range
-    pooled = []
-    for i, (each, passes) in enumerate(zip(readings, sizes, strict=True)):
-        suits = np.ones(len(each), bool)
-        if i > 0:
-            suits &= each.scales >= least
-        if i < len(sizes) - 1:
-            suits &= each.scales <= largest
-        pooled.append(each[suits].moved(passes[0], sizes[0][0]))
+    pooled = [
+        each[suits(each.scales, i, len(sizes), scale_range)].moved(passes[0], sizes[0][0])
+        for i, (each, passes) in enumerate(zip(readings, sizes, strict=True))
+    ]
     return Readings(
         *(
             np.concatenate([getattr(each, field.name) for each in pooled])
             for field in fields(Readings)
         )
     )
+
+
+def suits(
+    scales: np.ndarray, size: int, sizes: int, scale_range: tuple[float, float]
+) -> np.ndarray:
+    """(N,) bool: who of the readings with those scales in a size's own pixels stays with it."""
+    least, largest = scale_range
+    return ((size == 0) | (scales >= least)) & ((size == sizes - 1) | (scales <= largest))
 
 
 def merge_readings(readings: Readings, kappas: np.ndarray) -> tuple[Readings, np.ndarray]:
