@@ -35,8 +35,9 @@ def sample(fields: Any, x: Any, y: Any) -> Any:
     batch, height, width, count, _ = ops.shape(fields)
     left, right, across = _neighbours(x, width)
     top, bottom, down = _neighbours(y, height)
-    if keras.backend.backend() == "jax":
-        # Image by image, so that devices that share a batch need not exchange it.
+    if keras.distribution.distribution() is not None:
+        # Devices share the batch. Image by image, which a CPU does more slowly, they need not
+        # exchange it.
         values = ops.reshape(fields, (batch, height * width, count, 2))
 
         def read(row: Any, column: Any) -> Any:

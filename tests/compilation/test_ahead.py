@@ -115,26 +115,26 @@ def random(spec):
     scale = 255 if spec.shape[-1] == 3 else 1
     return (scale * rng.random(spec.shape)).astype(spec.dtype.as_numpy_dtype)
 batch = jax.tree.map(random, batch_spec(meta, config.train.batch_size))
-def model():
+def model(on_tpu):
     keras.utils.set_random_seed(0)
-    return build_training_model(config, meta.skeleton)
+    return build_training_model(config, meta.skeleton, on_tpu=on_tpu)
 results = []
 for devices in (jax.devices()[:1], jax.devices()):
     whole, divided = shardings(devices)
-    step = step_on(model(), devices)
-    state = jax.device_put(state_of(model()), whole)
+    step = step_on(model(True), devices)
+    state = jax.device_put(state_of(model(True)), whole)
     given = jax.device_put(batch, divided)
     assert "all-gather" not in step.lower(state, given).compile().as_text()
     for _ in range(2):
         logs, state = step(state, given)
     assert len(state[0][0].sharding.device_set) == len(devices)
     results.append((jax.tree.leaves(state[:3]), jax.tree.leaves(logs)))
-trained = model()
+trained = model(False)
 for _ in range(2):
     trained.train_on_batch(*batch)
 # `train_on_batch` counts its losses anew each time.
 results.append((jax.tree.leaves(state_of(trained)[:3]), results[0][1]))
-before = jax.tree.leaves(state_of(model()))
+before = jax.tree.leaves(state_of(model(False)))
 for other in results[1:]:
     for one, same in zip(jax.tree.leaves(results[0]), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(one, same, rtol=2e-3, atol=1e-5)

@@ -238,3 +238,10 @@ def test_two_devices_and_two_processes_see_the_losses_of_one(backend, records, t
             # A step is compiled, not computed operation by operation, which would come by here at
             # each of the 20.
             assert len((tmp_path / name / "traces").read_text()) < 20
+    if backend == "jax":
+        # As after a kill, resumed by another number of processes.
+        latest_checkpoint(tmp_path / "processes").unlink()
+        assert start(records, tmp_path / "processes", backend, 1, "single", {}).wait(600) == 0
+        resumed = [line for line in read_log(tmp_path / "processes") if "loss" in line]
+        assert [line["step"] for line in resumed] == list(range(1, 21))
+        np.testing.assert_allclose([line["loss"] for line in resumed], losses["one"], rtol=1e-3)
