@@ -363,6 +363,27 @@ def test_exclusive_masks_share_nothing_in_the_graph():
     assert shared[1] == 0
 
 
+def test_masks_are_sampled_at_the_middles_of_pixels():
+    """By hand: where the logit of the segmentation is linear, a mask ends where it is zero."""
+    person = standing(200, 150)
+    maps = paint([person], 305, 433, 8)
+    y, x = np.mgrid[0:39, 0:55] * 8.0
+    maps.long_offsets[...] = person - np.stack([x, y], axis=-1)[:, :, None]
+    frame = Frame(152, 216, (2.0, 2.0), (0.5, 0.5))  # an image of half the size, resized
+    for border, first in ((80.4, 40), (80.6, 41)):  # pixel 40 lies at 2 * 40 + 0.5 = 80.5
+        maps = replace(maps, segmentation=(1 / (1 + np.exp((border - x) / 20))).astype(np.float32))
+        reference = decode(maps, COCO_PERSON, FEW, frame, RADIUS)
+        for people in (reference, people_in_graph(maps, COCO_PERSON, FEW, frame, RADIUS)):
+            columns = np.flatnonzero(people[0].mask.any(axis=0))
+            assert columns[0] == first
+        turned = replace(
+            maps, segmentation=(1 / (1 + np.exp((border - y) / 20))).astype(np.float32)
+        )
+        reference = decode(turned, COCO_PERSON, FEW, frame, RADIUS)
+        for people in (reference, people_in_graph(turned, COCO_PERSON, FEW, frame, RADIUS)):
+            assert np.flatnonzero(people[0].mask.any(axis=1))[0] == first
+
+
 # Images
 
 
