@@ -44,6 +44,7 @@ def test_the_file_applies_and_set_goes_over_it(arguments, threshold, monkeypatch
         raise InputError("enough")
 
     monkeypatch.setattr(PLACES[arguments[0]], instead)
+    monkeypatch.setattr("personlab_keras.model.pretrained.download.locate", lambda *_: None)
     options = ["--config", str(threshold), "--set", "decode.max_people=7"]
     assert cli.main([*arguments, *options]) == 2
     assert "enough" in capsys.readouterr().err

@@ -102,13 +102,16 @@ def _released(name: str, progress: Progress | None) -> Path:
     if (folder / DESCRIPTION_FILE).is_file():
         pins.verify(folder)
         return folder
-    from personlab_keras.export.export import import_weights
     from personlab_keras.io.processes import import_tensorflow_quietly
+    from personlab_keras.model.pretrained.download import locate
 
+    locate(name, progress)  # first: without a network there is nothing to load TensorFlow for
     import_tensorflow_quietly()
+    from personlab_keras.export.export import import_weights
+
     unfinished = folder.with_name(f".{name}.{os.getpid()}.part")
     try:
-        import_weights(name, unfinished, progress=progress)
+        import_weights(name, unfinished)
         pins.pin(unfinished, name)
         if not (folder / DESCRIPTION_FILE).is_file():  # else another process was faster
             os.replace(unfinished, folder)
