@@ -127,14 +127,17 @@ def _connect(address: str | None, cores: int) -> None:
     else:
         # Ray only counts CPUs. It is given as many as the replicas ask for, even if the machine has
         # fewer, so that none waits forever.
-        ray.init(
-            address="local",
-            num_cpus=max(cores, os.cpu_count() or 1),
-            object_store_memory=_OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            _node_ip_address="127.0.0.1",
-            **quiet,
-        )
+        try:
+            ray.init(
+                address="local",
+                num_cpus=max(cores, os.cpu_count() or 1),
+                object_store_memory=_OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                _node_ip_address="127.0.0.1",
+                **quiet,
+            )
+        except Exception as error:  # Ray raises nothing narrower when its processes do not start
+            raise InputError(f"Ray does not start here: {str(error).splitlines()[0]}") from None
 
 
 def _deploy(
