@@ -15,7 +15,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from tiny import TINY
+from tiny import flags
 
 from personlab_keras.cli import main
 
@@ -41,8 +41,8 @@ def commands(scenes, records, run, model):
     """
     annotations, images = scenes / "annotations.json", scenes / "images"
     image = min(images.iterdir())
-    settings = [part for setting in TINY for part in ("--set", setting)]
-    prepare = ["prepare", "--annotations", annotations, "--images", images, *settings]
+    settings, baking = flags("data", "targets", "model", "train"), flags("data", "targets")
+    prepare = ["prepare", "--annotations", annotations, "--images", images, *baking]
     evaluate = ["evaluate", "--model", model, "--annotations", annotations, "--images", images]
     train = ["train", "--records", records, *settings]
     new = "new"  # replaced by a path of its own
@@ -54,7 +54,7 @@ def commands(scenes, records, run, model):
             FILE,
             annotations,
         ),
-        ("prepare --images", [*prepare[:4], None, *settings, "--out", new], FOLDER, images),
+        ("prepare --images", [*prepare[:4], None, *baking, "--out", new], FOLDER, images),
         (
             "prepare --skeleton",
             [*prepare, "--out", new, "--skeleton", None],
