@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from personlab_keras.data.geometry import (
 )
 from personlab_keras.data.photos import NEAR_UNIT, Photo
 from personlab_keras.data.records import Record
-from personlab_keras.method.coordinates import box_from_coco, map_side
+from personlab_keras.method.coordinates import box_from_coco, grid, map_side
 from personlab_keras.method.person import decode_mask
 from personlab_keras.method.skeleton import Skeleton
 from personlab_keras.method.targets import (
@@ -174,7 +174,11 @@ def _bake(
     skeleton: Skeleton,
 ) -> Record:
     view = _choose_view(image, number, config)
-    targets = view_targets(people, view, config.targets, skeleton)
+    settings = config.targets
+    if config.data.online:
+        # Views are taken of it in which somebody is smaller than in this one.
+        settings = replace(settings, largest_person=None)
+    targets = view_targets(people, view, settings, skeleton)
     red, green, blue = config.data.pad_colour
     if config.data.online:
         shown, photo = _photo(pixels, people, config)
@@ -254,6 +258,12 @@ def view_targets(
         return np.logical_or.reduce(sampled(masks))
 
     away = people.from_unannotated if settings.ignore_near_unannotated else None
+    too_large = np.sqrt(people.areas) * view.scale > (settings.largest_person or np.inf)
+    x, y, width, height = warp_boxes(people.boxes[too_large], view).T[:, :, None, None]
+    column, row = np.moveaxis(grid(cells, cells, settings.stride), -1, 0)
+    of_larger = ((x <= column) & (column <= x + width) & (y <= row) & (row <= y + height)).any(
+        axis=0
+    )
     return encode(
         keypoints=warp_keypoints(people.keypoints, view, skeleton),
         masks=sampled(people.masks),
@@ -264,7 +274,8 @@ def view_targets(
         stride=settings.stride,
         maskless=anywhere(people.maskless),
         near_unannotated=None if away is None else anywhere([away <= settings.radius / view.scale]),
-        complete=people.complete,
+        complete=people.complete & ~of_larger,
+        left_out=too_large,
     )
 
 

@@ -125,7 +125,12 @@ def prepare(
             # Left out of baked views, whose records were made before there were others.
             **({"online": True} if config.data.online else {}),
         },
-        "targets": config_to_dict(config.targets),
+        # What is not set is left out: records were made before there was such a setting.
+        "targets": {
+            name: value
+            for name, value in config_to_dict(config.targets).items()
+            if value is not None
+        },
         "skeleton": skeleton.to_dict(),
         # Other versions may encode an image in other bytes.
         "libraries": {

@@ -136,6 +136,10 @@ class TargetsConfig(Section):
     """Whether to skip cells within the radius of a person without annotated keypoints in the
     heatmap loss, like those inside the mask of the person: the discs of its keypoints extend beyond
     the mask. Discs of annotated people still count."""
+    largest_person: Annotated[float, Range(1, 100_000)] | None = None
+    """Largest square root of a person's area, in view pixels, that is trained; null for any. Within
+    the box of a larger person only other people count: a network that cannot see somebody whole
+    spends its steps on it, and where images are seen at several sizes, a smaller one shows it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

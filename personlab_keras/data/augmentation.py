@@ -114,11 +114,17 @@ def view_of_photo(
         return tf.reshape(tf.where(inside, there, tf.zeros_like(there)), [cells, cells])
 
     scale = tf.sqrt(tf.abs(tf.linalg.det(affine[:, :2])))
+    areas = example["person_areas"] * scale**2
+    too_large = tf.sqrt(areas) > meta.largest_person
     keypoints = _warped_keypoints(example["keypoints"], affine, side)
+    keypoints = tf.where(too_large[:, None, None], 0.0, keypoints)
     # Compiled: one pass over the distances of all cells from all keypoints instead of one per
     # operation.
     owner = tf.function(lambda: disc_owners(keypoints, meta), jit_compile=True, autograph=False)()
     instance = read("photo_instance")
+    left_out = tf.concat([[False], too_large, tf.fill([255 - tf.shape(too_large)[0]], False)], 0)
+    left_out = tf.gather(left_out, tf.cast(instance, tf.int32))
+    instance = tf.where(left_out, tf.zeros_like(instance), instance)
     # The radius of the discs in units of `nearness`.
     near = (
         meta.radius / scale * tf.reduce_mean(ratio) * NEAR_UNIT
@@ -137,6 +143,9 @@ def view_of_photo(
     )
     corners = _moved(corners, affine)
     low, high = tf.reduce_min(corners, axis=1), tf.reduce_max(corners, axis=1)
+    cell = tf.constant(grid(cells, cells, meta.stride))[:, :, None]
+    within = tf.reduce_all((low <= cell) & (cell <= high), axis=-1) & too_large
+    of_larger = tf.reduce_any(within, axis=-1)
     return {
         **_without_photo(example),
         "image": _warped_photo(example, affine, meta, pad_colour),
@@ -148,10 +157,10 @@ def view_of_photo(
             covered=instance > 0,
             claimed=tf.reduce_any(owner > 0, axis=2),
             near_unannotated=is_near,
-            complete=example["photo_complete"] > 0,
+            complete=(example["photo_complete"] > 0) & ~of_larger,
         ),
         "person_boxes": tf.concat([low, high - low], axis=1),
-        "person_areas": example["person_areas"] * scale**2,
+        "person_areas": areas,
     }
 
 
@@ -168,7 +177,7 @@ def ignored(
         flags: (h, w) uint8, those that do not depend on the discs.
         covered, claimed: (h, w) bool, cells of masks, and of discs.
         near_unannotated: (h, w) bool, cells near a person without keypoints.
-        complete: () bool, whether everybody is annotated.
+        complete: (h, w) bool, whether everybody is annotated who may be at the cell.
     """
 
     def add(flags: tf.Tensor, where: tf.Tensor, flag: int) -> tf.Tensor:

@@ -129,6 +129,11 @@ class Meta:
         return red, green, blue
 
     @property
+    def largest_person(self) -> float:
+        """`targets.largest_person` of these records; infinite if any person is trained."""
+        return float(self.source.get("targets", {}).get("largest_person", float("inf")))
+
+    @property
     def map_side(self) -> int:
         """Cells along a side of the targets."""
         return map_side(self.view_size, self.stride)

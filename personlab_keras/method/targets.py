@@ -80,7 +80,8 @@ def encode(
     stride: int,
     maskless: np.ndarray | None = None,
     near_unannotated: np.ndarray | None = None,
-    complete: bool = True,
+    complete: bool | np.ndarray = True,
+    left_out: np.ndarray | None = None,
 ) -> CompactTargets:
     """Compact targets of a view.
 
@@ -100,28 +101,33 @@ def encode(
         near_unannotated: (h, w) bool, cells within the radius of a person without keypoints: they
             do not count for the heatmaps, unless they lie in a disc of somebody annotated. None
             for nowhere.
-        complete: whether everybody in the image is annotated. If not, a cell counts only where
-            somebody annotated is: for the heatmaps in the discs, for the rest in the masks.
+        complete: whether everybody is annotated, in the image or, as (h, w) bool, at each cell. If
+            not, a cell counts only where somebody annotated is: for the heatmaps in the discs, for
+            the rest in the masks.
+        left_out: (P,) bool, persons of whom nothing is trained; None for nobody.
     """
     height, width = (map_side(side, stride) for side in view_size)
-    labelled = _labelled(keypoints, view_size)
+    left_out = np.zeros(len(keypoints), bool) if left_out is None else left_out
+    labelled = _labelled(keypoints, view_size) & ~left_out[:, None]
     kept = np.where(labelled[..., None], keypoints, 0.0).astype(np.float32)
     kept[..., 2] = labelled
     owners = disc_owners(kept, height, width, radius, stride)
-    claimed, covered = owners.any(axis=2), masks.any(axis=0)
+    instance = instance_ids(masks)
+    instance[np.isin(instance, 1 + np.flatnonzero(left_out))] = 0
+    claimed, covered = owners.any(axis=2), instance > 0
     ignore = np.where(crowd, IGNORE_CROWD, 0).astype(np.uint8)
     ignore[masks[~annotated].any(axis=0)] |= IGNORE_UNANNOTATED
     if near_unannotated is not None:
         ignore[near_unannotated & ~claimed] |= IGNORE_UNANNOTATED
     if maskless is not None:
         ignore[maskless & ~covered] |= IGNORE_MASKLESS
-    if not complete:
-        ignore[~covered] |= IGNORE_MASKLESS
-        ignore[~covered & ~claimed] |= IGNORE_CROWD
+    somebody_missing = np.broadcast_to(np.logical_not(complete), covered.shape)
+    ignore[somebody_missing & ~covered] |= IGNORE_MASKLESS
+    ignore[somebody_missing & ~covered & ~claimed] |= IGNORE_CROWD
     return CompactTargets(
         keypoints=kept,
         disc_owner=owners,
-        instance=instance_ids(masks),
+        instance=instance,
         ignore=ignore,
     )
 

@@ -36,7 +36,11 @@ from personlab_keras.method.targets import (
 )
 
 GREY = (127, 127, 127)
-ONLINE = ("data.online=true", "data.rotation=20", "targets.ignore_near_unannotated=true")
+ONLINE = (
+    "data.online=true",
+    "data.rotation=20",
+    "targets.ignore_near_unannotated=true",
+)
 STILL = DataConfig(
     online=True, rotation=0.0, flip=0.0, brightness=0.0, contrast=0.0, saturation=0.0
 )
@@ -75,8 +79,9 @@ def photos(scenes, tmp_path_factory) -> Path:
 
 
 def settings_of(tiny_config, view_size: int) -> Config:
-    sizes = [f"data.view_size={view_size}", "targets.radius=12", "targets.stride=4"]
-    return apply_overrides(tiny_config, [*ONLINE, *sizes, "data.image_quality=100"])
+    sizes = [f"data.view_size={view_size}", f"targets.largest_person={view_size / 4}"]
+    fixed = ["targets.radius=12", "targets.stride=4", "data.image_quality=100"]
+    return apply_overrides(tiny_config, [*ONLINE, *sizes, *fixed])
 
 
 @pytest.fixture(scope="module")
@@ -105,12 +110,13 @@ def test_a_view_of_a_photo_is_the_view_baked_of_the_image(photos, tiny_config, v
     """
     config = settings_of(tiny_config, view_size)
     side = -(-3 * view_size // 2)
-    meta = Meta(view_size, 4, 12.0, COCO_PERSON, 1, (), 8, {}, {}, {}, photo_side=side)
+    made_by = {"targets": {"largest_person": view_size / 4}}
+    meta = Meta(view_size, 4, 12.0, COCO_PERSON, 1, (), 8, {}, {}, made_by, photo_side=side)
     taken = tf.function(
         lambda content, affine: view_of_photo(stored_example(content, meta), affine, meta, GREY)
     )
     equal = Counter()
-    flags = cells = overlaps = 0
+    flags = cells = overlaps = larger = people_seen = 0
     for image in read_coco(photos / "annotations.json", COCO_PERSON).images:
         tally = Tally()
         (record,) = image_records(image, photos / "images", config, COCO_PERSON, Counter(), tally)
@@ -129,6 +135,8 @@ def test_a_view_of_a_photo_is_the_view_baked_of_the_image(photos, tiny_config, v
             cells += baked.instance.size
             flags |= int(np.bitwise_or.reduce(baked.ignore, axis=None))
             overlaps += int((baked.instance == OVERLAP).sum())
+            larger += int((np.sqrt(people.areas) * view.scale > view_size / 4).sum())
+            people_seen += len(people.ids)
             for name in ("instance", "ignore", "disc_owner"):
                 same = found[name].numpy() == getattr(baked, name)
                 equal[name] += int(same.reshape(*baked.instance.shape, -1).all(-1).sum())
@@ -142,6 +150,7 @@ def test_a_view_of_a_photo_is_the_view_baked_of_the_image(photos, tiny_config, v
                 assert np.abs(found["image"].numpy().astype(int) - expected).max() <= 1
     assert flags == IGNORE_CROWD | IGNORE_UNANNOTATED | IGNORE_MASKLESS
     assert overlaps > 10
+    assert 0 < larger < people_seen
     for name, count in equal.items():
         assert count >= least * cells, name
 
@@ -152,6 +161,7 @@ def test_every_pixel_is_read_where_it_lies(example, meta):
     ids = rng.integers(1, 250, example["photo_instance"].shape).astype(np.uint8)
     assert ids.shape == (97, 130)
     moved = {**example, "photo_instance": tf.constant(ids)}
+    meta = replace(meta, source={})  # anybody counts, however large
     for seed in range(4):
         settings = replace(STILL, rotation=30.0)
         affine = random_view(97, 97, 97, settings, np.random.default_rng(seed)).affine
@@ -210,8 +220,11 @@ def test_another_view_at_every_visit(folder, meta):
 
 
 def test_validation_sees_the_whole_photo(folder, meta, photos, tiny_config, tmp_path):
-    """As records of baked views have it, whatever `data.online` says when they are read."""
-    baked = apply_overrides(settings_of(tiny_config, 97), ["data.online=false", "data.workers=1"])
+    """As records of baked views have it, with everybody in it, however large."""
+    baked = apply_overrides(
+        settings_of(tiny_config, 97),
+        ["data.online=false", "data.workers=1", "targets.largest_person=null"],
+    )
     prepare(photos / "annotations.json", photos / "images", tmp_path / "baked", baked)
     other = read_meta(tmp_path / "baked")
     assert (meta.online, other.online) == (True, False)

@@ -459,6 +459,29 @@ def test_an_image_says_whether_everybody_in_it_is_annotated(tmp_path, complete):
     np.testing.assert_array_equal(targets[mask_name("heatmaps")][..., 0], expected)
 
 
+def test_within_the_box_of_a_larger_person_only_others_count(tmp_path):
+    """Area 400, side 20: the largest allowed is 19. Its box covers the cells at 16 and 24 of a
+    column, 24 and 32 of a row.
+    """
+    for limit in ("null", 21, 19):
+        (tmp_path / str(limit)).mkdir()
+        file, images = coco_file(tmp_path / str(limit), size=(65, 65))
+        config = small(f"targets.largest_person={limit}")
+        prepare(file, images, tmp_path / f"records-{limit}", config)
+        meta, (example,) = records_of(tmp_path / f"records-{limit}")
+        targets = expand(example, meta)
+        for name in ("heatmaps", "segmentation"):
+            counted = targets[mask_name(name)].numpy()[..., 0]
+            expected = np.ones((9, 9))
+            if limit == 19:
+                expected[2:4, 3:5] = 0
+            np.testing.assert_array_equal(counted, expected)
+        learned = limit != 19
+        assert example["instance"].any() == learned
+        assert example["keypoints"].any() == learned
+        assert example["disc_owner"].any() == learned
+
+
 def test_completeness_must_be_true_or_false(tmp_path):
     def change(content):
         content["images"].append({**content["images"][0], "id": 8, "complete": "no"})
