@@ -319,7 +319,7 @@ def test_unreadable_annotation_files(tmp_path):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(InputError, match=words):
             read_coco(tmp_path / "bad.json", COCO_PERSON)
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="must be a file"):
         read_coco(tmp_path, COCO_PERSON)
 
 
