@@ -297,7 +297,7 @@ ALSO = {
     "neither keypoints nor mask": {R.MASK_MISSING},
     "nothing at all": {R.MASK_MISSING, R.KEYPOINTS_MALFORMED, R.BOX_MALFORMED},
 }
-ELSEWHERE = {R.IMAGE_NEGATIVE, R.PERSON_BEYOND, R.LABELS_UNREADABLE}
+ELSEWHERE = {R.IMAGE_NEGATIVE, R.IMAGE_INCOMPLETE, R.PERSON_BEYOND, R.LABELS_UNREADABLE}
 """Reasons that test_data_prep.py and tests/annotations/test_yolo.py have."""
 
 
