@@ -11,8 +11,8 @@ from personlab_keras.config import DecodeConfig
 from personlab_keras.decoder.fusion import FramedMaps, pool_votes
 from personlab_keras.decoder.grouping import group, keypoint_probabilities
 from personlab_keras.decoder.instances import expected_oks, mean_shift, person_scales
-from personlab_keras.decoder.peaks import find_peaks
-from personlab_keras.decoder.voting import bin_votes, hough_scores
+from personlab_keras.decoder.peaks import Seeds, find_peaks
+from personlab_keras.decoder.voting import Votes, bin_votes, hough_scores
 from personlab_keras.method.maps import Maps
 from personlab_keras.method.skeleton import Skeleton
 
@@ -63,6 +63,24 @@ class Readings:
         )
 
 
+def find_seeds(
+    passes: Sequence[FramedMaps], maps: Maps, options: DecodeConfig, radius: float
+) -> tuple[Votes, np.ndarray, Seeds]:
+    """The votes of one size, the scores (h, w, K) in which peaks are sought, and the peaks.
+
+    The scores are those of the Hough transform, or with `options.hough` off the heatmaps. Arguments
+    as of `read_people`.
+    """
+    votes = pool_votes(passes)
+    hough = (
+        hough_scores(votes, maps.heatmaps.shape, maps.stride, radius)
+        if options.hough
+        else maps.heatmaps
+    )
+    seeds = find_peaks(hough, maps.stride, options.peak_threshold)
+    return votes, hough, seeds
+
+
 def read_people(
     passes: Sequence[FramedMaps],
     maps: Maps,
@@ -81,13 +99,7 @@ def read_people(
         radius: R in input pixels.
         size: the index of this size.
     """
-    votes = pool_votes(passes)
-    hough = (
-        hough_scores(votes, maps.heatmaps.shape, maps.stride, radius)
-        if options.hough
-        else maps.heatmaps
-    )
-    seeds = find_peaks(hough, maps.stride, options.peak_threshold)
+    votes, _, seeds = find_seeds(passes, maps, options, radius)
     limit = CANDIDATES_PER_PERSON * options.max_people
     keypoints = group(seeds, maps, skeleton, options, radius, limit)
     binned = bin_votes(votes, maps.heatmaps.shape, maps.stride, radius)

@@ -13,7 +13,7 @@ from personlab_keras.hub import pins
 from personlab_keras.hub.card import model_card
 from personlab_keras.inference.runtimes import missing_extra
 from personlab_keras.model.pretrained.download import cache_folder
-from personlab_keras.model_directory import DESCRIPTION_FILE, read_model_directory
+from personlab_keras.model_directory import read_model_directory
 
 SCHEME = "hf://"
 
@@ -51,15 +51,9 @@ def fetch(name: str) -> Path:
             )
         )
     except Exception as error:  # its errors, and those of its HTTP library, have no common class
-        raise InputError(f"{name}: cannot be fetched: {_first_line(error)}") from None
-    if not (folder / DESCRIPTION_FILE).is_file():
-        raise InputError(f"{name}: holds no {DESCRIPTION_FILE}, so it is no model of PersonLab")
-    if pinned is None:
-        # The folder of a snapshot is named by its commit.
-        pins.pin(folder, name, folder.name, place=record)
-    else:
-        pins.verify(folder, place=record)
-    return folder
+        raise InputError(f"{name}: cannot be fetched: {pins.first_line(error)}") from None
+    # The folder of a snapshot is named by its commit.
+    return pins.pinned(folder, name, folder.name, record)
 
 
 def push(folder: str | Path, name: str, private: bool = False) -> str:
@@ -95,7 +89,7 @@ def push(folder: str | Path, name: str, private: bool = False) -> str:
                 commit_message="Upload a model of PersonLab for Keras",
             )
         except Exception as error:  # as above
-            raise InputError(f"{name}: cannot be uploaded: {_first_line(error)}") from None
+            raise InputError(f"{name}: cannot be uploaded: {pins.first_line(error)}") from None
     return str(done.commit_url)
 
 
@@ -126,8 +120,3 @@ def _library(name: str) -> Any:
     disable_progress_bars()
     logging.set_verbosity_error()
     return huggingface_hub
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:300]

@@ -9,7 +9,6 @@ from personlab_keras.errors import InputError
 from personlab_keras.hub import pins
 from personlab_keras.inference.runtimes import missing_extra
 from personlab_keras.model.pretrained.download import cache_folder
-from personlab_keras.model_directory import DESCRIPTION_FILE
 
 SCHEME = "kaggle://"
 
@@ -38,13 +37,6 @@ def fetch(name: str) -> Path:
     try:
         folder = Path(kagglehub.model_download(handle))
     except Exception as error:  # its errors have no common class
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{name}: cannot be fetched: {reason[:300]}") from None
-    if not (folder / DESCRIPTION_FILE).is_file():
-        raise InputError(f"{name}: holds no {DESCRIPTION_FILE}, so it is no model of PersonLab")
-    if pinned is None:
-        # The folder of a version is named by its number.
-        pins.pin(folder, name, folder.name, place=record)
-    else:
-        pins.verify(folder, place=record)
-    return folder
+        raise InputError(f"{name}: cannot be fetched: {pins.first_line(error)}") from None
+    # The folder of a version is named by its number.
+    return pins.pinned(folder, name, folder.name, record)

@@ -10,6 +10,7 @@ from pathlib import Path
 from personlab_keras.errors import InputError
 from personlab_keras.io.files import read_json, write_atomically
 from personlab_keras.model.pretrained.download import sha256
+from personlab_keras.model_directory import DESCRIPTION_FILE
 
 PIN_FILE = "pinned.json"
 
@@ -34,6 +35,29 @@ def pin(folder: Path, source: str, revision: str | None = None, place: Path | No
 def pinned_revision(place: Path) -> str | None:
     """The revision in a pin file; None if there is no such file."""
     return read_json(place).get("revision") if place.is_file() else None
+
+
+def pinned(folder: Path, source: str, revision: str, place: Path) -> Path:
+    """A model directory received from a hub: pinned the first time, verified later.
+
+    Arguments as of `pin`; returns the folder.
+
+    Raises:
+        InputError: it is no model directory, or its files are no longer what was received.
+    """
+    if not (folder / DESCRIPTION_FILE).is_file():
+        raise InputError(f"{source}: holds no {DESCRIPTION_FILE}, so it is no model of PersonLab")
+    if pinned_revision(place) is not None:
+        verify(folder, place)
+    else:
+        pin(folder, source, revision, place)
+    return folder
+
+
+def first_line(error: Exception) -> str:
+    """An error of a hub's library in one line."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:300]
 
 
 def verify(folder: Path, place: Path | None = None) -> None:

@@ -18,14 +18,13 @@ import numpy as np
 from personlab_keras.config import DecodeConfig
 from personlab_keras.decoder import CANDIDATES_PER_PERSON
 from personlab_keras.decoder.embedding import embed, embedding_distances
-from personlab_keras.decoder.fusion import FramedMaps, by_size, finest_first, fuse, pool_votes
+from personlab_keras.decoder.fusion import FramedMaps, by_size, finest_first, fuse
 from personlab_keras.decoder.grouping import group, routes_of
 from personlab_keras.decoder.merging import pool_readings, suits
-from personlab_keras.decoder.peaks import Seeds, find_peaks
-from personlab_keras.decoder.reading import Readings, read_people
+from personlab_keras.decoder.peaks import Seeds
+from personlab_keras.decoder.reading import Readings, find_seeds, read_people
 from personlab_keras.decoder.sampling import follow, sample
 from personlab_keras.decoder.scoring import Scored, score_people
-from personlab_keras.decoder.voting import hough_scores
 from personlab_keras.inference.predict import Predictor
 from personlab_keras.method.maps import Maps
 from personlab_keras.method.skeleton import Skeleton
@@ -150,13 +149,7 @@ def _size(
 ) -> tuple[dict[str, Any], list[tuple[np.ndarray, int]]]:
     """One size as plain values, and for each of its people the point and keypoint of the seed."""
     frame = size[0].frame
-    votes = pool_votes(size)
-    hough = (
-        hough_scores(votes, fused.heatmaps.shape, fused.stride, radius)
-        if options.hough
-        else fused.heatmaps
-    )
-    seeds = find_peaks(hough, fused.stride, options.peak_threshold)
+    votes, hough, seeds = find_seeds(size, fused, options, radius)
     people = group(seeds, fused, skeleton, options, radius, limit)
     starts: list[tuple[np.ndarray, int]] = []
     peaks = []
