@@ -210,7 +210,8 @@ def test_the_demo_in_small(tmp_path, capsys):
         (["import-weights", "--out", "m"], "requires SOURCE and --out DIR, or --list"),
         (["import-weights", "bodypix", "--out", "m"], "nor a published network. Nearest: bodypix-"),
         (["import-weights", "none.onnx", "--out", "m"], "no such file or folder"),
-        (["predict", "x.jpg", "--model", ".", "--out", "o"], "no personlab.json there"),
+        (["predict", "x.jpg", "--model", ".", "--out", "o"], "x.jpg: no such file or folder"),
+        (["predict", "0", "--model", ".", "--out", "o"], "no personlab.json there"),
         (
             ["evaluate", "--model", ".", "--annotations", "a", "--images", "i", "--out", "o"],
             "no personlab.json there",
@@ -270,6 +271,8 @@ def test_the_script_is_the_command(tmp_path):
 
 
 def test_scales_and_flip_are_settings_of_the_predictor(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("x.jpg").touch()
     seen = []
 
     def load(folder, overrides):
@@ -309,3 +312,12 @@ def test_a_reader_that_goes_away_is_no_error():
     command = f"{sys.executable} -m personlab_keras.cli config | true"
     process = subprocess.run(["bash", "-c", command], stderr=subprocess.PIPE, text=True, cwd=ROOT)
     assert process.stderr == ""
+
+
+def test_sources_are_looked_for_before_a_model_is_downloaded(tmp_path, capsys, monkeypatch):
+    def fetched(name):
+        raise AssertionError(f"{name} was fetched")
+
+    monkeypatch.setattr("personlab_keras.cli.predicting.named_model", fetched)
+    assert main(["predict", str(tmp_path / "none.jpg"), "--out", str(tmp_path / "out")]) == 2
+    assert "none.jpg" in capsys.readouterr().err

@@ -37,6 +37,8 @@ def threshold(tmp_path):
     "arguments", [PREDICT, EVALUATE, EXPORT, IMPORT, SERVE], ids=lambda a: a[0]
 )
 def test_the_file_applies_and_set_goes_over_it(arguments, threshold, monkeypatch, capsys):
+    monkeypatch.chdir(threshold.parent)
+    Path("x.jpg").touch()
     seen = []
 
     def instead(*positional, **named):

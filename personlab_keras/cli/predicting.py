@@ -61,12 +61,12 @@ def run_predict(options: argparse.Namespace, config: Config) -> int:
         raise InputError(f"--shards requires --beam. Received: {options.shards}")
     formats = [name for name in options.format.split(",") if name != JSON]
     check_apart(options.out, options.sources)
-    predictor = load(named_model(options.model), overrides_of(options))
     media = list_media(options.sources)
     if media.images and (options.track or options.smooth):
         raise InputError(
             f"--track and --smooth follow people in videos. Received: {media.images[0]}"
         )
+    predictor = load(named_model(options.model), overrides_of(options))
     failed: list[str] = []
     writers = make_writers(formats, options.out, predictor.skeleton)
     try:
