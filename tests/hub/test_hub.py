@@ -102,6 +102,7 @@ def test_a_file_that_changed_in_the_cache_is_refused(hub, model_directory):
 ])  # fmt: skip
 def test_other_names_get_one_line(hub, name, words, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    Path("x.jpg").touch()
     hub.commit("ann/other", {"config.json": b"{}"})
     assert main(["predict", "x.jpg", "--model", name]) == 2
     error = capsys.readouterr().err

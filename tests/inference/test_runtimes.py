@@ -443,6 +443,8 @@ def test_threads_of_keras_are_set_before_it_starts(directory):
 def test_truncated_and_other_files_are_refused_in_one_line(directory, tmp_path, file, capsys):
     whole = (directory / file).read_bytes()
     ours = tmp_path / file
+    photo = tmp_path / "photo.jpg"
+    photo.touch()
     contents = {
         "damaged": whole[: len(whole) // 2],
         "damaged, or no": b"something else",
@@ -451,8 +453,7 @@ def test_truncated_and_other_files_are_refused_in_one_line(directory, tmp_path, 
     for words, content in contents.items():
         ours.write_bytes(content)
         assert (
-            main(["predict", str(tmp_path), "--model", str(ours), "--out", str(tmp_path / "out")])
-            == 2
+            main(["predict", str(photo), "--model", str(ours), "--out", str(tmp_path / "out")]) == 2
         )
         said = capsys.readouterr().err
         assert said.count("\n") == 1
@@ -489,7 +490,10 @@ def test_a_missing_package_to_run_a_file(
 ):
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.setitem(sys.modules, f"{package}.interpreter", None)
-    assert main(["predict", "x.jpg", "--model", str(directory / file), "--out", str(tmp_path)]) == 2
+    photo = tmp_path / "photo.jpg"
+    photo.touch()
+    arguments = ["--model", str(directory / file), "--out", str(tmp_path / "out")]
+    assert main(["predict", str(photo), *arguments]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert f"{file}: needs the package {package}" in said
