@@ -45,7 +45,7 @@ from personlab_keras.method.targets import (
 
 @dataclass(frozen=True)
 class People:
-    """The people of an image as arrays, and the regions about which nothing is known."""
+    """The people of an image as arrays, and the regions without annotations."""
 
     ids: np.ndarray  # (P,)
     keypoints: np.ndarray  # (P, K, 3)
@@ -112,7 +112,7 @@ def gather_people(image: AnnotatedImage, skeleton: Skeleton, tally: Tally) -> Pe
     ranks = {id(subject): rank for rank, subject in enumerate(found)}
     for subject in found:
         if not subject.person:
-            # Somebody is there, nobody knows where exactly: unknown rather than background.
+            # People are there without exact positions: unknown rather than background.
             unknown.append(region(subject, image))
             others.append(subject)
             continue
@@ -208,7 +208,7 @@ def photo_side(config: Config) -> int:
 
 
 def _photo(pixels: np.ndarray, people: People, config: Config) -> tuple[np.ndarray, Photo]:
-    """The photo that is stored, (H, W, 3) uint8, and what is known of its pixels."""
+    """The photo as stored, (H, W, 3) uint8, and the annotations of its pixels."""
     height, width = pixels.shape[:2]
     shrink = min(1.0, photo_side(config) / max(height, width))
     stored = (max(1, round(height * shrink)), max(1, round(width * shrink)))
@@ -246,7 +246,7 @@ def _photo(pixels: np.ndarray, people: People, config: Config) -> tuple[np.ndarr
 def view_targets(
     people: People, view: View, settings: TargetsConfig, skeleton: Skeleton
 ) -> CompactTargets:
-    """The targets of a view of the people of an image."""
+    """The targets of one view of an image."""
     cells = map_side(view.side, settings.stride)
     shapes = [mask.shape for mask in (*people.masks, *people.unknown)]
     sample = mask_sampler(view, settings.stride, *shapes[0]) if shapes else None  # nobody there

@@ -45,7 +45,7 @@ _BAKED = (
     "seed",
 )
 _BAKED_TOO = ("pad_colour", "follow_links", "annotation_frame")
-"""Settings of `data` that the records depend on; the others are about reading them."""
+"""Settings of `data` that determine the records; the others determine how they are read."""
 
 
 def prepare(
@@ -65,28 +65,28 @@ def prepare(
 ) -> Meta:
     """Bakes the views of every annotated image into records.
 
-    The records are a function of the input and the settings that `meta.json` lists: which engine,
-    how many workers, and whether they were interrupted does not show in a single byte. Ended at any
-    moment and called again, it keeps the finished shards, once they are found to be as they were
-    written, and builds the others. On a finished folder it does the same.
+    The records are a function of the input and of the settings listed in `meta.json`: the engine,
+    the number of workers and interruptions do not change a single byte. Called again after an
+    interruption, or on a finished folder, it keeps the shards whose checksums match and builds the
+    others.
 
     Args:
         annotations: a COCO keypoints file, or a YOLO-pose folder or its data.yaml.
-        images: the folder of the images of a COCO file; None where a YOLO-pose folder tells it.
-        out: a folder, new, or begun by the same call.
-        progress: called with (images done, images in all).
-        engine: who writes; worker processes by `data.workers` if None.
+        images: the image folder of a COCO file; None if a YOLO-pose folder names its own.
+        out: the records folder, new or left by an earlier identical call.
+        progress: called with (images done, total images).
+        engine: writes the shards; `data.workers` processes if None.
         categories: as for `read_annotations`.
-        strict: whether the first fault of the data set is an error instead of a count.
-        overwrite: whether records of something else in `out` are replaced.
+        strict: whether to fail at the first fault in the data set instead of counting it.
+        overwrite: whether to replace records in `out` made from other input or settings.
         split: as for `read_annotations`.
-        say: takes a line for the user.
+        say: called with each message for the user.
 
     Raises:
-        InputError: as `read_annotations` and `images_folder`; no image could be used; `out` holds
-            records of other input or settings, or another process builds there; with `strict`, the
-            first fault.
-        KeyboardInterrupt: with a text that says how far it was, and how to go on.
+        InputError: as `read_annotations` and `images_folder`; if no image is usable; if `out` holds
+            records made from other input or settings, or another process is writing there; with
+            `strict`, for the first fault.
+        KeyboardInterrupt: with a message that gives the progress and says how to resume.
     """
     target = Path(out)
     dataset = read_annotations(
@@ -122,17 +122,17 @@ def prepare(
         "images": _listing(chosen, folder),
         "data": {
             **{name: config_to_dict(config.data)[name] for name in (*_BAKED, *_BAKED_TOO)},
-            # Left out of baked views, whose records were made before there were others.
+            # Omitted for baked views, so that records older than this setting still match.
             **({"online": True} if config.data.online else {}),
         },
-        # What is not set is left out: records were made before there was such a setting.
+        # Unset values are omitted, so that records older than a setting still match.
         "targets": {
             name: value
             for name, value in config_to_dict(config.targets).items()
             if value is not None
         },
         "skeleton": skeleton.to_dict(),
-        # Other versions may encode an image in other bytes.
+        # Other versions may encode an image differently.
         "libraries": {
             "opencv": cv2.__version__,
             "numpy": np.__version__,
@@ -172,7 +172,7 @@ def prepare(
 
 
 class _Site:
-    """A folder in which shards are built."""
+    """A records folder under construction."""
 
     def __init__(
         self,
@@ -192,14 +192,14 @@ class _Site:
         self._done = 0
 
     def how_far(self) -> str:
-        """How many shards are finished, for somebody who interrupted the work."""
+        """The message for a user who interrupted the build."""
         return (
             f"interrupted with {self._done} of {len(self._tasks)} shards finished; "
-            "the same command goes on from there"
+            "the same command resumes from there"
         )
 
     def build(self) -> list[Written]:
-        """What became of each task, in their order; what is finished already is kept."""
+        """The result of each task, in order. Finished shards are kept."""
         results = {
             task.name: written for task in self._tasks if (written := finished(task)) is not None
         }
@@ -210,10 +210,10 @@ class _Site:
         return [results[task.name] for task in self._tasks]
 
     def mend(self, meta: Meta) -> None:
-        """Builds the shards of a finished folder anew that are no longer as they were written.
+        """Rebuilds the shards of a finished folder whose checksums no longer match.
 
         Raises:
-            InputError: one comes out otherwise than before.
+            InputError: if a rebuilt shard differs from the original.
         """
         broken = {shard.name: shard for shard in meta.shards if not is_intact(self._target, shard)}
         for written in self._write(
@@ -221,8 +221,8 @@ class _Site:
         ):
             if written.shard != broken[written.shard.name]:
                 raise InputError(
-                    f"{self._target / written.shard.name}: built anew it is not what it was: an image must have changed. "
-                    "--overwrite the records"
+                    f"{self._target / written.shard.name}: the rebuilt shard differs from the original, so an image must have "
+                    "changed. Rebuild all records with --overwrite"
                 )
 
     def _write(self, todo: Sequence[Task], total: int) -> Iterator[Written]:
@@ -231,7 +231,7 @@ class _Site:
         sizes = {task.name: len(task.images) for task in todo}
         if self._done:
             self._say(
-                f"{self._target}: {self._done} of {total} shards are finished, and as they were written"
+                f"{self._target}: {self._done} of {total} shards are already finished and intact"
             )
         seen = images - sum(sizes.values())
         try:
@@ -242,14 +242,14 @@ class _Site:
                     self._progress(seen, images)
                 yield written
         finally:
-            # Of workers that were ended, because of an interrupt or a fault of another.
+            # Left by workers that were stopped by an interrupt or by the failure of another one.
             for unfinished in self._target.glob(".*.part"):
                 unfinished.unlink(missing_ok=True)
 
 
 def _listing(images: Sequence[AnnotatedImage], folder: Path) -> dict[str, Any]:
-    """How many images, and a digest of their names and sizes: enough to notice that files came,
-    went or were exchanged.
+    """The number of images and a digest of their names and sizes, which detects added, removed and
+    replaced files.
     """
     digest = hashlib.sha256()
     for image in images:
@@ -262,10 +262,10 @@ def _listing(images: Sequence[AnnotatedImage], folder: Path) -> dict[str, Any]:
 
 
 def _claim(target: Path, plan: Mapping[str, Any], overwrite: bool) -> None:
-    """Leaves the folder with what was begun by this plan and nothing else.
+    """Removes everything from the folder that does not belong to this plan.
 
     Raises:
-        InputError: it holds what was begun by another.
+        InputError: if the folder belongs to another plan and `overwrite` is false.
     """
     note = target / STATE / _PLAN_FILE
     before = None
@@ -277,10 +277,12 @@ def _claim(target: Path, plan: Mapping[str, Any], overwrite: bool) -> None:
     if before is not None and before != plan:
         changes = "; ".join(_differences(before, plan))
         raise InputError(
-            f"{target}: holds records of other input or settings: {changes}. Choose another folder, or --overwrite them"
+            f"{target}: holds records made from other input or settings: {changes}. Choose another folder, or use --overwrite"
         )
     if before is None:
-        (target / META_FILE).unlink(missing_ok=True)  # first: a folder with it counts as whole
+        (target / META_FILE).unlink(
+            missing_ok=True
+        )  # first: its presence marks a folder as complete
         shutil.rmtree(target / STATE, ignore_errors=True)
         for shard in target.glob("views-*-of-*.tfrecord"):
             shard.unlink()
@@ -289,20 +291,16 @@ def _claim(target: Path, plan: Mapping[str, Any], overwrite: bool) -> None:
 
 
 def _plan_of(folder: Path) -> Any:
-    """What the records of a finished folder were made of. Records of another format have one, too,
-    or something like it.
-    """
+    """The plan of a finished folder, whatever the version of its format."""
     path = folder / META_FILE
     try:
         return json.loads(path.read_bytes())["source"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(
-            f"{path}: damaged. Choose another folder, or --overwrite the records"
-        ) from None
+        raise InputError(f"{path}: damaged. Choose another folder, or use --overwrite") from None
 
 
 def _differences(before: Any, now: Any, place: str = "") -> Iterator[str]:
-    """What differs between two plans, by name."""
+    """The differences between two plans, each as a line."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in sorted(before.keys() | now.keys()):
             yield from _differences(

@@ -1,5 +1,5 @@
-"""Who writes the shards: this process, several of this machine, or a Beam pipeline. What they write
-does not depend on it.
+"""Engines that write the shards: this process, worker processes, or a Beam pipeline. All write the
+same bytes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from data_prep.shards import STATE, Task, Written, finished, write_shard
 from personlab_keras.beam_options import beam_options
@@ -20,15 +19,12 @@ from personlab_keras.errors import InputError
 from personlab_keras.io.files import write_atomically
 from personlab_keras.io.processes import workers_ignore_interrupts
 
-if TYPE_CHECKING:
-    pass
-
 Engine = Callable[[Sequence[Task]], Iterator[Written]]
-"""Tasks -> what became of them, in any order."""
+"""Tasks -> their results, in any order."""
 
 
 def processes(workers: int) -> Engine:
-    """Worker processes of this machine; with one, or none, this process itself."""
+    """An engine of worker processes, or of this process alone if `workers` is at most 1."""
 
     def run(tasks: Sequence[Task]) -> Iterator[Written]:
         count = min(workers, len(tasks))
@@ -49,7 +45,7 @@ def processes(workers: int) -> Engine:
                     worker.terminate()
                 if isinstance(error, BrokenProcessPool):
                     raise InputError(
-                        "a worker process was ended from outside, by the system for want of memory perhaps"
+                        "a worker process was killed, perhaps because the machine ran out of memory"
                     ) from None
                 raise
 
@@ -57,8 +53,8 @@ def processes(workers: int) -> Engine:
 
 
 def _die_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever, or write into a folder that
-    somebody else has taken over.
+    """Ends this worker when its parent is killed: it would otherwise wait forever, or write into a
+    folder that another process has taken over.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -71,17 +67,17 @@ def _die_with_parent() -> None:
 
 
 def beam(options: Sequence[str] = ()) -> Engine:
-    """An Apache Beam pipeline, of one step: a shard is an element.
+    """An engine that runs one Apache Beam pipeline, whose elements are the shards.
 
-    Whatever its workers are, they must see the folders of images and records under the same paths.
+    All workers must see the image folder and the records folder under the same paths.
 
     Args:
-        options: of the pipeline, as Beam's command lines take them: ("--runner=FlinkRunner",
-            "--parallelism=8"). None run it here, in this process.
+        options: pipeline options as on Beam's command line, such as ("--runner=FlinkRunner",
+            "--parallelism=8"). Without any, the pipeline runs in this process.
 
     Raises:
-        InputError: Beam is not installed, or cannot read the options. (What it does not know it
-            hands to the runner.)
+        InputError: if Beam is not installed or cannot parse the options. (Unknown options go to the
+            runner.)
     """
     parsed = beam_options(options)
     import apache_beam
@@ -101,13 +97,13 @@ def beam(options: Sequence[str] = ()) -> Engine:
             ) from error
         if failure.is_file():
             raise InputError(json.loads(failure.read_bytes()))
-        # What it wrote is told by the notes: elements that come back would have to come to this
-        # machine by some file anyway.
+        # The results come from the notes: elements returned by a pipeline would need a file on this
+        # machine, too.
         for task in tasks:
             written = finished(task)
             if written is None:
                 raise InputError(
-                    f"{task.out / task.name}: not written by the pipeline, or its workers see another folder of that name"
+                    f"{task.out / task.name}: not written by the pipeline, unless its workers write to another folder of that name"
                 )
             yield written
 
@@ -115,8 +111,8 @@ def beam(options: Sequence[str] = ()) -> Engine:
 
 
 def _write_noting_failure(task: Task, failure: str) -> None:
-    """Beam tries an element that raised again, and passes on the error as text among its own: what
-    more tries cannot mend is noted.
+    """Writes a shard, and an `InputError` into the file `failure`: Beam would retry the element in
+    vain and bury the message in its own.
     """
     if Path(failure).exists():
         return

@@ -29,19 +29,19 @@ def inspect(
     seed: int = 0,
     skip_corrupt: int = 0,
 ) -> dict[str, Any]:
-    """Writes `index.html`, in which a person can look through the records, and beside it the
-    drawings that it holds.
+    """Writes `index.html`, a page for looking through the records, and its drawings beside it.
 
     Args:
-        count: of views whose targets are drawn.
-        sheet: of views on the contact sheet.
-        seed: chooses them.
+        count: number of views whose targets are drawn.
+        sheet: number of views on the contact sheet.
+        seed: selects the views.
 
     Returns:
-        The counts, as `summary`.
+        The statistics, as returned by `summary`.
 
     Raises:
-        InputError: no records folder, or more than `skip_corrupt` damaged records.
+        InputError: if `records` is no records folder, or has more than `skip_corrupt` damaged
+            records.
     """
     counts = summary(records, skip_corrupt)
     drawings = draw_records(records, out, count, seed, skip_corrupt)
@@ -66,11 +66,12 @@ def _chosen(
 def draw_records(
     records: str | Path, out: str | Path, count: int, seed: int = 0, skip_corrupt: int = 0
 ) -> list[Path]:
-    """Draws the targets of `count` views, chosen by the seed, as `<image id>-<view>.png` into
+    """Draws the targets of `count` views, selected by the seed, as `<image id>-<view>.png` in
     `out`; returns the files.
 
     Raises:
-        InputError: no records folder, or more than `skip_corrupt` damaged records.
+        InputError: if `records` is no records folder, or has more than `skip_corrupt` damaged
+            records.
     """
     meta = read_meta(records)
     files = []
@@ -90,6 +91,6 @@ def draw_records(
 
 
 def dense_maps(targets: dict[str, np.ndarray], meta: Meta) -> Maps:
-    """The compact targets of one view, by name, as perfect maps."""
+    """The compact targets of one view, by name, expanded to maps."""
     dense = expand({name: tf.convert_to_tensor(value) for name, value in targets.items()}, meta)
     return unpack({name: dense[name].numpy() for name in OUTPUTS}, meta.stride, meta.skeleton)

@@ -1,8 +1,8 @@
-"""Shards: which image goes into which, writing one, and the notes by which an interrupted
-preparation goes on.
+"""Shards: assigning images to them, writing them, and the notes that let an interrupted
+preparation resume.
 
-A shard is the unit of work. It is a function of the input alone, whoever writes it and when: images
-are dealt to shards, and put in order within, by a hash of (seed, image id).
+A shard is the unit of work and a function of the input alone: a hash of (seed, image id) decides
+the shard of an image and its position there.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from personlab_keras.io.files import write_atomically
 from personlab_keras.method.skeleton import Skeleton
 
 STATE = ".unfinished"
-"""Folder of the notes, within that of the records; it goes when `meta.json` comes."""
+"""Subfolder of the records that holds the notes; removed once `meta.json` is written."""
 MIN_SHARDS = 16
-"""Small sets are cut into about this many shards all the same, so that several workers and readers
-share them.
+"""Approximate number of shards of a small data set, so that several workers and readers can share
+it.
 """
 
 
 @dataclass(frozen=True)
 class Task:
-    """A shard that is to be written.
+    """A shard to be written.
 
     Attributes:
-        name: of the file.
-        out: the folder it goes to.
-        plan: digest of everything that the records depend on.
-        images: that go into it, in order.
-        folder: of the images, resolved.
+        name: the file name.
+        out: the records folder.
+        plan: digest of everything that determines the records.
+        images: its images, in order.
+        folder: the image folder, resolved.
     """
 
     name: str
@@ -60,14 +60,14 @@ class Task:
 
 @dataclass(frozen=True)
 class Written:
-    """What became of a task.
+    """The result of a task.
 
     Attributes:
-        shard: the file; of no records and no file where none of the images could be used.
+        shard: the shard; it has no records and no file if none of its images was usable.
         plan: as in `Task`.
-        max_persons: most in one view.
-        counts: of what went into it.
-        skipped, examples: what was left out or mended, as in `Tally`.
+        max_persons: the largest number of persons in one view.
+        counts: number of images, persons, views and bytes written.
+        skipped, examples: what was skipped or repaired, as in `Tally`.
     """
 
     shard: Shard
@@ -81,11 +81,11 @@ class Written:
 def deal(
     images: Iterable[AnnotatedImage], listed: int, settings: DataConfig
 ) -> list[tuple[str, tuple[AnnotatedImage, ...]]]:
-    """Name and images of each shard that gets any.
+    """The name and images of each non-empty shard.
 
     Args:
-        listed: images that the annotation file has, used or not: their number alone decides how
-            many shards there are.
+        listed: number of images in the annotation file, used or not; it alone determines the number
+            of shards.
     """
     per_shard = max(
         1, min(settings.shard_records // settings.views_per_image, -(-listed // MIN_SHARDS))
@@ -105,10 +105,10 @@ def deal(
 
 
 def write_shard(task: Task) -> Written:
-    """Writes a shard whole or not at all, and then the note about it.
+    """Writes a shard atomically, then its note.
 
     Raises:
-        InputError: it cannot be written; or the task is strict and there is a fault.
+        InputError: if it cannot be written, or at the first fault if the task is strict.
     """
     cv2.setNumThreads(1)  # the workers share the cores already
     counts: Counter[str] = Counter()
@@ -155,8 +155,8 @@ def _note(task: Task) -> Path:
 
 
 def finished(task: Task) -> Written | None:
-    """What the note about a task says; None where there is none of this plan, or the file is not as
-    it says.
+    """The result of a task according to its note; None if there is no note, if the note belongs to
+    another plan, or if the file does not match it.
     """
     try:
         noted = json.loads(_note(task).read_bytes())
@@ -167,7 +167,7 @@ def finished(task: Task) -> Written | None:
 
 
 def is_intact(folder: Path, shard: Shard) -> bool:
-    """Whether a shard is as it was written, by length and SHA-256."""
+    """Whether the length and the SHA-256 of a shard match."""
     path = folder / shard.name
     if not shard.records:
         return True
@@ -181,5 +181,5 @@ def is_intact(folder: Path, shard: Shard) -> bool:
 
 
 def to_json(value: Any) -> bytes:
-    """The one spelling of a value, for digests."""
+    """The canonical JSON of a value, for digests."""
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()

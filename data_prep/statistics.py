@@ -1,5 +1,5 @@
-"""`personlab inspect`: what a records folder holds in numbers, read from its records and not from
-what was said when they were written.
+"""`personlab inspect`: statistics of a records folder, computed from the records themselves rather
+than taken from `meta.json`.
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ from personlab_keras.method.targets import (
 )
 
 _SCALES = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
-"""Bounds between sizes of people: the side of a square of their area, as a share of the view's
+"""Bounds of the size histogram: the square root of a person's area, as a fraction of the view's
 side.
 """
 
 
 def summary(records: str | Path, skip_corrupt: int = 0) -> dict[str, Any]:
-    """Counts of a records folder.
+    """Statistics of a records folder.
 
-    Returns: views, persons, labelled keypoints by name, histograms (value or range -> count), cells
-    by kind as shares of all, bytes per
-        view, the `skipped` reasons, and the records passed over as damaged.
+    Returns:
+        Numbers of views, persons and labelled keypoints by name; histograms (value or range ->
+        count); cells by kind, as fractions of all cells; bytes per view; what was skipped, by
+        reason; and the damaged records.
 
     Raises:
-        InputError: no records folder, or more than `skip_corrupt` damaged records.
+        InputError: if it is no records folder, or has more than `skip_corrupt` damaged records.
     """
     meta = read_meta(records)
     counts: Counter[str] = Counter()
@@ -113,10 +114,10 @@ def _size_names() -> list[str]:
 def sound_records(
     records: str | Path, meta: Meta, skip_corrupt: int, damaged: list[Damage]
 ) -> Iterator[Record]:
-    """The records of a folder in order; those passed over are added to `damaged`.
+    """The intact records of a folder, in order; the others are added to `damaged`.
 
     Raises:
-        InputError: there are more of those than `skip_corrupt`.
+        InputError: if more than `skip_corrupt` are damaged.
     """
     for record in read_folder(records, meta):
         if isinstance(record, Damage):

@@ -102,7 +102,7 @@ def test_the_lines_of_the_command(scenes, whole, tmp_path, capsys):
     assert main([*command, "--workers", "2"]) == 0
     assert contents(tmp_path / "records") == whole
     assert main([*command, "--workers", "0"]) == 0
-    assert "shards are finished, and as they were written" in capsys.readouterr().out
+    assert "shards are already finished and intact" in capsys.readouterr().out
     for wrong, words in (
         (["--workers", "-1"], "--workers must be at least 0. Received: -1"),
         (["--beam-options=--runner=x"], "options of a Beam pipeline require --beam"),
@@ -158,7 +158,7 @@ def test_an_error_in_a_pipeline_is_one_line(scenes, tmp_path):
 def test_an_interrupted_run_says_how_far_and_goes_on(scenes, whole, tmp_path):
     with pytest.raises(
         KeyboardInterrupt,
-        match=r"interrupted with 2 of \d+ shards finished; the same command goes on from there",
+        match=r"interrupted with 2 of \d+ shards finished; the same command resumes from there",
     ):
         build(scenes, tmp_path, engine=stopping_after(2, KeyboardInterrupt()))
     assert not (tmp_path / "meta.json").exists()
@@ -296,7 +296,7 @@ def test_ctrl_c_of_a_terminal_is_one_line(scenes, tmp_path, place):
         start_new_session=True,
     )
     assert done.returncode == 130
-    assert "shards finished; the same command goes on from there" in done.stderr
+    assert "shards finished; the same command resumes from there" in done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
     assert not list(out.glob(".*.part"))
     assert not (out / "meta.json").exists()
@@ -319,7 +319,7 @@ def test_what_was_changed_is_named_and_not_overwritten(scenes, tmp_path, finishe
     before = contents(out) if finished else None
     with pytest.raises(
         InputError,
-        match=r"other input or settings: data.view_size was 97, is 65\. Choose another folder, or --over",
+        match=r"other input or settings: data.view_size was 97, is 65\. Choose another folder, or use --over",
     ):
         build(here, out, "data.view_size=65")
     with pytest.raises(InputError, match=r"targets.radius was 8.0, is 9.0"):
@@ -353,7 +353,7 @@ def test_a_finished_folder_that_cannot_be_read(scenes, tmp_path):
     build(scenes, tmp_path)
     (tmp_path / "meta.json").write_text("{")
     with pytest.raises(
-        InputError, match=r"meta.json: damaged. Choose another folder, or --overwrite"
+        InputError, match=r"meta.json: damaged. Choose another folder, or use --overwrite"
     ):
         build(scenes, tmp_path)
     build(scenes, tmp_path, overwrite=True)
@@ -367,7 +367,8 @@ def test_an_image_that_changed_unnoticed_is_noticed_by_its_shard(scenes, tmp_pat
         image.write_bytes(bytes(data[:-40]) + bytes(40))  # as long as before
     min((tmp_path / "records").glob("views-*")).unlink()
     with pytest.raises(
-        InputError, match=r"built anew it is not what it was: an image must have changed"
+        InputError,
+        match=r"the rebuilt shard differs from the original, so an image must have changed",
     ):
         build(tmp_path / "scenes", tmp_path / "records")
 

@@ -142,7 +142,7 @@ def predict_with_beam(
         missing = _unfinished(out, all_shards)
         if missing:
             raise InputError(
-                f"{missing[0].people}: not written by the pipeline, or its workers see another folder of that name"
+                f"{missing[0].people}: not written by the pipeline, unless its workers write to another folder of that name"
             )
         return _summary(all_shards, done_before)
 
