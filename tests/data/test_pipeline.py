@@ -14,6 +14,7 @@ from personlab_keras.data.pipeline import (
     expand,
     make_dataset,
     parse_example,
+    stored_example,
     stored_examples,
     watch_waits,
 )
@@ -27,6 +28,7 @@ from personlab_keras.data.records import (
     write_meta,
 )
 from personlab_keras.errors import InputError
+from personlab_keras.io.images import decode_image
 from personlab_keras.method.coordinates import grid
 from personlab_keras.method.maps import OUTPUTS, mask_name
 from personlab_keras.method.skeleton import COCO_PERSON
@@ -320,6 +322,14 @@ def test_processes_together_see_the_stream_of_one(records, parts):
             np.testing.assert_array_equal(
                 np.concatenate([piece[kind] for piece in pieces]), batch[kind]
             )
+
+
+def test_pixels_are_those_that_prediction_sees(record, meta):
+    """Noise of full contrast, in which decoders that round differently give other values."""
+    noise = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+    jpeg = cv2.imencode(".jpg", noise, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+    read = stored_example(tf.constant(write_example(replace(record, image=jpeg))), meta)
+    np.testing.assert_array_equal(read["image"], decode_image(jpeg, "noise.jpg"))
 
 
 def test_waits_are_noted_with_the_batch():
