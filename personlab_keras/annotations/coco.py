@@ -26,13 +26,13 @@ from personlab_keras.errors import InputError
 from personlab_keras.method.skeleton import Skeleton
 
 _LARGEST_SIDE = 1 << 20
-"""Pixels of an image side: anything larger is a typing error, and no machine holds such arrays."""
+"""Largest image side in pixels. Anything larger is a mistake, and such arrays fit no memory."""
 _ROUNDING = 1.0
-"""Pixels by which a keypoint may lie beyond the outermost pixel centre: files that count from 1 or
-round up do that.
+"""Pixels by which a keypoint may lie beyond the outermost pixel centre, as in files that count from
+1 or round up.
 """
 _FEWEST_TO_JUDGE_SCALE = 3
-"""Labelled keypoints below which a file is not suspected of holding normalised coordinates."""
+"""Fewest labelled keypoints from which normalised coordinates are inferred."""
 
 
 def read_coco(
@@ -45,21 +45,21 @@ def read_coco(
     """Reads an annotation file of COCO's keypoints format, entry by entry.
 
     Faults of single entries are counted by reason, and as much of each entry is used as possible;
-    docs/data-format.md lists the rules. `prepare`, `evaluate` and all others read by these rules.
+    docs/data-format.md lists the rules, which hold for every command.
 
     Args:
         source: the JSON file, or its content; the content is not modified.
-        skeleton: the keypoints that the annotations must have.
-        categories: names of the categories to read. By default the one that has the keypoints of
-            the skeleton.
+        skeleton: the expected keypoints.
+        categories: names of the categories to read; by default the one with the skeleton's
+            keypoints.
         strict: raise at the first fault instead of counting it.
-        name: of the source in messages, where it is not a file.
+        name: what messages call a source that is not a file.
 
     Raises:
-        InputError: the file is missing or not such JSON; it has no list of images, annotations or
-            categories; no category, or none of those named, has the keypoints of the skeleton;
-            several have and none was named; all coordinates lie within 0..1; with `strict`, the
-            first fault.
+        InputError: if the file is missing or not such JSON; if it has no list of images,
+            annotations or categories; if no category, or none of those named, has the skeleton's
+            keypoints; if several have them and none was named; if all coordinates lie within 0..1;
+            with `strict`, for the first fault.
 
     >>> from personlab_keras.method.skeleton import COCO_PERSON
     >>> person = {"id": 1, "name": "person", "keypoints": list(COCO_PERSON.keypoints)}
@@ -132,16 +132,16 @@ def _read(
 def chosen_categories(
     described: Iterable[Any], skeleton: Skeleton, names: Sequence[str], path: str | Path
 ) -> dict[int, tuple[str, ...]]:
-    """The categories that count: id -> the fields of its annotations beyond `keypoints` that belong
-    to the skeleton.
+    """The categories to read: id -> the fields of its annotations that hold keypoints of the
+    skeleton beside `keypoints`.
 
     Args:
-        described: the list of categories, as in the file.
-        names: those that the user names.
-        path: named in errors.
+        described: the list of categories in the file.
+        names: the categories named by the user.
+        path: the file, for messages.
 
     Raises:
-        InputError: as `read_coco` says.
+        InputError: as `read_coco`.
     """
     known: list[tuple[int, Any, Any]] = []
     for entry in described:
@@ -157,7 +157,7 @@ def chosen_categories(
         for key, name, keypoints in candidates
         if (parts := parts_joined(keypoints, skeleton)) is not None
     ]
-    # Some tools list no keypoints in the category. A person is then taken at its word.
+    # Some tools list no keypoints in the category; "person" is then assumed to match.
     fitting += [
         (key, name, ())
         for key, name, keypoints in candidates
@@ -192,14 +192,14 @@ def chosen_categories(
 
 
 class _Images:
-    """The list of images as it is read: id -> (file name, width, height)."""
+    """The list of images while it is read: id -> (file name, width, height)."""
 
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
         self._known: dict[int, tuple[str, int, int]] = {}
         self._shared: set[int] = set()
         self.incomplete: set[int] = set()
-        """Ids of images that say of themselves that not everybody in them is annotated."""
+        """Ids of images marked as not fully annotated."""
         self.crowd_indices: dict[int, float] = {}
 
     def add(self, number: int, entry: Any) -> None:
@@ -226,8 +226,8 @@ class _Images:
             self._tally.add(Reason.IMAGE_REPEATED, f"{place}.id {identity}")
 
     def finish(self) -> dict[int, tuple[str, int, int]]:
-        """Those that can be told apart. Of images that share an id nobody knows which one the
-        annotations belong to.
+        """The images with an id of their own. If several share one, it is unknown to which of them
+        the annotations belong.
         """
         return {
             identity: fields
@@ -258,10 +258,10 @@ def _image_problem(entry: Any) -> str:
 
 
 class People:
-    """The rules of a single annotation, and those that it lets pass; `of_image`: by image.
+    """Checks annotations one by one and collects the valid ones by image in `of_image`.
 
     Args:
-        categories: those that count, as `chosen_categories` gives them.
+        categories: the categories to read, from `chosen_categories`.
         images: id -> (file name, width, height).
     """
 
@@ -280,14 +280,14 @@ class People:
         self._count = skeleton.keypoint_count
         self._categories, self._images, self._tally = categories, images, tally
         self._seen: dict[int, int] = {}
-        """Id -> hash of what it was given to."""
+        """Annotation id -> hash of its entry."""
 
     def add(self, number: int, entry: Any) -> None:
-        """Takes the entry of that number in the list."""
+        """Adds the entry with this number in the list."""
         self.add_at(f"annotations[{number}]", entry)
 
     def add_at(self, place: str, entry: Any) -> None:
-        """Takes an entry that examples and errors call `place`."""
+        """Adds an entry that examples and errors call `place`."""
         if not isinstance(entry, dict):
             self._tally.add(
                 Reason.ANNOTATION_MALFORMED,
@@ -324,8 +324,8 @@ class People:
                 self.of_image.setdefault(image, []).append(annotation)
 
     def _with_parts(self, entry: dict[str, Any], place: str) -> dict[str, Any]:
-        """An annotation whose keypoints are all of the skeleton's, joined from the lists over which
-        COCO-WholeBody spreads them.
+        """An annotation with all keypoints of the skeleton, joined from the separate lists of
+        COCO-WholeBody.
         """
         for part in self._categories[entry["category_id"]]:
             self.parts_found += part in entry
@@ -347,7 +347,7 @@ class People:
         return entry
 
     def with_images(self) -> tuple[AnnotatedImage, ...]:
-        """All images in order of id, with their people in order of theirs."""
+        """All images in order of their ids, each with its people in order of theirs."""
         return tuple(
             AnnotatedImage(
                 identity,
@@ -362,7 +362,7 @@ class People:
     ) -> Annotation | None:
         crowd = crowd_flag(entry.get("iscrowd"))
         if crowd is None:
-            # Somebody is there: unknown rather than background.
+            # A person is there: unknown rather than background.
             self._tally.add(
                 Reason.ANNOTATION_MALFORMED,
                 f"{place}.iscrowd must be 0 or 1 (taken as 1). Received: {shown(entry['iscrowd'])}",
@@ -413,9 +413,9 @@ class People:
     def _keypoints(
         self, entry: dict[str, Any], place: str, width: int, height: int, crowd: bool
     ) -> np.ndarray:
-        """(K, 3), with zero rows for keypoints that are not labelled or cannot be used."""
+        """(K, 3), with zero rows for keypoints that are unlabelled or unusable."""
         given = entry.get("keypoints")
-        if given is None and crowd:  # crowd regions may come without
+        if given is None and crowd:  # crowd regions may have none
             return np.zeros((self._count, 3))
         keypoints = triples(given, self._count)
         if keypoints is None:
@@ -468,7 +468,7 @@ class People:
         """Refuses coordinates that are fractions of the image size.
 
         Raises:
-            InputError: all labelled keypoints lie within 0..1; or there are none and all boxes do.
+            InputError: if all labelled keypoints lie within 0..1, or all boxes without any.
         """
         if self._labelled >= _FEWEST_TO_JUDGE_SCALE:
             count, farthest, things = self._labelled, self._farthest, "labelled keypoints"

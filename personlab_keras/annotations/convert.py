@@ -1,4 +1,4 @@
-"""Writing a data set, whatever it was read from, as a COCO file or as a YOLO-pose folder."""
+"""Writes a data set of any format as a COCO file or a YOLO-pose folder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from personlab_keras.io.files import write_atomically
 from personlab_keras.method.skeleton import Skeleton
 
 _PERSON = "person"
-"""What the one class is called that is written."""
+"""Name of the only class written."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Converted:
     """What was written.
 
     Attributes:
-        images, people: how many.
-        without_place: crowd regions, and people without box and keypoints, of which YOLO-pose has
-            neither.
-        place_of_images: the folder below which the images named in the result lie.
+        images, people: their numbers.
+        without_place: number of crowd regions and of people with neither box nor keypoints, which
+            YOLO-pose cannot represent.
+        place_of_images: the folder to which the image names in the result are relative.
         skipped, examples: as in `Dataset`.
     """
 
@@ -62,13 +62,13 @@ def convert(
     strict: bool = False,
     frame: str = AUTO,
 ) -> Converted:
-    """Reads annotations in either format, by the rules by which `prepare` reads them, and writes
-    them in the other: a COCO file where `out` ends in `.json`, else a split of a YOLO-pose folder.
+    """Reads annotations in any format, by the rules of `prepare`, and writes a COCO file if `out`
+    ends in `.json`, otherwise a split of a YOLO-pose folder.
 
     Args:
         annotations: a COCO keypoints file, or a YOLO-pose folder or its data.yaml.
-        images: the folder of the images of a COCO file; None to copy none.
-        split: of the YOLO-pose folder that is read, or written ("train" if None).
+        images: the image folder of a COCO file; None to copy no images.
+        split: the split of the YOLO-pose folder to read or write ("train" if None).
         categories, strict, frame: as in `read_annotations`.
 
     Raises:
@@ -94,10 +94,10 @@ def convert(
 
 
 def write_coco(dataset: Dataset, skeleton: Skeleton, out: str | Path) -> Converted:
-    """Writes a COCO keypoints file, with an area and a box for everybody and ids of its own.
+    """Writes a COCO keypoints file with new ids, and an area and a box for every person.
 
     Raises:
-        InputError: the file is there already, or cannot be written.
+        InputError: if the file exists or cannot be written.
     """
     if Path(out).exists():
         raise InputError(f"{out}: is there already. Choose another name")
@@ -147,7 +147,7 @@ def _coco_entry(subject: Subject, image: AnnotatedImage) -> dict[str, Any]:
     return {
         "image_id": image.id,
         "category_id": 1,
-        # Somebody who may be anywhere is a region to be left alone.
+        # A person of unknown position makes the whole image an ignored region.
         "iscrowd": int(subject.annotation.crowd or subject.box is None),
         "keypoints": points.reshape(-1).tolist(),
         "num_keypoints": int((points[:, 2] > 0).sum()),
@@ -163,20 +163,20 @@ def write_yolo(
     split: str = "train",
     images: str | Path | None = None,
 ) -> Converted:
-    """Writes a split of a YOLO-pose folder: `labels`, copies of the images, data.yaml. Other splits
-    that the folder has already are kept.
+    """Writes a split of a YOLO-pose folder: `labels`, copies of the images, data.yaml. Existing
+    splits are kept.
 
-    YOLO-pose has neither masks nor crowd regions: masks are dropped, and crowd regions are left
-    out, as Ultralytics does when it converts COCO; so are people with neither keypoints nor a box.
+    YOLO-pose has neither masks nor crowd regions. Masks are dropped; crowd regions, and people with
+    neither keypoints nor a box, are omitted, as in Ultralytics' conversion of COCO.
 
     Args:
         split: "train", "val" or "test".
-        images: the folder of the images; None to copy none. Those that cannot be copied are left
-            out with their people.
+        images: the image folder; None to copy no images. An image that cannot be copied is omitted
+            together with its people.
 
     Raises:
-        InputError: the folder holds another data set, or this split; two images would share a label
-            file; a file cannot be written.
+        InputError: if the folder holds another data set or already has this split, if two images
+            would share a label file, or if a file cannot be written.
     """
     target = Path(out)
     if split not in SPLITS:
@@ -209,14 +209,16 @@ def write_yolo(
         without_place += len(found) - len(lines)
     if images is not None and not done:
         raise none_usable(Path(images), len(dataset.images), tally)
-    write_atomically(target / "data.yaml", data_yaml_text(data).encode())  # last: now it is whole
+    write_atomically(
+        target / "data.yaml", data_yaml_text(data).encode()
+    )  # last: it completes the folder
     return Converted(
         done, people, without_place, target / "images" / split, tally.counts, tally.examples
     )
 
 
 def _oriented(dataset: Dataset, folder: str | Path | None) -> Iterator[tuple[AnnotatedImage, int]]:
-    """The images that viewers turn or mirror, with their EXIF orientation."""
+    """The images that viewers rotate or mirror, with their EXIF orientation."""
     if folder is None:
         return
     for image in dataset.images:
@@ -227,12 +229,12 @@ def _oriented(dataset: Dataset, folder: str | Path | None) -> Iterator[tuple[Ann
                     orientation = exif_orientation(file.read(HEADER))
                 if orientation != 1:
                     yield image, orientation
-        except OSError:  # whoever reads the image says so
+        except OSError:  # reported when the image is read
             continue
 
 
 def _joined(target: Path, skeleton: Skeleton, split: str) -> YoloPose:
-    """The data.yaml of a folder with one more split."""
+    """The data.yaml of a folder, extended by a split."""
     data = YoloPose(
         names={0: _PERSON},
         keypoints=skeleton.keypoint_count,
@@ -267,10 +269,10 @@ def _label_names(dataset: Dataset, split: str, out: str | Path) -> dict[str, Pat
 
 
 def _copied(image: AnnotatedImage, images: str | Path | None, to: Path, tally: Tally) -> bool:
-    """Copies the file of an image, if there is any to copy. (A link would let a tool that mends
-    images mend those of the owner.)
+    """Copies the file of an image, if possible. (Through a link, a tool that repairs images would
+    change the original.)
     """
-    # A name that leads out of one folder leads out of the other.
+    # A name that leads out of the source folder would lead out of the target, too.
     if image_path(to.parent, image.file_name, follow_links=True) is None:
         tally.add(Reason.IMAGE_OUTSIDE, f"image {image.id} {image.file_name!r}")
         return False

@@ -1,4 +1,4 @@
-"""A data set in memory: images with their people, whatever file format they were read from."""
+"""A data set in memory: images with their people, independent of the file format."""
 
 from __future__ import annotations
 
@@ -9,33 +9,32 @@ from pathlib import Path
 import numpy as np
 
 BOX_FILL = 0.53
-"""Area of a person as a part of the area of the box, where no mask tells it: what the evaluations
-of CrowdPose and of Ultralytics take, and the ratio of the two sums over COCO's persons with
-keypoints.
+"""Area of a person without a mask, as a fraction of the box area: the value used by the evaluations
+of CrowdPose and Ultralytics, and the ratio of the total areas of COCO's persons with keypoints.
 """
 
 
 STORED, TURNED = "stored", "turned"
-"""Frames in which annotations may be: that of the stored pixels, and that of the picture as viewers
-show it, turned as its EXIF orientation says.
+"""Frames of annotations: the stored pixels, or the picture as viewers show it, rotated by its EXIF
+orientation.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """One person or one crowd region, as COCO has it.
+    """One person or one crowd region, as in COCO.
 
     Attributes:
-        id: of the annotation.
+        id: the annotation id.
         keypoints: (K, 3) float64 [x, y, visibility] in image pixels, visibility 1 (hidden) or 2;
             zeros where nothing was annotated.
-        box: (4,) float64 [x, y, width, height] in COCO's edge coordinates; NaN where the file has
-            none that can be used.
-        area: in square pixels; NaN where the file has none that can be used.
+        box: (4,) float64 [x, y, width, height] in COCO's edge coordinates; NaN if the file has
+            no usable one.
+        area: in square pixels; NaN if the file has no usable one.
         segmentation: polygons or run lengths as in the file, by `masks.compress_segmentation`; None
-            where there is none.
-        crowd: whether it is a region of several people who were not annotated one by one.
-        place: of the annotation in its file, counted from 0. COCOeval breaks ties by it.
+            if there is none.
+        crowd: whether it is a region of several people who were not annotated individually.
+        place: index of the annotation in its file. COCOeval breaks ties by it.
     """
 
     id: int
@@ -48,7 +47,7 @@ class Annotation:
 
     @property
     def annotated(self) -> bool:
-        """Whether any keypoint was annotated."""
+        """Whether any keypoint is annotated."""
         return bool((self.keypoints[:, 2] > 0).any())
 
 
@@ -57,10 +56,10 @@ class AnnotatedImage:
     """An image of the file with its people.
 
     Attributes:
-        complete: whether everybody in it is annotated. If not, a place without an annotation is
+        complete: whether everybody in it is annotated. If not, pixels without an annotation are
             unknown instead of background.
-        crowd_index: how much its people overlap, from 0 to 1, as CrowdPose's files tell; None if
-            the file does not.
+        crowd_index: how much its people overlap, from 0 to 1, from CrowdPose's files; None in
+            others.
     """
 
     id: int
@@ -74,15 +73,15 @@ class AnnotatedImage:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The people and crowd regions of a set of images, whatever format they were read from.
+    """The people and crowd regions of a set of images.
 
     Attributes:
-        images: in order of id, with their people in order of theirs.
+        images: in order of their ids, each with its people in order of theirs.
         skipped: number of entries skipped or repaired, by reason; `examples`: a few of each.
         bytes, sha256: of the annotation file.
         frame: of the annotations, `STORED` or `TURNED`.
-        category: id of the people's category in the file, the least one if there are several.
-        folder: in which the images lie, resolved; None if the format does not tell.
+        category: id of the people's category in the file, the smallest if there are several.
+        folder: the image folder, resolved; None if the format does not specify it.
     """
 
     images: tuple[AnnotatedImage, ...]

@@ -1,4 +1,4 @@
-"""One entrance for annotations in any format."""
+"""Reads annotations in any supported format."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from personlab_keras.errors import InputError
 from personlab_keras.method.skeleton import Skeleton
 
 AUTO = "auto"
-"""The frame that a format has."""
+"""The frame that the format prescribes."""
 
 
 def read_annotations(
@@ -30,11 +30,11 @@ def read_annotations(
     Args:
         categories, strict: as for `read_coco` and `read_yolo`.
         split: as for `read_yolo`; a COCO file has none.
-        frame: of the annotations, `STORED` or `TURNED`; `AUTO` for what the format has. The data
-            set tells which it is.
+        frame: of the annotations, `STORED` or `TURNED`; `AUTO` for that of the format. The result
+            has one of the first two.
 
     Raises:
-        InputError: as these say.
+        InputError: as `read_coco` and `read_yolo`.
     """
     if is_yolo(path):
         return read_yolo(
@@ -47,14 +47,14 @@ def read_annotations(
 
 
 def images_folder(dataset: Dataset, images: str | Path | None, source: str | Path) -> Path:
-    """The folder of the images of a data set, resolved.
+    """The image folder of a data set, resolved.
 
     Args:
-        images: what the user says; needed unless the data set tells it.
-        source: the annotations, named in errors.
+        images: the folder given by the user; required unless the data set specifies it.
+        source: the annotations, for messages.
 
     Raises:
-        InputError: nobody tells it, or both; there is no such folder.
+        InputError: if neither or both specify it, or there is no such folder.
     """
     if dataset.folder is not None:
         if images is not None:

@@ -1,4 +1,4 @@
-"""Finding and reading the image files of a data set, with every fault counted by reason."""
+"""Finds and reads the image files of a data set, counting every fault by reason."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from personlab_keras.io.image_headers import image_size
 from personlab_keras.io.images import MAX_PIXELS, decode_bgr
 
 _LARGEST_FILE = 1 << 29
-"""Bytes of an image file: more than `MAX_PIXELS` pixels take in any but a wasteful format."""
+"""Largest image file in bytes: more than `MAX_PIXELS` pixels take in any reasonable format."""
 
 
 def read_pixels(
@@ -25,14 +25,13 @@ def read_pixels(
     follow_links: bool = False,
     frame: str = STORED,
 ) -> np.ndarray | None:
-    """(H, W, 3) uint8 BGR of an image; None if it cannot be used, with the reason in the tally.
+    """(H, W, 3) uint8 BGR of an image; None if it is unusable, with the reason added to the tally.
 
     Args:
-        folder: of the images, resolved.
+        folder: the image folder, resolved.
         follow_links: whether symbolic links may lead out of the folder.
-        frame: `STORED` if annotations are in the frame of the stored pixels, whatever the EXIF
-            orientation says, as COCO's are; `TURNED` if they are in that of the picture as viewers
-            show it.
+        frame: the frame of the annotations: `STORED` for the stored pixels, regardless of the EXIF
+            orientation, as in COCO; `TURNED` for the picture as viewers show it.
     """
     path = find_image(image, folder, tally, follow_links)
     if path is None:
@@ -51,7 +50,7 @@ def read_pixels(
     wanted = (image.width, image.height)
     if frame == TURNED and orientation >= 5 and size is not None:
         size = size[::-1]
-    if size is None or size == wanted:  # an image of another size need not be decoded
+    if size is None or size == wanted:  # no need to decode an image of another size
         try:
             pixels = decode_bgr(data, place, apply_orientation=frame == TURNED)
         except InputError as error:
@@ -78,8 +77,8 @@ def read_pixels(
 def find_image(
     image: AnnotatedImage, folder: Path, tally: Tally, follow_links: bool = False
 ) -> Path | None:
-    """The file of an image, without opening it; None if it cannot be used, with the reason in the
-    tally.
+    """The file of an image, without opening it; None if it is unusable, with the reason added to
+    the tally.
     """
     place = _place(image)
     path = image_path(folder, image.file_name, follow_links)
@@ -108,7 +107,7 @@ def _place(image: AnnotatedImage) -> str:
 
 
 def none_usable(folder: Path, count: int, tally: Tally) -> InputError:
-    """The error of a data set of which not one image can be used."""
+    """The error for a data set without a single usable image."""
     return InputError(f"{folder}: none of {count} images could be used: {tally}")
 
 
@@ -126,21 +125,21 @@ def image_path(folder: Path, file_name: str, follow_links: bool = False) -> Path
     links = (folder.joinpath(*name.parts[: depth + 1]) for depth in range(len(name.parts)))
     if follow_links or not any(
         os.path.islink(link) for link in links
-    ):  # resolving every name would take longer than reading it
+    ):  # resolving every name would take longer than reading the files
         return path
     try:
         return path if path.resolve().is_relative_to(folder) else None
-    except (OSError, RuntimeError):  # links in a circle lead nowhere
+    except (OSError, RuntimeError):  # circular links
         return path
 
 
 HEADER = 1 << 16
-"""Bytes at the beginning of an image file that nearly always tell its size."""
+"""Bytes at the start of an image file that nearly always include its size."""
 
 
 def picture_size(path: Path, place: str, tally: Tally, frame: str) -> tuple[int, int] | None:
-    """(width, height) of the picture in an image file, in a frame, from its header where that tells
-    it; None where the file cannot be used, which is counted under `place`.
+    """(width, height) of the picture in an image file, in the given frame, from its header if
+    possible; None if the file is unusable, which is counted with the example `place`.
     """
     try:
         if not path.is_file():
@@ -149,7 +148,7 @@ def picture_size(path: Path, place: str, tally: Tally, frame: str) -> tuple[int,
         with open(path, "rb") as file:
             data = file.read(HEADER)
             size = image_size(data)
-            if size is None:  # what precedes the size may be long
+            if size is None:  # long metadata may precede the size
                 if path.stat().st_size > _LARGEST_FILE:
                     tally.add(Reason.IMAGE_TOO_LARGE, f"{place}: {path.stat().st_size} bytes")
                     return None

@@ -1,7 +1,7 @@
-"""The lists of a JSON file of any length, element by element.
+"""Reads the lists of a JSON file of any length, element by element.
 
-Libraries that read JSON in a stream refuse NaN, which Python writes and annotation files hold; and
-a quarter of a gigabyte of COCO takes six times as much as objects.
+Streaming JSON libraries refuse NaN, which Python writes and annotation files contain. Read as a
+whole, a quarter of a gigabyte of COCO takes six times as much memory.
 """
 
 from __future__ import annotations
@@ -19,20 +19,19 @@ from personlab_keras.io.files import check_regular
 
 _CHUNK = 1 << 20
 _LARGEST = 1 << 28
-"""Characters of one element or one value at the top: more is no annotation."""
+"""Longest element or top-level value in characters: no annotation is longer."""
 _LONGEST_TOKEN = 32
-"""A number or name that is cut at the end of what was read is no longer than that."""
+"""Longest number or name, in characters, that may be cut off at the end of a window."""
 _KINDS = {'"': "str", "{": "dict", "[": "list", "t": "bool", "f": "bool", "n": "NoneType"}
 
 
 @dataclass(frozen=True)
 class JsonLists:
-    """What was found in a file.
+    """The contents of a file.
 
     Attributes:
-        found: key at the top -> number of elements of its list, or the name of its type where it is
-            none.
-        bytes, sha256: of the file.
+        found: top-level key -> number of elements if it is a list, otherwise the name of its type.
+        bytes, sha256: size and checksum of the file.
     """
 
     found: Mapping[str, int | str]
@@ -41,14 +40,14 @@ class JsonLists:
 
 
 def read_lists(path: str | Path, handlers: Mapping[str, Callable[[int, Any], None]]) -> JsonLists:
-    """Calls handlers[key](number, element) for every element of the lists at the top of a JSON
+    """Calls handlers[key](number, element) for every element of the top-level lists of a JSON
     object, in the order of the file.
 
-    NaN and infinities are read as such. Memory holds one element at a time.
+    NaN and infinities are accepted. Memory holds one element at a time.
 
     Raises:
-        InputError: the file is missing, cannot be read, or holds no JSON object; a handler's key
-            occurs twice; an element is beyond all measure.
+        InputError: if the file is missing, unreadable or no JSON object, if a handler's key occurs
+            twice, or if an element is too long.
     """
     try:
         check_regular(path)
@@ -131,7 +130,7 @@ class _Reader:
         self._ended = False
 
     def _more(self) -> bool:
-        """Reads on, as much again as there is, so that a long element is not scanned too often."""
+        """Doubles the window, so that a long element is scanned only a few times."""
         if self._ended:
             return False
         raw = self._file.read(max(_CHUNK, len(self._text) - self._at))
@@ -142,7 +141,7 @@ class _Reader:
         return True
 
     def peek(self) -> str:
-        """The next character that is no white space; empty at the end."""
+        """The next character other than white space; empty at the end."""
         while True:
             while self._at < len(self._text) and self._text[self._at] in " \t\n\r":
                 self._at += 1
@@ -152,7 +151,7 @@ class _Reader:
                 return ""
 
     def take(self, wanted: str) -> str:
-        """The next character, which must be one of those."""
+        """Consumes the next character, which must be one of those given."""
         found = self.peek()
         if not found or found not in wanted:
             raise ValueError(f"expecting {' or '.join(wanted)}")
@@ -160,12 +159,12 @@ class _Reader:
         return found
 
     def value(self) -> Any:
-        """The next value."""
+        """Consumes the next value."""
         self.peek()
         while True:
             try:
                 value, end = self._scan(self._text, self._at)
-                # A number that ends where the window does, or before "." or "e+" there, may go on.
+                # A number at the end of the window, or before "." or "e+" there, may continue.
                 if len(self._text) - end > 2 or not self._more():
                     self._at = end
                     return value
@@ -179,13 +178,13 @@ class _Reader:
                     raise ValueError(error.msg) from None
 
     def finish(self) -> tuple[int, str]:
-        """Length and SHA-256 of the file, after whose object nothing must come."""
+        """Length and SHA-256 of the file; refuses anything after the object."""
         if self.peek():
             raise ValueError("more behind the object")
         return self._bytes, self._hash.hexdigest()
 
     def place(self, error: Exception) -> str:
-        """What is wrong, and about where."""
+        """A message about a fault, with its approximate position."""
         what = (
             "nested too deep"
             if isinstance(error, RecursionError)

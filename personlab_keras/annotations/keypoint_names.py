@@ -1,4 +1,4 @@
-"""Whether the keypoints of a file are those of a skeleton, however its tool spells them."""
+"""Compares the keypoints of a file with those of a skeleton, in any common spelling."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ PARTS = {
         "right_heel",
     )
 }
-"""Lists beside `keypoints` in COCO-WholeBody's annotations, whose names its categories do not give:
-field -> names.
+"""Lists beside `keypoints` in COCO-WholeBody's annotations, which its categories do not name:
+field -> keypoint names.
 """
 _SIDES = {"l": "left", "r": "right"}
 _MISSPELT = {"throax": "thorax"}
-"""As the usual conversion of MPII has it."""
+"""The keypoints of the usual conversion of MPII."""
 
 
 def parts_joined(listed: Any, skeleton: Skeleton) -> tuple[str, ...] | None:
-    """The fields beyond `keypoints` that make up a skeleton; None if the file has other keypoints.
+    """The fields that complete `keypoints` to a skeleton; None if the keypoints differ.
 
     Args:
-        listed: the `keypoints` of a category, as in the file.
+        listed: the `keypoints` of a category in the file.
 
     >>> from personlab_keras.method.skeleton import COCO_PERSON, load_skeleton
     >>> parts_joined(list(COCO_PERSON.keypoints), COCO_PERSON)
@@ -51,8 +51,8 @@ def parts_joined(listed: Any, skeleton: Skeleton) -> tuple[str, ...] | None:
 
 
 def same_names(these: Sequence[str], those: Sequence[str]) -> bool:
-    """Whether two lists name the same keypoints in the same order. Capitals and what stands between
-    words do not count, and `l` and `r` are sides.
+    """Whether two lists name the same keypoints in the same order, ignoring case and separators,
+    with `l` and `r` for left and right.
 
     >>> same_names(["Left Shoulder", "r_ankle"], ["left_shoulder", "right_ankle"])
     True

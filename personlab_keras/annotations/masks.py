@@ -1,4 +1,4 @@
-"""COCO's segmentations: polygons, run lengths as numbers and as text -> pixels."""
+"""COCO's segmentations (polygons, run lengths as numbers or text) -> pixels."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from personlab_keras.annotations.values import numbers, shown
 
 
 def compress_segmentation(segmentation: Any) -> bytes:
-    """A segmentation as the file has it in a fifth of the memory. Inverse:
-    `decompress_segmentation`.
-    """
+    """A segmentation of the file in a fifth of its memory. Inverse: `decompress_segmentation`."""
     try:
         return pickle.dumps(segmentation, protocol=5)
     except RecursionError:
@@ -22,19 +20,19 @@ def compress_segmentation(segmentation: Any) -> bytes:
 
 
 def decompress_segmentation(packed: bytes) -> Any:
-    """The inverse of `compress_segmentation`."""
+    """Inverse of `compress_segmentation`."""
     return pickle.loads(packed)
 
 
 def encode_segmentation(segmentation: Any, height: int, width: int) -> tuple[dict[str, Any], int]:
     """COCO's polygons, plain or compressed run lengths -> pycocotools' compressed run lengths, and
-    how many polygons had to be dropped.
+    the number of polygons dropped.
 
-    Everything is checked first: pycocotools trusts its input, walks along polygons far outside the
-    image until memory is full, and reads beyond arrays of an odd number of values.
+    Everything is checked first: pycocotools trusts its input, fills the memory when a polygon
+    extends far outside the image, and reads past the end of arrays of odd length.
 
     Raises:
-        ValueError: none of those forms, of another size than the image, or nothing usable in it.
+        ValueError: if it has none of these forms, another size than the image, or no usable part.
 
     >>> encoded, dropped = encode_segmentation([[0, 0, 2, 0, 2, 2, 0, 2], [1, 1]], 4, 4)
     >>> int(rle.area(encoded)), dropped
@@ -57,14 +55,14 @@ def encode_segmentation(segmentation: Any, height: int, width: int) -> tuple[dic
 
 
 def decode_segmentation(segmentation: Any, height: int, width: int) -> tuple[np.ndarray, int]:
-    """As `encode_segmentation`, as (H, W) bool pixels."""
+    """As `encode_segmentation`, but returns (H, W) bool pixels."""
     encoded, dropped = encode_segmentation(segmentation, height, width)
     return rle.decode(encoded).view(bool), dropped
 
 
 def box_pixels(box: np.ndarray | None, height: int, width: int) -> tuple[slice, slice]:
-    """Rows and columns of the pixels that a box [x, y, width, height] in edge coordinates touches;
-    none without a box.
+    """Rows and columns of the pixels touched by a box [x, y, width, height] in edge coordinates;
+    empty without a box.
 
     >>> box_pixels(np.array([1.5, 0, 2, 9]), 4, 4)
     (slice(0, 4, None), slice(1, 4, None))
@@ -85,12 +83,12 @@ def _is_polygon(polygon: Any, height: int, width: int) -> bool:
     points = values.reshape(-1, 2)
     return bool(
         (np.abs(points / (width, height) - 0.5) <= 1.5).all()
-    )  # no further outside than the image is wide
+    )  # at most one image width outside
 
 
 def _from_runs(counts: Any, height: int, width: int) -> dict[str, Any]:
-    """Run lengths down the columns, as numbers or in COCO's text. pycocotools leaves memory
-    uninitialised where they are too few.
+    """Run lengths down the columns, as numbers or as COCO's text. If there are too few, pycocotools
+    leaves memory uninitialised.
     """
     if isinstance(counts, str):
         runs = _run_lengths(counts)
@@ -107,12 +105,12 @@ def _from_runs(counts: Any, height: int, width: int) -> dict[str, Any]:
 
 
 _LONGEST_NUMBER = 10
-"""Characters of a run length: 50 bits, more than any image has pixels."""
+"""Longest run length in characters: 50 bits, more than any image has pixels."""
 
 
 def _run_lengths(text: str) -> np.ndarray:
-    """COCO's text: six bits a character, five of them of the number, lowest first; from the fourth
-    number on, the difference to the one before the last.
+    """Decodes COCO's text: six bits per character, five of them of the number, lowest first; from
+    the fourth number on, differences to the second last.
     """
     bits = np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8).astype(np.int64) - 48
     if not len(bits):

@@ -1,5 +1,5 @@
-"""Everything that can be wrong with a data set's images and annotations, and what becomes of each:
-docs/data-format.md has the table.
+"""All faults of a data set's images and annotations, and how each is handled; docs/data-format.md
+has the table.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from personlab_keras.errors import InputError
 from personlab_keras.method.targets import MAX_PERSONS
 
 EXAMPLES = 5
-"""Examples kept of each reason."""
+"""Number of examples kept per reason."""
 _LONGEST = 200
-"""Characters of an example."""
+"""Longest example in characters."""
 
 
 class Reason(Enum):
-    """Why something was left out or mended; the value is what `meta.json` calls it. In brackets
-    what became of it, where not left out.
+    """Why something was skipped or repaired; the value is its name in `meta.json`. Parentheses say
+    what happened if it was not skipped.
     """
 
     IMAGE_MALFORMED = "image entry malformed"
@@ -57,9 +57,7 @@ class Reason(Enum):
 
     @property
     def fault(self) -> bool:
-        """Whether it is a fault of the data set, at which `strict` stops; the others are
-        choices.
-        """
+        """Whether it is a fault of the data set, at which `strict` stops, rather than a setting."""
         return self not in (
             Reason.IMAGE_TURNED,
             Reason.IMAGE_INCOMPLETE,
@@ -71,11 +69,11 @@ class Reason(Enum):
 
 
 class Tally:
-    """Counts by reason, with a few examples of each, in the order in which they came.
+    """Counts by reason, in order of occurrence, with a few examples of each.
 
     Args:
         strict: stop at the first fault.
-        source: named before an example in errors.
+        source: precedes the example in errors.
     """
 
     def __init__(self, strict: bool = False, source: str = "") -> None:
@@ -88,7 +86,7 @@ class Tally:
         """Counts one case.
 
         Raises:
-            InputError: it is a fault and the tally is strict.
+            InputError: if it is a fault and the tally is strict.
         """
         example = example if len(example) <= _LONGEST else f"{example[: _LONGEST - 3]}..."
         if self._strict and reason.fault:
@@ -101,10 +99,10 @@ class Tally:
             kept.append(example)
 
     def merge(self, counts: Mapping[str, int], examples: Mapping[str, list[str]]) -> None:
-        """Adds what another tally counted.
+        """Adds the counts of another tally.
 
         Raises:
-            InputError: there is a fault among it and this tally is strict.
+            InputError: if they include a fault and this tally is strict.
         """
         for reason in counts:
             if self._strict and Reason(reason).fault:

@@ -1,6 +1,6 @@
-"""The people and regions of an image with every missing value filled in.
+"""The people and regions of an image, with missing values filled in.
 
-`prepare` bakes them and `evaluate` judges by them, so both keep the same people.
+`prepare` and `evaluate` share them, so that both keep the same people.
 """
 
 from __future__ import annotations
@@ -22,16 +22,15 @@ from personlab_keras.annotations.reasons import Reason, Tally
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A person, or a region in which nobody is told apart.
+    """A person, or a region of people who are not told apart.
 
     Attributes:
-        annotation: as read.
+        annotation: the annotation as read.
         rle: the mask as pycocotools' compressed run lengths; None if there is no usable one.
         box: (4,) float64 [x, y, width, height] in COCO's edge coordinates: as annotated, else
             around the mask, else around the labelled keypoints; None without any of them.
         area: square pixels: as annotated, else of the mask, else `BOX_FILL` of the box.
-        person: False for a crowd region, and for somebody with neither keypoints nor mask, whose
-            box is known at most.
+        person: False for a crowd region, and for a person with neither keypoints nor mask.
     """
 
     annotation: Annotation
@@ -42,7 +41,7 @@ class Subject:
 
 
 def subjects(image: AnnotatedImage, tally: Tally) -> list[Subject]:
-    """The subjects of an image, one per annotation; adds to the tally what was repaired.
+    """The subjects of an image, one per annotation; repairs are added to the tally.
 
     >>> from personlab_keras.annotations.dataset import AnnotatedImage, Annotation
     >>> points = np.array([[3.0, 4.0, 2.0], [5.0, 9.0, 2.0]])
@@ -67,8 +66,8 @@ def subjects(image: AnnotatedImage, tally: Tally) -> list[Subject]:
 
 
 def region(subject: Subject, image: AnnotatedImage) -> np.ndarray:
-    """(H, W) bool: the pixels about which a subject without a mask leaves nothing known: those of
-    its box, or all of them without one.
+    """(H, W) bool: the pixels that a subject without a mask makes unknown: those of its box, or all
+    if it has none.
     """
     if subject.rle is not None:
         return rle.decode(subject.rle).view(bool)
@@ -81,7 +80,7 @@ def region(subject: Subject, image: AnnotatedImage) -> np.ndarray:
 def _mask(
     annotation: Annotation, image: AnnotatedImage, place: str, tally: Tally
 ) -> dict[str, Any] | None:
-    """None where there is no usable mask; a mask without a single pixel is none."""
+    """The mask; None if it is unusable or empty."""
     reason = Reason.CROWD_DAMAGED if annotation.crowd else Reason.MASK_DAMAGED
     if annotation.segmentation is None:
         tally.add(reason if annotation.crowd else Reason.MASK_MISSING, place)

@@ -1,4 +1,4 @@
-"""Values of annotation files: read leniently where the meaning is clear, shown in one line."""
+"""Values in annotation files: read leniently if the meaning is clear, shown in one line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LARGEST_ID = 2**63 - 1
 
 
 def shown(value: Any) -> str:
-    """A value for a message: short, and in ASCII.
+    """A value for a message, short and in ASCII.
 
     >>> shown("é")
     "'\\\\xe9'"
@@ -73,10 +73,10 @@ def _number(value: Any) -> float:
 
 
 def identifier(value: Any) -> int | None:
-    """The id that a file gives to something, as an integer from 0 to 2**63 - 1; None if it is none.
+    """An id in a file as an integer from 0 to 2**63 - 1; None if it is no id.
 
-    Integers in that range are kept, also when written as text or as a float. Any other integer or
-    text gets a number of its own, derived from its digits or letters.
+    Integers in that range are kept, also when written as text or float. Any other integer or text
+    is mapped to a number derived from its characters.
 
     >>> identifier(7), identifier("7"), identifier(7.0), identifier(None)
     (7, 7, 7, None)
@@ -99,7 +99,7 @@ def identifier(value: Any) -> int | None:
 
 
 def crowd_flag(value: Any) -> bool | None:
-    """Whether `iscrowd` says that a region is a crowd; None if it cannot be told.
+    """Whether `iscrowd` marks a region as a crowd; None if the value is unclear.
 
     >>> crowd_flag(1), crowd_flag("0"), crowd_flag(None), crowd_flag("perhaps")
     (True, False, False, None)

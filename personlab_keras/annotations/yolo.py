@@ -1,4 +1,4 @@
-"""Reading a YOLO-pose data set by the rules of the COCO reader."""
+"""Reads a YOLO-pose data set by the rules of the COCO reader."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from personlab_keras.errors import InputError
 from personlab_keras.method.skeleton import Skeleton
 
 _Place = tuple[str, int]
-"""Image and number of a line in its label file."""
+"""Image name and line number in its label file."""
 
 
 def read_yolo(
@@ -41,21 +41,20 @@ def read_yolo(
 ) -> Dataset:
     """Reads a split of a YOLO-pose data set.
 
-    An image without a label file, or with an empty one, is an image without people. What is wrong
-    with a single line is counted by the reasons of `read_coco`, under the name of the label file
-    and the number of the line.
+    An image with an empty label file, or with none, has no people. Faults of single lines are
+    counted by the reasons of `read_coco`, with label file and line number as examples.
 
     Args:
         path: a data.yaml, or a folder: see `open_yolo`.
-        categories: names of the classes that count; if none, the only one.
+        categories: names of the classes to read; by default the only one.
         strict: whether the first fault is an error.
         split: "train", "val" or "test"; None for the only one.
-        frame: in which fractions count, `STORED` or `TURNED`; Ultralytics' is the latter.
+        frame: the frame of the coordinates, `STORED` or `TURNED`; Ultralytics uses the latter.
 
     Raises:
-        InputError: as `open_yolo`; the data.yaml tells other keypoints than the skeleton's; no
-            image has a label file, no line has as many numbers as it should, or the coordinates
-            are no fractions; with `strict`, the first fault.
+        InputError: as `open_yolo`; if the keypoints of the data.yaml differ from the skeleton's, no
+            image has a label file, no line has the expected number of values, or the coordinates
+            are no fractions; with `strict`, for the first fault.
     """
     folder = open_yolo(path, split)
     tally = Tally(strict, folder.source)
@@ -98,8 +97,8 @@ def read_yolo(
 
 
 def _texts(folder: YoloFolder, tally: Tally) -> Iterator[tuple[str, str | None]]:
-    """The label file of every image; None where there is none. An image whose label file cannot be
-    read is left out: nobody knows who is in it.
+    """The contents of every image's label file; None if there is none. Images whose label file is
+    unreadable are omitted, since their people are unknown.
     """
     for name in folder.images:
         file = folder.label_file(name)
@@ -112,8 +111,8 @@ def _texts(folder: YoloFolder, tally: Tally) -> Iterator[tuple[str, str | None]]
 
 
 def _layout(texts: Mapping[str, str | None], skeleton: Skeleton) -> YoloPose:
-    """What a data.yaml would say, by the lines: which classes there are, and whether keypoints have
-    visibilities.
+    """The layout inferred from the lines if there is no data.yaml: the classes, and whether
+    keypoints have visibilities.
     """
     count = skeleton.keypoint_count
     guess = YoloPose(names={}, keypoints=count, dimensions=3)
@@ -130,7 +129,7 @@ def _layout(texts: Mapping[str, str | None], skeleton: Skeleton) -> YoloPose:
 def _lines(
     texts: Mapping[str, str | None], data: YoloPose
 ) -> Iterator[tuple[_Place, LabelLine | str]]:
-    """All lines that are not blank, or what is wrong with one."""
+    """All non-blank lines, each parsed or as an error message."""
     for name, text in texts.items():
         for number, line in enumerate((text or "").splitlines(), start=1):
             if line.split():
@@ -143,8 +142,8 @@ def _lines(
 def _images(
     folder: YoloFolder, texts: Mapping[str, str | None], tally: Tally, frame: str
 ) -> Iterator[tuple[int, tuple[str, int, int]]]:
-    """Id -> (file name, width, height) of the images whose size can be told: without it nobody
-    knows where people are.
+    """Id -> (file name, width, height) of the images of known size, without which coordinates are
+    meaningless.
     """
     for name, number in image_ids(folder.images).items():
         if name in texts:
@@ -161,10 +160,10 @@ def _add_people(
     texts: Mapping[str, str | None],
     tally: Tally,
 ) -> None:
-    """Hands the lines of images, name -> (id, width, height), to the rules.
+    """Passes the lines of images, name -> (id, width, height), to the COCO rules.
 
     Raises:
-        InputError: no line is one of this kind of file.
+        InputError: if no line belongs to such a file.
     """
     classes = ", ".join(f"{number} {name!r}" for number, name in data.names.items())
     with_boxes = inside = 0
@@ -206,8 +205,8 @@ def _add_people(
 def _entry(
     line: LabelLine, data: YoloPose, number: int, image: int, width: int, height: int
 ) -> dict[str, Any]:
-    """A line as COCO's form has it. What it does not give is replaced by words about it, which the
-    rules refuse and show.
+    """A line in COCO's form. Missing values are replaced by a description, which the rules refuse
+    and show.
     """
     came = f"a line of {line.columns} numbers instead of {data.columns}"
     box = line.coco_box(width, height)

@@ -1,4 +1,4 @@
-"""Where the images and label files of a YOLO-pose data set lie."""
+"""Locates the images and label files of a YOLO-pose data set."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from personlab_keras.io.files import SMALL, SMALL_YAML, parse_yaml, read_small
 from personlab_keras.io.images import EXTENSIONS
 
 NO_LABELS = frozenset({"classes.txt"})
-"""What annotation tools leave beside label files."""
+"""Text files that annotation tools write beside label files."""
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,13 @@ class YoloFolder:
     """One split of a YOLO-pose data set.
 
     Attributes:
-        data: what the data.yaml says; None where the folder has none.
-        source: the data.yaml, or the folder: named in errors.
-        root: the folder below which all images lie, resolved.
-        images: their names below `root`, in the order of the names.
-        outside: entries of lists that lead out of `root`.
-        repeated: entries of lists that were there before.
-        strays: label files of no image.
+        data: the parsed data.yaml; None if the folder has none.
+        source: the data.yaml or the folder, for messages.
+        root: the common folder of all images, resolved.
+        images: their names below `root`, sorted.
+        outside: list entries that lead out of `root`.
+        repeated: repeated list entries.
+        strays: label files without an image.
     """
 
     data: YoloPose | None
@@ -39,18 +39,18 @@ class YoloFolder:
     strays: tuple[Path, ...]
 
     def label_file(self, image: str) -> Path:
-        """Where the label file of an image is, if it has any."""
+        """The path of an image's label file, whether it exists or not."""
         return label_path(self.root / image)
 
 
 def is_yolo(path: str | Path) -> bool:
-    """Whether annotations are a YOLO-pose data set, by the path alone: a folder or a YAML file."""
+    """Whether a path is a YOLO-pose data set: a folder or a YAML file."""
     return Path(path).is_dir() or Path(path).suffix.lower() in (".yaml", ".yml")
 
 
 def label_path(image: Path) -> Path:
-    """The label file of an image: the last folder called `images` becomes `labels`, and the ending
-    `.txt`; beside the image where no folder is called so.
+    """The label file of an image: the last folder named `images` becomes `labels`, and the suffix
+    `.txt`. Without such a folder it lies beside the image.
 
     >>> label_path(Path("set/images/train/a.b.jpg")).as_posix()
     'set/labels/train/a.b.txt'
@@ -67,12 +67,12 @@ def open_yolo(path: str | Path, split: str | None = None) -> YoloFolder:
     """The images of a split.
 
     Args:
-        path: a data.yaml; or a folder with one, or with `images` and `labels`.
-        split: of "train", "val" and "test"; None for the only one.
+        path: a data.yaml, or a folder with one or with `images` and `labels`.
+        split: "train", "val" or "test"; None for the only one.
 
     Raises:
-        InputError: the path is neither; the data.yaml is malformed; there is no such split, or
-            several and none was named; it has no images.
+        InputError: if the path is neither, the data.yaml is malformed, the split is missing or
+            ambiguous, or it has no images.
     """
     place = Path(path)
     file = _data_yaml(place) if place.is_dir() else place
@@ -106,11 +106,10 @@ def load_yaml(file: Path) -> object:
 
 
 def read_text(file: Path, most: int = SMALL) -> str:
-    """The text of a small file, whatever editor saved it.
+    """The text of a small file, with or without a byte order mark.
 
     Raises:
-        InputError: it is missing, no regular file, cannot be read, is too large, or is not in
-            UTF-8.
+        InputError: if it is missing, no regular file, unreadable, too large, or not in UTF-8.
     """
     try:
         return read_small(file, most).decode("utf-8-sig")
@@ -128,8 +127,8 @@ def _chosen(splits: list[str], split: str | None, source: str) -> str:
 
 
 def _plain_folder(folder: Path, split: str | None) -> YoloFolder:
-    """A folder without a data.yaml: `images` and `labels`, perhaps with a subfolder per split; or
-    such a pair per split.
+    """A folder without a data.yaml: `images` and `labels`, optionally with a subfolder per split,
+    or one such pair per split.
     """
     pairs = {each: folder / "images" / each for each in SPLITS} | {
         each: folder / each / "images" for each in SPLITS if (folder / each / "images").is_dir()
@@ -152,8 +151,8 @@ def _plain_folder(folder: Path, split: str | None) -> YoloFolder:
 def _places(file: Path, data: YoloPose, split: str) -> tuple[Path, list[Path], list[Path]]:
     """The data set's root, and the folders and lists of a split.
 
-    `path` counts from the file here, from the working directory at Ultralytics, and is often that
-    of another machine: the first root below which the split exists is taken.
+    `path` is relative to the file here, to the working directory in Ultralytics, and often from
+    another machine: the first root that contains the split is taken.
     """
     wanted = (data.splits or {})[split]
     beside = file.parent
@@ -171,7 +170,7 @@ def _places(file: Path, data: YoloPose, split: str) -> tuple[Path, list[Path], l
 
 
 def _below(root: Path, name: str) -> Path | None:
-    """A folder of images, or a list of them. Roboflow writes `../train/images` for what lies beside
+    """A folder of images, or a list of them. Roboflow writes `../train/images` for a folder beside
     the data.yaml.
     """
     names = [name, name.removeprefix("../")] if name.startswith("../") else [name]
@@ -181,7 +180,7 @@ def _below(root: Path, name: str) -> Path | None:
 def _collect(
     data: YoloPose | None, source: str, root: Path, folders: list[Path], lists: list[Path]
 ) -> YoloFolder:
-    # Symbolic links in the places that the data.yaml itself names are its owner's.
+    # The data.yaml itself may name symbolic links.
     real = [folder.resolve() for folder in folders] + ([root.resolve()] if lists else [])
     top = Path(os.path.commonpath(real))
     images: dict[str, None] = {}
@@ -220,8 +219,8 @@ def _collect(
 
 
 def _entry(entry: str, listing: Path, root: Path, top: Path) -> str | None:
-    """The name below `top` of an image in a list; None where it lies elsewhere. `./` counts from
-    the list, other names from the data set's root or the list, whichever there is.
+    """The name, below `top`, of an image in a list; None if it lies elsewhere. `./` is relative to
+    the list, other names to the data set's root or the list, whichever exists.
     """
     name = PurePosixPath(entry.replace("\\", "/"))
     bases = [listing.parent] if entry.startswith("./") else [root, listing.parent]
@@ -231,13 +230,13 @@ def _entry(entry: str, listing: Path, root: Path, top: Path) -> str | None:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """The files below a folder, but for hidden ones."""
+    """The files below a folder, except hidden ones."""
     for place, _, names in os.walk(folder):
         yield from (Path(place, name) for name in names if not name.startswith("."))
 
 
 def _strays(images: list[Path], folders: list[Path]) -> tuple[Path, ...]:
-    """The label files beside folders of images that belong to none; a list may leave images out."""
+    """The label files that belong to no image in the folders; a list may omit images."""
     known = {label_path(image) for image in images}
     places = {label_path(folder / "x").parent for folder in folders}
     return tuple(
@@ -251,8 +250,8 @@ def _strays(images: list[Path], folders: list[Path]) -> tuple[Path, ...]:
 
 
 def image_ids(names: tuple[str, ...]) -> dict[str, int]:
-    """An id for every image: the number that it is called by, where all are called by different
-    ones, as COCO's are; else its place in the order of the names, from 1.
+    """An id for every image: the number in its name if all names are distinct numbers, as in COCO;
+    otherwise its rank by name, from 1.
 
     >>> image_ids(("a/000000000009.jpg", "b/000000000025.jpg"))
     {'a/000000000009.jpg': 9, 'b/000000000025.jpg': 25}

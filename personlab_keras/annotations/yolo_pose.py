@@ -1,9 +1,9 @@
-"""YOLO-pose as plain values: what a data.yaml says, and the lines of label files, both ways.
+"""Parses and writes YOLO-pose text: the data.yaml and the lines of label files.
 
 A label file has one line per object, numbers separated by white space: class, x and y of the box's
 centre, its width and height, then per keypoint x, y (`kpt_shape: [K, 2]`) or x, y, visibility
-(`[K, 3]`). All but the class and the visibility are fractions of the image's width and height: the
-COCO keypoint at pixel x stands as x / width, as Ultralytics converts COCO.
+(`[K, 3]`). All but the class and the visibility are fractions of the image's width and height: a
+COCO keypoint at pixel x becomes x / width, as in Ultralytics' conversion.
 """
 
 from __future__ import annotations
@@ -21,27 +21,26 @@ from personlab_keras.method.skeleton import Skeleton
 
 SPLITS = ("train", "val", "test")
 _DECIMALS = 9
-"""Of the fractions written: 20,000 pixels times half a unit of the last place are 1e-5 pixels."""
+"""Decimals of written fractions: the error is 1e-5 pixels in an image of 20,000 pixels."""
 _PIXEL_DECIMALS = 3
-"""Of the pixels read: six decimals of a fraction, as most tools write, tell no more of an image of
-1,000 pixels, and what stood on a whole pixel stands there again.
+"""Decimals of pixels read: six decimals of a fraction, as most tools write, say no more about an
+image of 1,000 pixels, and whole pixels are restored exactly.
 """
 _OTHER_NAMES = {"val": ("validation", "valid")}
 
 
 @dataclass(frozen=True)
 class YoloPose:
-    """What a data.yaml says.
+    """The contents of a data.yaml.
 
     Attributes:
         names: class id -> name.
         keypoints: K, the number of keypoints of every class.
         dimensions: 3 with a visibility per keypoint, 2 without.
-        flip_order: the `flip_idx` of the file; None where it has none.
-        keypoint_names: class id -> K names, of the classes for which the file says them.
-        root: the `path` of the file, as it stands there; empty where it has none.
-        splits: of `SPLITS`, those that the file has -> folders of images, or text files that list
-            images.
+        flip_order: the `flip_idx` of the file; None if absent.
+        keypoint_names: class id -> K names, of the classes for which the file lists them.
+        root: the `path` of the file, unchanged; empty if absent.
+        splits: the splits in the file -> their image folders, or text files that list images.
     """
 
     names: Mapping[int, str]
@@ -54,19 +53,19 @@ class YoloPose:
 
     @property
     def columns(self) -> int:
-        """Numbers in a line."""
+        """Values in a line."""
         return 5 + self.keypoints * self.dimensions
 
 
 def parse_data_yaml(values: Any, source: str) -> YoloPose:
-    """The content of a data.yaml, checked.
+    """Parses and checks the contents of a data.yaml.
 
     Args:
-        values: as YAML gives it.
-        source: named in errors.
+        values: the loaded YAML.
+        source: the file, for messages.
 
     Raises:
-        InputError: a field is missing or malformed.
+        InputError: if a field is missing or malformed.
 
     >>> said = parse_data_yaml({"names": {0: "person"}, "kpt_shape": [17, 3]}, "data.yaml")
     >>> said.names, said.columns
@@ -140,7 +139,7 @@ def _keypoint_names(
     if said is None:
         return {}
     if isinstance(said, list):
-        # A list of names holds for every class, a list of lists for one class after the other.
+        # A list of names applies to every class, a list of lists to one class each.
         said = (
             dict(enumerate(said))
             if said and isinstance(said[0], list)
@@ -182,11 +181,10 @@ def _splits(values: Mapping[str, Any], source: str) -> dict[str, tuple[str, ...]
 
 
 def check_skeleton(data: YoloPose, skeleton: Skeleton, source: str) -> None:
-    """Whether labels hold the keypoints of a skeleton, as far as a data.yaml tells.
+    """Checks that the keypoints are those of a skeleton, as far as the data.yaml specifies them.
 
     Raises:
-        InputError: it tells another number, or another order: by the names, or by what is mirrored
-            into what.
+        InputError: if their number differs, or their order according to names or `flip_idx`.
     """
     if data.keypoints != skeleton.keypoint_count:
         raise InputError(
@@ -207,9 +205,9 @@ class LabelLine:
 
     Attributes:
         class_id: the first number.
-        values: all numbers, NaN where a text is none.
-        keypoints: (K, 3) float64 [x, y, visibility]; None where the line has another number of
-            numbers than it should.
+        values: all values, NaN for text that is no number.
+        keypoints: (K, 3) float64 [x, y, visibility]; None if the line has an unexpected number of
+            values.
     """
 
     class_id: int
@@ -218,19 +216,19 @@ class LabelLine:
 
     @property
     def columns(self) -> int:
-        """How many numbers the line has."""
+        """The number of values in the line."""
         return len(self.values)
 
     @property
     def box(self) -> tuple[float, ...] | None:
-        """Centre x, y, width, height; None unless the line has as many numbers as it should, or
-        those of a box alone: others may be anything, corners of a polygon for one.
+        """Centre x, y, width, height; None unless the line has the expected number of values, or
+        those of a box alone. Others may be anything, such as the corners of a polygon.
         """
         return self.values[1:5] if self.keypoints is not None or self.columns == 5 else None
 
     @property
     def within(self) -> bool:
-        """Whether there is a box with its centre in the image, give or take a hundredth."""
+        """Whether there is a box whose centre is in the image, within a hundredth."""
         return self.box is not None and all(-0.01 <= value <= 1.01 for value in self.box[:2])
 
     def coco_box(self, width: int, height: int) -> list[float] | None:
@@ -250,13 +248,13 @@ class LabelLine:
 
 
 def parse_line(text: str, keypoints: int, dimensions: int) -> LabelLine:
-    """A line that is not blank.
+    """Parses a non-blank line.
 
-    Without visibilities a keypoint is labelled unless it stands at 0 0 or below 0, as tools write
-    what they do not have.
+    Without visibilities, a keypoint is labelled unless it is at 0 0 or negative, as tools write
+    missing ones.
 
     Raises:
-        ValueError: the class is no whole number; the text says what it must be.
+        ValueError: if the class is no whole number; the message states the rule.
 
     >>> line = parse_line("0 0.5 0.5 0.2 0.4  0.25 0.75", keypoints=1, dimensions=2)
     >>> line.coco_box(100, 100), line.coco_keypoints(100, 100)
@@ -279,7 +277,7 @@ def parse_line(text: str, keypoints: int, dimensions: int) -> LabelLine:
 
 
 def _number(text: str) -> float:
-    """NaN where it is none. Python reads more than numbers as other tools write them: 1_000."""
+    """The number, or NaN. Python alone would also accept spellings such as 1_000."""
     try:
         return float("nan") if "_" in text else float(text)
     except ValueError:
@@ -296,7 +294,7 @@ def label_text(
 
     Args:
         people: class, box [x, y, width, height] and keypoints (K, 3) [x, y, visibility] of each,
-            in pixels as COCO has them.
+            in pixels as in COCO.
 
     >>> label_text([(0, [40.0, 30.0, 20.0, 40.0], np.array([[25.0, 75.0, 2.0]]))], 100, 100)
     '0 0.5 0.5 0.2 0.4 0.25 0.75 2\\n'
@@ -316,7 +314,7 @@ def _shortest(value: float) -> str:
 
 
 def data_yaml_text(data: YoloPose) -> str:
-    """The data.yaml that `parse_data_yaml` reads back to the same."""
+    """The text of a data.yaml; inverse of `parse_data_yaml`."""
     splits = {
         split: places[0] if len(places) == 1 else list(places)
         for split, places in (data.splits or {}).items()

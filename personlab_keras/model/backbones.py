@@ -1,17 +1,17 @@
-"""Backbones: from an image to features whose cell [i, j] at output stride s *is* the image point (s
-* j, s * i).
+"""Backbones: from an image to features whose cell [i, j] at output stride s *is* the image point
+(s * j, s * i).
 
 Any of the networks of keras.applications listed in `BACKBONES` is rebuilt at output stride 8, 16 or
 32 with the layer names and weight shapes of the original, so that its pretrained weights load
 unchanged:
 
-- a stride that would go beyond the output stride becomes 1, and every later spatial layer is
-  dilated by the rate so accumulated (the layer that loses its stride keeps the rate from before
-  it);
+- a stride beyond the output stride becomes 1, and every later spatial layer is dilated by the
+  accumulated rate (the layer that loses its stride keeps the previous rate);
 - paddings become symmetric, a dilated layer's padding is scaled by its rate, and an unpadded layer
-  is padded: otherwise a map loses cells on the way and its cells come to lie on odd pixels.
+  is padded; otherwise a map would lose cells and the others would shift off their pixels.
 
-The preprocessing of a backbone is its first layer, so training and inference cannot differ in it.
+The preprocessing is the first layer of a backbone, so it cannot differ between training and
+inference.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ from personlab_keras.model.layers import (
 )
 
 OUTPUT_STRIDES = (8, 16, 32)
-"""The output strides that a backbone can be built at."""
+"""The output strides at which a backbone can be built."""
 
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """What is needed to build a backbone.
+    """How to build a backbone.
 
     Attributes:
-        application: its name in keras.applications; None for this project's own and for those of
-            `released`.
+        application: its name in keras.applications; None for this project's own and for Google's
+            released ones.
         preprocessing: a key of `layers.PREPROCESSING`.
-        has_alpha: whether it comes in several widths.
+        has_alpha: whether it exists in several widths.
     """
 
     application: str | None
@@ -75,7 +75,7 @@ BACKBONES: dict[str, BackboneSpec] = {
     "mobilenetv1_released": BackboneSpec(None, "tf", has_alpha=True),
     "resnet50_released": BackboneSpec(None, "slim"),
 }
-"""Name, as in `model.backbone` -> spec."""
+"""Name as in `model.backbone` -> spec."""
 
 _UNALIGNABLE = {
     "vgg": "its 2x2 pools lie between pixels",
@@ -84,16 +84,16 @@ _UNALIGNABLE = {
     "nasnet": "it crops and pads by halves of a stride",
     "inception": "its average pools cannot be dilated",
 }
-"""Beginning of a name in keras.applications -> why no backbone of that family can keep its cells on
-pixels stride * i.
+"""Name prefix in keras.applications -> why the cells of that family cannot lie on pixels stride *
+i.
 """
 
 
 def build_backbone(
     name: str, output_stride: int, alpha: float = 1.0, weights: str | None = None
 ) -> keras.Model:
-    """A functional model from "image" (B, H, W, 3) float32 RGB 0..255 to features (B, (H-1)/s + 1,
-    (W-1)/s + 1, C).
+    """Builds a functional model from "image" (B, H, W, 3) float32 RGB 0..255 to features (B,
+    (H-1)/s + 1, (W-1)/s + 1, C).
 
     Args:
         name: a key of `BACKBONES`.
@@ -101,11 +101,12 @@ def build_backbone(
         alpha: width multiplier, 1.0 for backbones that have none.
         weights: None for random ones, "imagenet" for those of keras.applications, or the path of a
             Keras weights file: one saved from this backbone (`.weights.h5`), or one of
-                keras.applications without top (`.h5`).
+            keras.applications without top (`.h5`).
 
     Raises:
-        InputError: the name, stride or width is not to be had; weights are missing, unreadable or
-            of another network. A call of the model on an image whose side is no s * n + 1.
+        InputError: if the name, stride or width is not supported, or the weights are missing,
+            unreadable or of another network. Calling the model on an image whose side is not
+            s * n + 1 raises it, too.
     """
     spec = _spec(name)
     if output_stride not in OUTPUT_STRIDES:
@@ -173,7 +174,7 @@ def _load_weights(
             with warnings.catch_warnings():
                 warnings.simplefilter(
                     "ignore"
-                )  # the MobileNets warn that their weights were trained on another side
+                )  # the MobileNets warn that their weights were trained at another image size
                 original = _application(name, alpha, weights, preprocessed)
         except (
             Exception
@@ -196,7 +197,7 @@ def _load_weights(
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore"
-            )  # of what a file lacks, layer by layer, before the error that sums it up
+            )  # about each missing layer, before the error that sums them up
             check_hdf5(weights, 4 * sum(each.nbytes for each in backbone.get_weights()) + (1 << 20))
             backbone.load_weights(weights)
     except InputError:
@@ -217,8 +218,8 @@ def _one_line(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class _Scale:
-    """How a tensor of the rebuilt network lies on the image: pixels per cell, cells of the original
-    between neighbours of its kernels, and whether a padding layer made it."""
+    """The geometry of a tensor in the rebuilt network: pixels per cell, dilation rate of the
+    kernels that read it, and whether it is the output of a padding layer."""
 
     stride: int = 1
     rate: int = 1
@@ -226,13 +227,13 @@ class _Scale:
 
 
 def rebuild_at_stride(original: keras.Model, output_stride: int) -> keras.Model:
-    """A copy of a network, random weights, at a smaller output stride and with its cells on pixels
-    stride * i.
+    """A copy of a network with random weights, at a smaller output stride and with its cells on
+    pixels stride * i.
 
-    Names and weight shapes stay. Weights of the original fit in by `set_weights`.
+    Names and weight shapes are those of the original, so `set_weights` accepts its weights.
 
     Raises:
-        InputError: the network has a layer whose cells cannot lie on such pixels.
+        InputError: if the network has a layer whose cells cannot lie on such pixels.
     """
     scales: dict[str, _Scale] = {}
 
@@ -264,8 +265,8 @@ def rebuild_at_stride(original: keras.Model, output_stride: int) -> keras.Model:
 
 
 def _unpadded(layer: Any, padded: Any) -> Any:
-    """The tensor that was padded with zeros for a maximum, if it has no value below them: then
-    padding within the layer gives the same, and nothing is copied. None otherwise.
+    """The input of the zero padding before a max pooling, if it has no negative values: the pooling
+    can then pad by itself, without a copy. None otherwise.
     """
     if not isinstance(layer, layers.MaxPooling2D):
         return None
@@ -278,13 +279,13 @@ def _unpadded(layer: Any, padded: Any) -> Any:
 
 
 _EFFICIENTNET_INPUT_SCALE = [1 / variance**0.5 for variance in (0.229, 0.224, 0.225)]
-"""keras.applications applies this after the normalisation, and only where it loads imagenet weights
-itself: those weights were trained so. Here it is always applied, because a network must not depend
-on where its weights came from."""
+"""Rescaling that keras.applications applies after the normalisation, but only if it loads the
+imagenet weights itself, which were trained with it. Here it is always applied, because a network
+must not depend on where its weights came from."""
 
 
 def _aligned(layer: Any, before: _Scale, output_stride: int) -> tuple[Any, _Scale]:
-    """The layer as it must be on a tensor of scale `before`, and the scale of its output."""
+    """The layer adapted to a tensor of scale `before`, and the scale of its output."""
     if isinstance(layer, layers.ZeroPadding2D):
         # Before a stride-2 layer, keras.applications pads by (k // 2 - 1, k // 2), which suits even
         # sides only.
@@ -332,9 +333,9 @@ def _changed(layer: Any, **changes: Any) -> Any:
 def _apply_small(image: Any, output_stride: int, alpha: float) -> Any:
     """A residual network of plain 3x3 convolutions for training on a CPU within minutes.
 
-    Neither depthwise convolutions nor deep stacks at fine strides, both slow there. The dilated
-    blocks at stride 16 see 591 pixels, more than a person of the demo; at output stride 8 their
-    features, upsampled, are joined with finer ones."""
+    It avoids depthwise convolutions and deep stacks at fine strides, which are slow there. The
+    dilated blocks at stride 16 have a receptive field of 591 pixels, more than a person in the
+    demo; at output stride 8 their upsampled features are joined with finer ones."""
 
     def width(channels: int) -> int:
         return max(8, 8 * round(channels * alpha / 8))

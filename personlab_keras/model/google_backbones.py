@@ -1,9 +1,8 @@
-"""The two networks under PoseNet and BodyPix as Google released them: MobileNetV1 and TF-slim's
-ResNet-50.
+"""The backbones of Google's released PoseNet and BodyPix: MobileNetV1 and TF-slim's ResNet-50.
 
-Both have their batch-norm folded into the weights and biases of the convolutions. They differ from
-the networks of the same name in keras.applications in where their strides and paddings are, so
-weights of one do not fit the other."""
+Batch-norm is folded into the weights and biases of the convolutions. Strides and paddings are
+placed differently from the networks of the same name in keras.applications, so weights are not
+interchangeable."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ from keras import layers
 from personlab_keras.errors import InputError
 
 MOBILENET_WIDTHS = (0.5, 0.75, 1.0)
-"""The width multipliers that were released."""
+"""The released width multipliers."""
 
 RESNET_BLOCKS = ((64, 3), (128, 4), (256, 6), (512, 3))
 """Inner channels and units of the blocks of ResNet-50; a unit gives four times its inner
@@ -27,11 +26,11 @@ def mobilenet_blocks(alpha: float) -> list[tuple[int, int]]:
     """(channels, stride) of the 13 blocks after the first convolution, a depthwise and a pointwise
     convolution each.
 
-    The narrower ones end with two blocks of 512 * alpha channels and stride 1, where the full one
-    has 1024 and a last stride.
+    The narrower ones end with two blocks of 512 * alpha channels at stride 1, the full one with
+    1024 channels and a last stride.
 
     Raises:
-        InputError: no such width was released.
+        InputError: if this width was not released.
     """
     if alpha not in MOBILENET_WIDTHS:
         raise InputError(
@@ -64,7 +63,8 @@ def apply_mobilenet(image: Any, output_stride: int, alpha: float) -> Any:
 
 
 def apply_resnet(image: Any, output_stride: int, alpha: float = 1.0) -> Any:
-    """Features of ResNet-50: (B, H, W, 3) RGB less its mean to (B, (H-1)/s + 1, (W-1)/s + 1, 2048).
+    """Features of ResNet-50: (B, H, W, 3) RGB minus its mean to (B, (H-1)/s + 1, (W-1)/s + 1,
+    2048).
 
     Blocks 1 to 3 have their stride in the 3x3 convolution of the last unit, not of the first as in
     keras.applications."""
@@ -102,12 +102,11 @@ def _apply_unit(x: Any, channels: int, stride: int, rate: int, name: str) -> Any
 
 
 def at_output_stride(strides: Sequence[int], output_stride: int) -> list[tuple[int, int]]:
-    """(stride, dilation rate) of each of a chain of layers, given the strides that they have of
-    their own.
+    """(stride, dilation rate) of each layer of a chain, given their original strides.
 
-    A stride that would go beyond the output stride becomes 1 and multiplies the rate of the layers
-    after it. Where the strides of their own do not reach it, the last layer takes the rest: its
-    cells are some of those that it would have had.
+    A stride beyond the output stride becomes 1 and multiplies the rate of the later layers. If the
+    original strides do not reach the output stride, the last layer takes the rest: its cells are a
+    subset of the original ones.
 
     >>> at_output_stride([2, 2, 1, 2, 1], 4)
     [(2, 1), (2, 1), (1, 1), (1, 1), (1, 2)]

@@ -1,5 +1,5 @@
-"""Layers that Keras lacks: preprocessing that belongs to the network, and maps that keep their
-cells on pixels stride * i.
+"""Layers that Keras lacks: preprocessing as part of the network, and maps whose cells stay on
+pixels stride * i.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from personlab_keras.method.coordinates import map_side
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """From RGB 0..255 to what a network was trained on: (image, its channels reversed or not) *
-    scale + offset.
+    """Converts RGB 0..255 to the values a network was trained on: (image, with channels reversed or
+    not) * scale + offset.
     """
 
     scale: float = 1.0
@@ -31,15 +31,14 @@ PREPROCESSING: dict[str, Preprocessing] = {
     "slim": Preprocessing(offset=(-123.15, -115.90, -103.06)),
     "included": Preprocessing(),
 }
-"""Mode -> what it does. "slim" is that of Google's released ResNet; "included" leaves it to layers
+"""Mode -> preprocessing. "slim" is that of Google's released ResNet; "included" leaves it to layers
 of the network itself.
 """
 
 
 @keras.saving.register_keras_serializable(package="personlab_keras")
 class Preprocess(layers.Layer):
-    """Brings RGB 0..255 to what a network was trained on, and rejects images whose sides are no
-    stride * n + 1.
+    """Applies a preprocessing to RGB 0..255, and rejects images whose sides are not stride * n + 1.
 
     Args:
         mode: a key of `PREPROCESSING`.
@@ -70,7 +69,7 @@ class Preprocess(layers.Layer):
         try:
             map_side(side, self.stride)
         except InputError as error:
-            # Keras rewrites the text of an error raised inside a layer unless it bears this mark.
+            # Keras rewrites the message of an error raised inside a layer unless this is set.
             error._keras_call_info_injected = True  # type: ignore[attr-defined]
             raise
 
@@ -83,10 +82,10 @@ class Preprocess(layers.Layer):
 
 @keras.saving.register_keras_serializable(package="personlab_keras")
 class AlignedUpsampling(layers.Layer):
-    """Bilinear upsampling by the aligned rule: n cells become factor * (n - 1) + 1, and every old
+    """Bilinear upsampling with aligned corners: n cells become factor * (n - 1) + 1, and every old
     cell keeps its point and value.
 
-    (UpSampling2D and ops.image.resize follow the half-pixel rule, which moves every cell.)
+    (UpSampling2D and ops.image.resize use half-pixel centres, which moves every cell.)
 
     Args:
         factor: new cells per old one.
@@ -111,7 +110,7 @@ class AlignedUpsampling(layers.Layer):
         )
 
     def _weights(self, count: Any) -> Any:
-        """(new cells, `count`): what each old cell contributes to each new one."""
+        """(new cells, `count`): the weight of each old cell in each new one."""
         positions = ops.cast(ops.arange(self._new_count(count)), "float32") / self.factor
         distances = ops.abs(ops.expand_dims(positions, 1) - ops.cast(ops.arange(count), "float32"))
         return ops.cast(ops.maximum(1.0 - distances, 0.0), self.compute_dtype)
@@ -133,7 +132,7 @@ class AlignedUpsampling(layers.Layer):
 
 @keras.saving.register_keras_serializable(package="personlab_keras")
 class CropToMatch(layers.Layer):
-    """Cuts the cells off a map, right and below, that another of the same stride does not have."""
+    """Crops a map, right and below, to the size of another one of the same stride."""
 
     def call(self, x: Any, reference: Any) -> Any:
         """(B, h + a, w + b, C) and (B, h, w, D) to (B, h, w, C)."""
@@ -146,11 +145,11 @@ class CropToMatch(layers.Layer):
 
 @keras.saving.register_keras_serializable(package="personlab_keras")
 class DilatedMaxPooling(layers.Layer):
-    """Maximum over size x size cells that lie `rate` cells apart, stride 1, same sides: what a
-    strided pooling's successor becomes where strides are turned into dilation. Keras has none.
+    """Maximum over size x size cells `rate` cells apart, at stride 1 and with same padding: a
+    pooling layer after a stride that was turned into dilation. Keras has none.
 
     Args:
-        size: odd number of cells along a side.
+        size: odd number of cells per side.
         rate: distance between them.
     """
 

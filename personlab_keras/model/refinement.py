@@ -6,7 +6,7 @@ nearest point of the border, as in the decoder (`decoder.sampling.step_along`). 
 G and, through the point where G is sampled, into F.
 
 Two functions sample G. Gathers are fast on CPUs and GPUs. A TPU gathers and scatters one element at
-a time, and multiplies matrices with zeros in them faster.
+a time, so there products with sparse matrices are faster.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ Sample = Callable[[Any, Any, Any], Any]
 
 
 def sample(fields: Any, x: Any, y: Any) -> Any:
-    """Fields at positions between cells, bilinearly; positions beyond the border count as on it.
+    """Samples fields bilinearly at positions between cells; positions beyond the border are
+    clamped.
 
     Args:
         fields: (B, h, w, F, 2) float.
         x: (B, h, w, F) float, in cells: the column at which each field is sampled for each cell. No
-            value, NaN neither, leads to a read outside the map.
+            value, not even NaN, causes a read outside the map.
         y: (B, h, w, F) float, in cells: the row.
 
     Returns:
@@ -36,8 +37,8 @@ def sample(fields: Any, x: Any, y: Any) -> Any:
     left, right, across = _neighbours(x, width)
     top, bottom, down = _neighbours(y, height)
     if keras.distribution.distribution() is not None:
-        # Devices share the batch. Image by image, which a CPU does more slowly, they need not
-        # exchange it.
+        # Devices share the batch. Gathering image by image is slower on a CPU, but saves them
+        # from exchanging it.
         values = ops.reshape(fields, (batch, height * width, count, 2))
 
         def read(row: Any, column: Any) -> Any:
@@ -58,10 +59,10 @@ def sample(fields: Any, x: Any, y: Any) -> Any:
 
 
 def sample_by_products(fields: Any, x: Any, y: Any) -> Any:
-    """As `sample`, by products with matrices that hold a 1 for each cell that is read.
+    """As `sample`, by products with matrices that hold a 1 for each cell read.
 
-    The work grows with the square of the number of cells. A product in bfloat16, which is what a
-    TPU makes of float32, rounds the fields to 8 bits; positions and weights stay exact.
+    The work grows with the square of the number of cells. A product in bfloat16, as TPUs
+    compute those of float32, rounds the fields to 8 bits; positions and weights stay exact.
     """
     batch, height, width, count, _ = ops.shape(fields)
     cells = height * width
@@ -83,14 +84,14 @@ def _reader(height: int, width: int) -> Callable[[Any, Any, Any], Any]:
     """A function of fields (N, 2, cells) and positions x, y (N, P) on the map, in cells, to values
     (N, 2, P).
 
-    The gradient to the positions is known as soon as the four cells around them are read. So it
-    keeps that, and not the matrices.
+    The gradient with respect to the positions is known once the four cells around them are read, so
+    it is kept instead of the matrices.
     """
     cells = height * width
     corners = (0, 1, width, width + 1)  # from the upper left one, in the order of memory
 
     def around(x: Any, y: Any) -> tuple[Any, Any, Any]:
-        """A matrix (N, cells, P) that selects the upper left cell, and how far beyond it."""
+        """A matrix (N, cells, P) that selects the upper left cell, and the distance from it."""
         left = ops.minimum(ops.floor(x), max(width - 2, 0))
         top = ops.minimum(ops.floor(y), max(height - 2, 0))
         every = ops.reshape(ops.arange(cells, dtype=x.dtype), (1, cells, 1))
@@ -149,10 +150,11 @@ def refine(field: Any, source: Any, stride: int, sample: Sample = sample) -> Any
 
 
 class Refinement(layers.Layer):
-    """What both refinements share.
+    """The common part of both refinements.
 
     Attributes:
-        by_products: whether G is sampled by products. It says how, not what, and is not saved.
+        by_products: whether G is sampled by products. It does not change the result and is not
+            saved.
     """
 
     by_products = False
@@ -165,13 +167,13 @@ class Refinement(layers.Layer):
 
 @keras.saving.register_keras_serializable(package="personlab_keras")
 class MidRefinement(Refinement):
-    """Refines mid-range offsets by the short-range offsets of the keypoint that each edge leads
-    *to*.
+    """Refines mid-range offsets by the short-range offsets of the keypoint at the *end* of each
+    edge.
 
     Args:
-        steps: how often.
+        steps: number of steps.
         stride: input pixels per cell.
-        targets: (2E,) the keypoint that each directed edge leads to.
+        targets: (2E,) the keypoint at the end of each directed edge.
     """
 
     def __init__(self, steps: int, stride: int, targets: list[int], **kwargs: Any) -> None:
@@ -186,7 +188,7 @@ class MidRefinement(Refinement):
         source = _pairs(short_offsets)
         source = (
             ops.stack([source[:, :, :, target] for target in self.targets], axis=3)
-            if self.by_products  # without gathers, here too
+            if self.by_products  # without gathers, too
             else ops.take(source, ops.convert_to_tensor(self.targets, dtype="int32"), axis=3)
         )
         for _ in range(self.steps):
@@ -207,11 +209,11 @@ class MidRefinement(Refinement):
 
 @keras.saving.register_keras_serializable(package="personlab_keras")
 class LongRefinement(Refinement):
-    """Refines long-range offsets, first by the network's own long-range offsets, then as often by
-    the short-range ones.
+    """Refines long-range offsets, first by the long-range offsets themselves, then by the
+    short-range ones.
 
     Args:
-        steps: how often by each.
+        steps: number of steps of each kind.
         stride: input pixels per cell.
     """
 
@@ -242,8 +244,8 @@ def _pairs(offsets: Any) -> Any:
 
 
 def _neighbours(position: Any, count: Any) -> tuple[Any, Any, Any]:
-    """The two cells around a position along an axis of `count` cells, int32, and how far beyond the
-    first it lies, 0 to 1.
+    """The two cells around a position along an axis of `count` cells, int32, and its distance from
+    the first, 0 to 1.
     """
     # The integers are clipped as well as the position: `count` - 1 - tiny is `count` - 1 in
     # float32, and NaN becomes any integer.

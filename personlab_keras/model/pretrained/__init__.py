@@ -1,6 +1,6 @@
-"""Google's released networks, PoseNet and BodyPix, read into the networks of this project.
+"""Imports Google's released networks, PoseNet and BodyPix.
 
-`network.read_network` tells the story: a source (`catalogue`, `download`) holds a file (`tfjs`,
-`onnx_file`), which is read into a `graph`, whose convolutions are bound to our layers (`binding`).
-The same kinds of heads are trained here, so nothing downstream knows the difference.
+`network.read_network` is the entry point: a source (`catalogue`, `download`) provides a file
+(`tfjs`, `onnx_file`), which is read into a `graph`, whose convolutions are bound to our layers
+(`binding`).
 """

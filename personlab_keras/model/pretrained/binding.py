@@ -1,9 +1,9 @@
-"""Which convolution of a released graph is which layer of ours: the backbone by its structure, the
-heads by name.
+"""Matches the convolutions of a released graph to our layers: the backbone by structure, the heads
+by name.
 
 Released offsets are planar, y first (dy of all fields, then dx of all), in input pixels; ours are
-(dx, dy) field by field, in units of `model.OFFSET_UNIT`. The columns of the heads are put in our
-order and unit here, once."""
+(dx, dy) field by field, in units of `model.OFFSET_UNIT`. This module converts the columns of the
+heads."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _HEADS = {
     "segmentation": "float_segments|segments",
     "part_heatmaps": "float_part_heatmaps|part_heatmaps",
 }
-"""Output, or half of the mid-range offsets -> how its node is called: in BodyPix, in PoseNet, in
-conversions to ONNX.
+"""Output, or half of the mid-range offsets -> names of its node in BodyPix, in PoseNet and in ONNX
+conversions.
 """
 
 RELEASED_EDGES = (
@@ -44,15 +44,15 @@ at the parent, backward at the child.
 
 @dataclass(frozen=True)
 class Binding:
-    """What a graph holds for us.
+    """The parts of a released graph by our names.
 
     Attributes:
         backbone: "mobilenetv1_released" or "resnet50_released".
         alpha: its width multiplier.
-        output_stride: of the graph as it lies in the file.
+        output_stride: that of the graph in the file.
         layers: name of a layer of our backbone -> its convolution.
         heads: output -> kernel (1, 1, channels, columns) and bias (columns,) of its head in our
-            layout; the outputs in our order.
+            layout, in the order of our outputs.
     """
 
     backbone: str
@@ -66,7 +66,7 @@ def bind(graph: Graph) -> Binding:
     """Finds the heads and follows the graph from them down to the image.
 
     Raises:
-        InputError: the graph is none of the released networks.
+        InputError: if the graph is not a released network.
     """
     heads = _find_heads(graph)
     features = {head.source for head in heads.values()}
@@ -141,9 +141,7 @@ def _find_heads(graph: Graph) -> dict[str, Convolution]:
 
 
 def _mobilenet_layers(graph: Graph, last: Convolution) -> dict[str, Convolution]:
-    """The convolutions of a chain of depthwise and pointwise ones, by the names of our layers, from
-    the image on.
-    """
+    """The depthwise and pointwise convolutions from the image on, by the names of our layers."""
     chain: list[Convolution] = [last]
     while graph.node(chain[-1].source).op != "Placeholder" and len(chain) <= len(graph.nodes):
         before = below(graph, chain[-1].source)
@@ -212,7 +210,7 @@ def _resnet_layers(graph: Graph, features: str) -> dict[str, Convolution]:
 
 
 def _residual(graph: Graph, last: Convolution | Node) -> list[Convolution] | None:
-    """The three convolutions of a bottleneck, 1x1, 3x3 and 1x1, that ends in `last`; None where it
+    """The three convolutions of the bottleneck (1x1, 3x3, 1x1) that ends in `last`; None if `last`
     is a shortcut.
     """
     chain = [last]
@@ -227,7 +225,7 @@ def _residual(graph: Graph, last: Convolution | Node) -> list[Convolution] | Non
 def _to_our_layout(
     graph: Graph, heads: Mapping[str, Convolution]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Kernel and bias of every output in our order of columns and our unit."""
+    """Kernel and bias of every output, in our column order and unit."""
     known = COCO_PERSON.edge_indices.tolist()
     edges = [
         RELEASED_EDGES.index((parent, child)) for parent, child in known[: len(RELEASED_EDGES)]

@@ -1,4 +1,4 @@
-"""The networks that Google published, by name."""
+"""The networks published by Google, by name."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from personlab_keras.errors import InputError
 
 LICENCE = "Apache-2.0"
-"""Of PoseNet and BodyPix, code and weights (github.com/tensorflow/tfjs-models)."""
+"""Licence of PoseNet and BodyPix, code and weights (github.com/tensorflow/tfjs-models)."""
 
 DEFAULT_MODEL = "bodypix-mobilenet-v1-050"
-"""The network that `predict` uses if none is named: the smallest with masks and whole weights."""
+"""The default network of `predict`: the smallest with masks and unquantised weights."""
 
 _BASE = "https://storage.googleapis.com/tfjs-models/savedmodel"
 _STRIDE = 16
-"""Of the files that are fetched. The weights of a variant are the same at every output stride, so
-one file serves all of them.
-"""
+"""Output stride of the downloaded files. A variant has the same weights at every stride."""
 
 _SIZES = {
     "resnet50": (90, 45, 22),
@@ -25,8 +23,8 @@ _SIZES = {
     "mobilenet-v1-075": (5, 2, 1),
     "mobilenet-v1-050": (2, 1, 0.6),
 }
-"""Backbone -> megabytes with 4, 2 and 1 bytes a weight, as BodyPix 2.0's documentation rounds
-them.
+"""Backbone -> megabytes with 4, 2 and 1 bytes per weight, rounded as in BodyPix 2.0's
+documentation.
 """
 
 
@@ -35,9 +33,9 @@ class Published:
     """A published network.
 
     Attributes:
-        url: of its model JSON; the shards lie beside it.
-        megabytes: about how much is downloaded.
-        masks: whether it gives instance masks.
+        url: address of its model JSON; the shards lie beside it.
+        megabytes: approximate size of the download.
+        masks: whether it predicts instance masks.
     """
 
     url: str
@@ -61,14 +59,14 @@ def _published() -> dict[str, Published]:
 
 
 PUBLISHED = _published()
-"""Name -> network. "-quant2" and "-quant1" are stored with two bytes and one byte a weight."""
+"""Name -> network. "-quant2" and "-quant1" are stored with two bytes and one byte per weight."""
 
 
 def published(name: str) -> Published:
-    """The published network of a name.
+    """The published network of this name.
 
     Raises:
-        InputError: there is none.
+        InputError: if there is none.
     """
     if name not in PUBLISHED:
         near = difflib.get_close_matches(name, PUBLISHED, n=3) or list(PUBLISHED)[:3]
@@ -80,7 +78,7 @@ def published(name: str) -> Published:
 
 
 def listing() -> list[str]:
-    """A line for each published network: its name, its size, what it gives, its licence.
+    """A line for each published network: name, size, outputs, licence.
 
     >>> listing()[9]
     'bodypix-mobilenet-v1-050            2 MB  keypoints, masks  Apache-2.0'

@@ -1,5 +1,5 @@
-"""Downloaded files are kept in a cache. Each appears whole or not at all, and beside it what was
-received: address, size and checksum.
+"""Downloads files into a cache, atomically, each with a record of its address, size and
+checksum.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from personlab_keras.model.pretrained.tfjs import is_graph_model, shard_names, s
 
 RECORD_SUFFIX = ".download.json"
 _TIMEOUT = 30.0
-"""Seconds without a byte after which a download has failed."""
+"""Seconds without data after which a download fails."""
 _PIECE = 1 << 18
-"""Bytes between two reports of progress."""
+"""Bytes between progress reports."""
 
 Progress = Callable[[int, int], None]
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: PERSONLAB_CACHE, or else the platform's folder for caches."""
+    """The download folder: PERSONLAB_CACHE, or else the platform's cache folder."""
     if "PERSONLAB_CACHE" in os.environ:
         return Path(os.environ["PERSONLAB_CACHE"])
     if sys.platform == "win32":
@@ -46,11 +46,11 @@ def cache_folder() -> Path:
 
 
 def locate(source: str | Path, progress: Progress | None = None) -> tuple[Path, str]:
-    """The model file of a source, downloaded where needed, and what to call the source in the
+    """The model file of a source, downloaded if necessary, and the name of the source for the
     provenance.
 
     Raises:
-        InputError: there is none, or a folder holds several.
+        InputError: if there is none, or a folder holds several.
     """
     text = str(source)
     if text.startswith(("http://", "https://")):
@@ -85,14 +85,14 @@ def _only_model(folder: Path) -> Path:
 
 
 def fetch_network(url: str, progress: Progress | None = None) -> Path:
-    """The model file at an address, and the shards that it names, in the cache.
+    """Downloads a model file and the shards that it names; returns its path in the cache.
 
     Args:
         url: http or https address of a tfjs model JSON or an ONNX file.
-        progress: called with (bytes of weights received, bytes in all, 0 where unknown).
+        progress: called with (bytes of weights received, total bytes, 0 if unknown).
 
     Raises:
-        InputError: it cannot be downloaded, or what is in the cache is no longer what was received.
+        InputError: if the download fails, or a cached file has changed since.
     """
     named = url.partition("?")[0].endswith(".json")
     path = _fetch(
@@ -115,7 +115,7 @@ def fetch_network(url: str, progress: Progress | None = None) -> Path:
 
 
 def sha256(path: Path) -> str:
-    """The checksum of a file, in hexadecimal."""
+    """The SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -160,10 +160,10 @@ def _received(url: str, progress: Progress | None) -> bytes:
 
 
 def _cached(url: str) -> Path:
-    """Where the file of an address lies in the cache: host and path of the address.
+    """The path of an address in the cache, made of its host and path.
 
     Raises:
-        InputError: the address is not one of http or https, or names no file.
+        InputError: if the address is not http or https, or names no file.
     """
     parts = urllib.parse.urlsplit(url)
     names = [name for name in PurePosixPath(urllib.parse.unquote(parts.path)).parts if name != "/"]
@@ -175,7 +175,7 @@ def _cached(url: str) -> Path:
 
 
 def _verify(path: Path, record: Path) -> None:
-    """Refuses a file that is not what was received, before anything is read from it."""
+    """Refuses a file that has changed since its download, before anything is read from it."""
     known = read_json(record)
     found = {"size": path.stat().st_size, "sha256": sha256(path)}
     for name, value in found.items():

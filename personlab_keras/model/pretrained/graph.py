@@ -1,5 +1,5 @@
-"""Frozen graphs of convolutions, whatever file they came from, and the walk from a tensor down to
-the convolution that makes it.
+"""Frozen graphs of convolutions, independent of the file format, and the search from a tensor for
+the convolution that produces it.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ class Node:
     """One operation.
 
     Attributes:
-        name: what the file calls it.
-        op: in TensorFlow's vocabulary.
-        inputs: names of the tensors that it reads.
-        attributes: as TensorFlow names them, of plain Python types; strides, dilations and ksize
+        name: its name in the file.
+        op: its name in TensorFlow.
+        inputs: names of its input tensors.
+        attributes: by TensorFlow's names, of plain Python types; strides, dilations and ksize
             are (1, rows, columns, 1).
     """
 
@@ -33,11 +33,11 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """A network as a file holds it.
+    """A network as stored in a file.
 
     Attributes:
         source: the file, for messages.
-        nodes: name of a tensor -> the node that makes it.
+        nodes: name of a tensor -> the node that produces it.
         constants: name of a tensor -> its values. Kernels are (rows, columns, in, out), depthwise
             ones (rows, columns, channels, 1).
     """
@@ -47,10 +47,10 @@ class Graph:
     constants: Mapping[str, np.ndarray]
 
     def node(self, tensor: str) -> Node:
-        """The node that makes a tensor.
+        """The node that produces a tensor.
 
         Raises:
-            InputError: the graph has none.
+            InputError: if the graph has none.
         """
         if tensor not in self.nodes:
             raise InputError(f"{self.source}: damaged: no node makes {tensor}")
@@ -59,17 +59,17 @@ class Graph:
 
 @dataclass(frozen=True)
 class Convolution:
-    """A convolution with everything up to its activation folded into it.
+    """A convolution into which everything up to its activation is folded.
 
     Attributes:
-        name: of its node.
+        name: that of its node.
         kernel: (rows, columns, in, out), or (rows, columns, channels, 1) of a depthwise one;
             float32.
         bias: (out,) float32.
-        depthwise: whether every channel has a kernel of its own.
-        stride, rate: along both sides.
+        depthwise: whether each channel has its own kernel.
+        stride, rate: along both axes.
         activation: "Relu", "Relu6" or None.
-        source: the tensor that it reads.
+        source: its input tensor.
     """
 
     name: str
@@ -88,28 +88,27 @@ _ACTIVATIONS = ("Relu", "Relu6")
 _ADDITIONS = ("Add", "AddV2")
 _BATCH_NORMS = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
 _UNCHANGING = ("Identity", "Transpose", "Reshape", "BatchToSpaceND")
-"""Ops that hand their first input on, as far as the values of channels are concerned."""
+"""Ops that pass on the channel values of their first input."""
 _PADDINGS = ("Pad", "PadV2", "SpaceToBatchND", "Identity", "Transpose")
-"""Ops that may stand between a convolution and what it reads. TensorFlow dilates depthwise
-convolutions by SpaceToBatchND.
+"""Ops allowed between a convolution and its input. TensorFlow dilates depthwise convolutions by
+SpaceToBatchND.
 """
 
 
 def below(graph: Graph, tensor: str) -> Convolution | Node:
-    """What makes a tensor: the convolution next below it, or the addition of two branches, the pool
-    or the input there.
+    """The producer of a tensor: the nearest convolution, addition of two branches, pooling or
+    input.
 
     Biases and batch-norm in any form, fused into the convolution or as nodes between, are folded
     into the convolution.
 
     Raises:
-        InputError: an op that is not known here, or nodes missing or in an order that has no such
-            meaning.
+        InputError: if an op is unknown, a node is missing, or their order cannot be folded.
     """
     scale: Any = 1.0
     shift: Any = 0.0
     activation, touched = None, False
-    for _ in range(len(graph.nodes) + 1):  # a damaged file may go in circles
+    for _ in range(len(graph.nodes) + 1):  # a damaged file may have cycles
         node = graph.node(tensor)
         if node.op in _PLAIN + _DEPTHWISE:
             return _fold(graph, node, scale, shift, activation, touched)
@@ -125,7 +124,7 @@ def below(graph: Graph, tensor: str) -> Convolution | Node:
             return node
         elif (
             node.op not in _UNCHANGING and node.op != "MaxPool"
-        ):  # what is left of MaxPool picks every other cell
+        ):  # a MaxPool of size 1 picks every other cell
             known = _affine(graph, node)
             if known is None:
                 return node
@@ -164,8 +163,8 @@ def _affine(graph: Graph, node: Node) -> tuple[Any, Any, str] | None:
 
 
 def constant(graph: Graph, tensor: str) -> np.ndarray | None:
-    """The values of a tensor that depends on constants alone (float64), as unfolded batch-norm
-    computes them; None for others.
+    """The values (float64) of a tensor computed from constants alone, as in unfolded batch-norm;
+    None for others.
     """
     if tensor in graph.constants:
         return graph.constants[tensor].astype(np.float64)
@@ -265,7 +264,7 @@ def _constant_input(graph: Graph, node: Node, position: int, flat: bool = True) 
 
 
 def _along_sides(graph: Graph, node: Node, name: str) -> int:
-    """The one value of strides or dilations (1, rows, columns, 1)."""
+    """The common value of strides or dilations (1, rows, columns, 1)."""
     values = set(node.attributes.get(name, (1, 1, 1, 1))[1:3])
     if len(values) != 1:
         raise InputError(

@@ -1,6 +1,4 @@
-"""From a name, an address, a file or a folder to a network of ours with the weights that were found
-there.
-"""
+"""Reads a released network from a name, an address, a file or a folder."""
 
 from __future__ import annotations
 
@@ -24,27 +22,27 @@ from personlab_keras.model.pretrained.onnx_file import read_onnx
 from personlab_keras.model.pretrained.tfjs import read_tfjs, shard_names
 
 RELEASED_RADIUS = 32.0
-"""R in input pixels of all released networks, the paper's."""
+"""R of all released networks in input pixels, as in the paper."""
 
 RELEASED_LONGER_SIDE = 1201
-"""Pixels to which an image is resized for a released network: the best single size of those in
+"""Longer side in pixels of the input of a released network: the best single size in
 docs/results.md.
 """
 
 RELEASED_SCALES = 1.0, 0.5
-"""Sizes at which a released network sees each image, relative to `RELEASED_LONGER_SIDE`: it reads
-people well who take up to 350 px of its input, and portraits need the smaller one.
+"""Sizes at which a released network sees each image, relative to `RELEASED_LONGER_SIDE`. It finds
+people of up to 350 px of its input well; larger ones need the smaller size.
 """
 
 
 @dataclass(frozen=True)
 class Imported:
-    """A released network as one of ours.
+    """An imported network.
 
     Attributes:
-        network: as it trains, logits; at the output stride of the file.
-        config: builds it.
-        provenance: where the weights come from: source, licence, and size and sha256 of each file.
+        network: as for training, with logits, at the output stride of the file.
+        config: its configuration.
+        provenance: source and licence of the weights, and size and SHA-256 of each file.
     """
 
     network: keras.Model
@@ -58,11 +56,11 @@ def read_network(source: str | Path, progress: Progress | None = None) -> Import
     Args:
         source: the name of a published network (`catalogue.PUBLISHED`), an http(s) address, a tfjs
             model JSON, an ONNX file, or a folder that holds one of them.
-        progress: called with (bytes received, bytes in all) while something is downloaded.
+        progress: called with (bytes received, total bytes) during a download.
 
     Raises:
-        InputError: the source is none of these or cannot be had; the file is damaged, or is none of
-            the released networks.
+        InputError: if the source is none of these or is unavailable, or the file is damaged or not
+            a released network.
     """
     path, origin = locate(source, progress)
     graph = read_onnx(path) if path.suffix == ".onnx" else read_tfjs(path)
@@ -92,9 +90,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _load(network: keras.Model, binding: Binding, graph: Graph) -> None:
-    """Sets the weights of the network, after making sure that every layer is what the graph has in
-    its place.
-    """
+    """Sets the weights of the network after checking that every layer matches the graph."""
     for name, convolution in binding.layers.items():
         layer = network.get_layer(name)
         _check(layer, _activation_of(network, name), convolution, graph.source)
@@ -109,9 +105,7 @@ def _load(network: keras.Model, binding: Binding, graph: Graph) -> None:
 
 
 def _activation_of(network: keras.Model, name: str) -> str | None:
-    """TensorFlow's name of the activation after a layer of a released backbone; None where there is
-    none.
-    """
+    """TensorFlow's name of the activation after a layer of a released backbone, or None."""
     known = {layer.name: layer for layer in network.layers}
     relu = known.get(f"{name}_relu")
     return None if relu is None else "Relu" if relu.max_value is None else "Relu6"

@@ -1,6 +1,5 @@
-"""ONNX files. They are read with the `onnx` package, which only this module needs (the extra
-`onnx`): its parser and its checks of the format are maintained by those who define it, and the
-published networks do not need it, being TensorFlow.js models."""
+"""Reads ONNX files with the `onnx` package (the extra `onnx`), whose parser and checks are
+maintained with the format. The published networks are TensorFlow.js models and do not need it."""
 
 from __future__ import annotations
 
@@ -26,8 +25,8 @@ def read_onnx(path: Path) -> Graph:
     last.
 
     Raises:
-        InputError: the `onnx` package is not installed; the file is no ONNX model or its weights
-            lie elsewhere.
+        InputError: if the `onnx` package is not installed, the file is no ONNX model, or its
+            weights are in another file.
     """
     try:
         import onnx
@@ -78,8 +77,8 @@ def read_onnx(path: Path) -> Graph:
 
 
 def _translated(source: str, node: Node, constants: dict[str, np.ndarray]) -> Node:
-    """A node as TensorFlow would have it; the kernel of a convolution is put into the constants
-    with channels last.
+    """A node in TensorFlow's terms; the kernel of a convolution is added to the constants with
+    channels last.
     """
     if node.op == "Conv":
         return _convolution(source, node, constants)
@@ -132,7 +131,7 @@ def _sides(node: Node, name: str) -> tuple[int, ...]:
 
 
 def _limits(node: Node, constants: Mapping[str, np.ndarray]) -> tuple[float, float] | None:
-    """Of a Clip: attributes in the older versions of ONNX, inputs in the newer ones."""
+    """The limits of a Clip: attributes in older versions of ONNX, inputs in newer ones."""
     if "min" in node.attributes and "max" in node.attributes:
         return float(node.attributes["min"]), float(node.attributes["max"])
     limits = [constants.get(name) for name in node.inputs[1:3]]

@@ -1,5 +1,5 @@
-"""TensorFlow.js graph models: a JSON of nodes and a weights manifest, and shards of weights beside
-it.
+"""Reads TensorFlow.js graph models: a JSON with nodes and a weights manifest, and weight shards
+beside it.
 """
 
 from __future__ import annotations
@@ -24,16 +24,15 @@ _STORED = {
     "uint16": "<u2",
     "bool": "?",
 }
-"""dtype in a manifest -> how its values lie in the shards."""
+"""dtype in a manifest -> dtype in the shards."""
 
 
 def read_tfjs(path: Path) -> Graph:
-    """The graph of a model JSON, its weights read from the shards beside it and dequantised to
-    float32.
+    """The graph of a model JSON, with weights read from its shards and dequantised to float32.
 
     Raises:
-        InputError: the JSON is no graph model, is damaged, or a shard is missing, truncated or too
-            long.
+        InputError: if the JSON is damaged or no graph model, or a shard is missing, truncated or
+            too long.
     """
     model = read_json(path)
     try:
@@ -64,7 +63,7 @@ def shard_names(model: Mapping[str, Any], source: str) -> list[str]:
     """Paths of the shards of a graph model, relative to its JSON.
 
     Raises:
-        InputError: there are none, or one leads out of the folder.
+        InputError: if there are none, or one leads out of the folder.
     """
     try:
         names = [name for group in model["weightsManifest"] for name in group["paths"]]
@@ -84,10 +83,10 @@ def shard_names(model: Mapping[str, Any], source: str) -> list[str]:
 
 
 def stored_bytes(model: Mapping[str, Any], source: str) -> int:
-    """How many bytes the shards of a graph model must hold together.
+    """The total size in bytes of the shards of a graph model.
 
     Raises:
-        InputError: the manifest is damaged.
+        InputError: if the manifest is damaged.
     """
     try:
         return sum(
@@ -110,7 +109,7 @@ def _entry_bytes(source: str, entry: Mapping[str, Any]) -> int:
 
 
 def _read_group(path: Path, group: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The arrays of one group of the manifest, whose shards follow each other without gaps."""
+    """The arrays of one group of the manifest, whose shards are contiguous."""
     names = shard_names({"weightsManifest": [group]}, str(path))
     missing = [name for name in names if not (path.parent / name).is_file()]
     if missing:
@@ -144,7 +143,7 @@ def _stored_dtype(source: str, entry: Mapping[str, Any]) -> np.dtype:
 
 
 def _dequantised(values: np.ndarray, entry: Mapping[str, Any]) -> np.ndarray:
-    """The values that the stored ones stand for: value * scale + min, where there is a scale."""
+    """Dequantises stored values: value * scale + min, if there is a scale."""
     quantization = entry.get("quantization", {})
     real = values.astype(np.float32)
     if "scale" in quantization:
@@ -164,7 +163,7 @@ def _node(node: Mapping[str, Any]) -> Node:
 
 
 def _attribute(value: Mapping[str, Any]) -> Any:
-    """A plain value of a TensorFlow attribute in JSON, where integers are texts and texts are
+    """The plain value of a TensorFlow attribute in JSON, where integers are strings and strings are
     base64; None for tensors and shapes.
     """
     for kind, convert in (("s", _text), ("i", int), ("f", float), ("b", bool)):
