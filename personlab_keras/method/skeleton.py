@@ -1,8 +1,8 @@
-"""What a body is: keypoints, the tree of edges between them, mirror pairs, and how precisely each
-can be annotated.
+"""Skeletons: keypoints, the tree of edges between them, mirror pairs, and the annotation precision
+of each keypoint.
 
 Everything that depends on the order of keypoints or edges is derived here from names, so that no
-other module holds an index."""
+other module contains an index."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ class Skeleton:
     """A kinematic tree.
 
     Attributes:
-        name: what the skeleton is called in files.
+        name: its name in files.
         keypoints: names of the K keypoints, in channel order.
         edges: K - 1 pairs (parent, child) that form one tree over all keypoints.
         sigmas: per keypoint, the published COCO standard deviation of annotators relative to
             sqrt(area). COCO's evaluator, and `kappas`, use twice this value.
-        flip_pairs: pairs of names that exchange their meaning when an image is mirrored.
+        flip_pairs: pairs of names that swap when an image is mirrored.
 
     Raises:
-        ValueError: there are fewer than two, names are unknown or repeated, a sigma is not above 0,
-            or the edges form no tree.
+        ValueError: if there are fewer than two keypoints, names are unknown or repeated, a sigma is
+            not positive, or the edges do not form a tree.
 
     >>> Skeleton("pointer", ("tip", "end"), (("tip", "end"),), (0.05, 0.05), ())
     Skeleton('pointer', 2 keypoints)
@@ -116,7 +116,7 @@ class Skeleton:
         """(2E,) int: `mirrored[e] = original[edge_flip_order[e]]`.
 
         Raises:
-            ValueError: mirroring turns an edge into a pair that is no edge.
+            ValueError: if mirroring turns an edge into a pair that is no edge.
         """
         position = {tuple(edge): e for e, edge in enumerate(self.edge_indices.tolist())}
         mirrored = [tuple(edge) for edge in self.flip_order[self.edge_indices].tolist()]
@@ -165,22 +165,22 @@ def load_skeleton(path: str | Path) -> Skeleton:
     a file in `personlab_keras/skeletons`.
 
     Raises:
-        InputError: there is no such file; it is no YAML, lacks a field or has another; the fields
-            make no skeleton, or not one that can be mirrored.
+        InputError: if the file does not exist, is no YAML, or has missing or unknown fields, or if
+            they do not define a skeleton that can be mirrored.
     """
     return checked_skeleton(read_yaml(path, SHIPPED, "skeleton"), str(path))
 
 
 def skeleton_to_yaml(skeleton: Skeleton) -> str:
-    """A skeleton as a YAML file that `load_skeleton` reads back to an equal one."""
+    """The YAML text of a skeleton; inverse of `load_skeleton`."""
     return yaml.safe_dump(skeleton.to_dict(), sort_keys=False)
 
 
 def checked_skeleton(values: Any, source: str) -> Skeleton:
-    """A skeleton from plain values that somebody wrote by hand; `source` is named in errors.
+    """Checks hand-written plain values and builds a skeleton; `source` is named in errors.
 
     Raises:
-        InputError: a field is of another form, or they make no skeleton that can be mirrored.
+        InputError: if a field is malformed, or they do not define a skeleton that can be mirrored.
     """
 
     if not isinstance(values, dict) or set(values) != set(_FIELDS):

@@ -1,7 +1,7 @@
-"""Annotations of one view -> training targets, in the compact form that records hold.
+"""Annotations of one view -> training targets, in the compact form of the records.
 
-A dense target has 150 channels; all of them are one gather and one subtraction away from three
-small maps of owners and the keypoints themselves, so that is what is stored. The expansion is
+A dense target has 150 channels, but one gather and one subtraction compute them from three small
+maps of owners and the keypoints, so these are stored. The expansion is
 `personlab_keras.data.pipeline.expand`."""
 
 from __future__ import annotations
@@ -15,17 +15,16 @@ from personlab_keras.method.coordinates import map_side
 OVERLAP = 255
 """Instance id of cells where the masks of two persons overlap."""
 MAX_PERSONS = 254
-"""Most persons that a view can tell apart: 0 is nobody, 255 an overlap."""
+"""Largest number of persons in a view: 0 is nobody, 255 an overlap."""
 
 IGNORE_CROWD = 1
-"""Flag of cells inside a crowd region: nothing is known about them."""
+"""Flag of cells inside a crowd region, excluded from all losses."""
 IGNORE_UNANNOTATED = 2
-"""Flag of cells of a person that was never annotated with keypoints: it counts as person, but not
-against the heatmaps.
+"""Flag of cells of a person without annotated keypoints: they count for the segmentation, but not
+for the heatmaps.
 """
 IGNORE_MASKLESS = 4
-"""Flag of cells in the box of a person whose mask is unknown: they do not count for the
-segmentation.
+"""Flag of cells in the box of a person without a mask, excluded from the segmentation loss.
 """
 
 
@@ -38,8 +37,8 @@ class CompactTargets:
             rows where it is 0.
         disc_owner: (h, w, K) uint8, 1 + index of the nearest person whose keypoint k lies within
             the radius of the cell; 0 none.
-        instance: (h, w) uint8, 1 + index of the one person there; 0 nobody; OVERLAP where two masks
-            overlap.
+        instance: (h, w) uint8, 1 + index of the only person there; 0 for nobody; OVERLAP where
+            masks overlap.
         ignore: (h, w) uint8, flags IGNORE_CROWD, IGNORE_UNANNOTATED and IGNORE_MASKLESS.
 
     Raises:
@@ -83,28 +82,26 @@ def encode(
     complete: bool | np.ndarray = True,
     left_out: np.ndarray | None = None,
 ) -> CompactTargets:
-    """Compact targets of a view.
+    """Computes the compact targets of a view.
 
     Args:
         keypoints: (P, K, 3) float [x, y, v] in view pixels, COCO visibility v; those with v = 0 or
             outside the view are dropped: at the border of a photo people are not annotated beyond
                 it either.
         masks: (P, h, w) bool, each person's mask at the points of the map cells.
-        annotated: (P,) bool, whether the person was annotated with keypoints at all, inside this
-            view or not.
+        annotated: (P,) bool, whether the person has annotated keypoints, inside this view or not.
         crowd: (h, w) bool, crowd regions at the points of the map cells.
         view_size: (height, width) in pixels, each stride * n + 1.
         radius: of the discs, in view pixels.
         stride: view pixels per map cell.
         maskless: (h, w) bool, the boxes of persons without a mask at the points of the map cells;
-            None for nowhere.
-        near_unannotated: (h, w) bool, cells within the radius of a person without keypoints: they
-            do not count for the heatmaps, unless they lie in a disc of somebody annotated. None
-            for nowhere.
-        complete: whether everybody is annotated, in the image or, as (h, w) bool, at each cell. If
-            not, a cell counts only where somebody annotated is: for the heatmaps in the discs, for
-            the rest in the masks.
-        left_out: (P,) bool, persons of whom nothing is trained; None for nobody.
+            None for none.
+        near_unannotated: (h, w) bool, cells within the radius of a person without keypoints. They
+            count for the heatmaps only in the disc of an annotated person. None for none.
+        complete: whether everybody is annotated, in the image or, as (h, w) bool, in each cell.
+            Otherwise a cell counts only in the discs (for the heatmaps) or the masks (for the
+            rest) of annotated people.
+        left_out: (P,) bool, persons excluded from training; None for none.
     """
     height, width = (map_side(side, stride) for side in view_size)
     left_out = np.zeros(len(keypoints), bool) if left_out is None else left_out
@@ -135,7 +132,7 @@ def encode(
 def _labelled(keypoints: np.ndarray, view_size: tuple[int, int]) -> np.ndarray:
     x, y, visibility = keypoints[..., 0], keypoints[..., 1], keypoints[..., 2]
     height, width = view_size
-    # A pixel reaches half a pixel beyond its centre.
+    # A pixel extends half a pixel beyond its centre.
     inside = (x >= -0.5) & (x < width - 0.5) & (y >= -0.5) & (y < height - 0.5)
     return (visibility > 0) & inside
 
@@ -146,8 +143,8 @@ def disc_owners(
     """(h, w, K) uint8: 1 + index of the nearest person whose keypoint k lies within the radius of
     the cell; 0 for none.
 
-    Only the cells around each keypoint are visited. Of two persons at the same distance the first
-    one owns the cell."""
+    Only the cells around each keypoint are visited. Of two persons at the same distance, the first
+    owns the cell."""
     count = keypoints.shape[1]
     owner = np.zeros((height, width, count), np.uint8)
     ys, xs = (np.arange(cells, dtype=np.float32) * stride for cells in (height, width))
@@ -176,11 +173,10 @@ def _cells_within(centre: float, radius: float, stride: int, cells: int) -> slic
 
 
 def instance_ids(masks: np.ndarray) -> np.ndarray:
-    """(h, w) uint8 from masks (P, h, w) bool: 1 + index of the one person there, 0 for nobody,
+    """(h, w) uint8 from masks (P, h, w) bool: 1 + index of the only person there, 0 for nobody,
     OVERLAP for several.
 
-    No person's cells are given to another: where masks overlap, nobody can say whose offsets are
-    right."""
+    Where masks overlap it is unknown whose offsets are right, so such cells have no owner."""
     if not len(masks):
         return np.zeros(masks.shape[1:], np.uint8)
     owners = masks.sum(axis=0, dtype=np.int32)

@@ -1,4 +1,4 @@
-"""How likely two boxes or two poses are of one person."""
+"""Similarities of boxes and of poses."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from personlab_keras.method.skeleton import Skeleton
 def pose_similarity(
     first: np.ndarray, second: np.ndarray, areas: np.ndarray, skeleton: Skeleton
 ) -> np.ndarray:
-    """Object keypoint similarity of poses, over the keypoints that both have.
+    """Object keypoint similarity of poses over their common keypoints.
 
     Args:
         first: (N, K, 2) keypoints; NaN where not found.
         second: (M, K, 2) keypoints.
         areas: (N,) box areas of the first in square pixels.
-        skeleton: gives the tolerance of each keypoint.
+        skeleton: defines the tolerance of each keypoint.
 
     Returns:
         (N, M) in [0, 1]; NaN where poses have fewer than `FEWEST` keypoints in common.
@@ -35,7 +35,7 @@ def pose_similarity(
 
 
 FEWEST = 4
-"""Number of keypoints that two poses must have in common to be compared."""
+"""Fewest common keypoints of two poses that are compared."""
 
 
 def box_overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -1,5 +1,5 @@
-"""The One-Euro filter (Casiez et al., CHI 2012) over the keypoints of each person: it smooths
-keypoints that rest and follows those that move.
+"""The One-Euro filter (Casiez et al., CHI 2012) on the keypoints of each person: it smooths
+keypoints at rest and follows moving ones.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from personlab_keras.method.person import Person
 
 @dataclass
 class OneEuro:
-    """A filter of points (K, 2). A point that was missing starts anew.
+    """A filter for points (K, 2). A point that was missing starts afresh.
 
     Attributes:
         min_cutoff: cut-off frequency in Hz of a point at rest: lower values smooth more.
-        beta: how much the cut-off rises with the speed, per (body height / s).
+        beta: increase of the cut-off with the speed, in Hz per (body height / s).
         speed_cutoff: cut-off frequency in Hz of the speed itself.
 
     >>> smooth = OneEuro()
@@ -39,9 +39,9 @@ class OneEuro:
         """Filters the points of one frame.
 
         Args:
-            points: (K, 2) in pixels; NaN where missing, which stay so.
+            points: (K, 2) in pixels; NaN where missing, in the result as well.
             at: time of the frame in seconds.
-            size: height of the person in pixels, by which speeds are measured.
+            size: height of the person in pixels, the unit of the speed.
         """
         elapsed = at - self._at
         if self._points is None or self._speeds is None or not 0 < elapsed < _LONGEST:
@@ -83,10 +83,10 @@ class Smoother:
 
 
 _LONGEST = 1.0
-"""Seconds without a person after which its filter starts anew."""
+"""Seconds of absence after which the filter of a person starts afresh."""
 
 
 def _share(cutoff: float | np.ndarray, elapsed: float) -> float | np.ndarray:
-    """Weight of a new value in a low-pass filter of a cut-off frequency in Hz."""
+    """Weight of a new value in a low-pass filter with this cut-off frequency in Hz."""
     rate = 2 * math.pi * cutoff * elapsed
     return rate / (rate + 1)

@@ -1,8 +1,8 @@
 """Ids of people across the frames of a video.
 
-ByteTrack of the library `trackers` predicts where each person moves and assigns the people found.
-How well a person fits a track is told by box and pose together: boxes alone exchange ids where
-people cross.
+ByteTrack from the library `trackers` predicts where each person moves and assigns the people found.
+The similarity of a person and a track combines box and pose: boxes alone exchange ids when people
+cross.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from personlab_keras.tracking.similarity import box_overlap, pose_similarity
 from personlab_keras.tracking.smoothing import Smoother
 
 _BUFFER = 60
-"""Frames at 30 Hz for which a person who is not found keeps the id."""
+"""Frames at 30 Hz for which a person who is not found keeps their id."""
 _CERTAIN = 0.4
-"""Score from which a person may get a new id; people below it only continue a track."""
+"""Lowest score of a person who may get a new id; others only continue a track."""
 _SPEED_SECONDS = 0.3
 """Seconds over which the speed of a body is averaged."""
 _LEAST_POSE = 0.1
-"""Object keypoint similarity below which a person is not the one of the track."""
+"""Object keypoint similarity below which a person and a track do not match."""
 _LEAST = 0.1
-"""Least similarity of a person and a track."""
+"""Lowest similarity of a matching person and track."""
 
 
 class Tracker:
@@ -36,7 +36,7 @@ class Tracker:
 
     Args:
         rate: frames per second.
-        skeleton: of the people's keypoints.
+        skeleton: the keypoints of the people.
         smooth: whether keypoints are smoothed by a One-Euro filter.
         pose_weight: weight of the pose in the similarity, 0 to 1; the rest is that of the boxes. At
             0 boxes alone decide (docs/results.md).
@@ -81,12 +81,12 @@ class Tracker:
         """The people of the next frame, in their order, with ids from 1.
 
         Args:
-            people: found in the frame.
+            people: the people found in the frame.
             at: time of the frame in seconds.
 
         Returns:
-            Copies with `id`, which is None in the first frame of a person, who may be a mistake of
-            one frame, and for an uncertain person who continues no track.
+            Copies with `id`, which is None in the first frame of a person, because the detection
+            may be spurious, and for an uncertain person who continues no track.
         """
         import supervision
 
@@ -114,7 +114,7 @@ class Tracker:
 
 
 def _similarity(skeleton: Skeleton, pose_weight: float) -> Any:
-    """The similarity of boxes and poses as `trackers` wants it."""
+    """The similarity of boxes and poses, in the form expected by `trackers`."""
     from trackers import BaseIoU
 
     class BoxesAndPoses(BaseIoU):
@@ -150,7 +150,7 @@ def _similarity(skeleton: Skeleton, pose_weight: float) -> Any:
                 return overlap
             found = np.array([self._poses[np.asarray(box, float).tobytes()] for box in boxes_2])
             expected = np.array([self._expected(box, found.shape[1]) for box in boxes_1])
-            # Of whole bodies, as far as they were ever seen: a face alone would allow no distance.
+            # Areas of the whole bodies seen so far: the area of a face alone would allow no motion.
             areas = _areas(expected)
             alike = pose_similarity(expected, found, areas, skeleton)
             joined = (1 - pose_weight) * overlap + pose_weight * alike
@@ -158,7 +158,7 @@ def _similarity(skeleton: Skeleton, pose_weight: float) -> Any:
             return np.where(np.isfinite(alike), joined, overlap)
 
         def _expected(self, box: np.ndarray, keypoints: int) -> np.ndarray:
-            """The pose of the track that is expected in this box; NaN if it has none yet."""
+            """The pose of the track predicted in this box; NaN if it has none yet."""
             track = next(t for t in self._tracks if np.array_equal(t.get_state_bbox(), box))
             memory = self._memory.get(track.tracker_id)
             return np.full((keypoints, 2), np.nan) if memory is None else memory.moved(self._at)
@@ -176,7 +176,7 @@ def _areas(poses: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Memory:
-    """The pose of a track: each keypoint where it was last found, moved on with the body.
+    """The pose of a track: the last position of each keypoint, moved with the body.
 
     Attributes:
         pose: (K, 2); NaN where never found.
