@@ -6,15 +6,13 @@ Papandreou et al. 2018, section 3.2.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
 from personlab_keras.config import DecodeConfig
 from personlab_keras.decoder.compilation import compiled
-from personlab_keras.decoder.embedding import embed, embedding_distances
+from personlab_keras.decoder.embedding import near_cells
 from personlab_keras.decoder.sampling import between
 from personlab_keras.method.frame import Frame
 from personlab_keras.method.maps import Maps
@@ -58,43 +56,41 @@ def find_masks(
     if not len(people):
         return []
     segmentation = np.ascontiguousarray(maps.segmentation, np.float32)
-    # A pixel above the threshold has a cell above it among the four that it is interpolated from.
-    active = ndimage.binary_dilation(
-        segmentation >= options.segmentation_threshold, np.ones((3, 3), bool)
-    )
-    cells = np.argwhere(active)[:, ::-1] * maps.stride
-    embedding = embed(maps, cells, options.long_refinements)
-    logits = _logits(segmentation)
     # Beyond the threshold only the side matters. Uncut, a distance of many times t in a
     # neighbouring cell would pull the border towards the cell inside; cut at twice t, it lies
     # half-way.
     largest = 2 * options.embedding_threshold
+    near = near_cells(
+        maps,
+        _active_cells(segmentation, options.segmentation_threshold),
+        people,
+        weights,
+        scales,
+        options.long_refinements,
+        largest,
+    )
     rows, columns = frame.cells(maps.shape, maps.stride)
-
-    def claims() -> Iterator[tuple[np.ndarray, tuple[int, int, int, int]]]:
-        """Distances (h, w) of every person in turn, and the pixels (top, bottom, left, right)
-        around those within the threshold.
-        """
-        for keypoints, weight, scale in zip(people, weights, scales, strict=True):
-            near = np.full(maps.shape, largest, np.float32)
-            near[active] = embedding_distances(embedding, keypoints, weight, scale, largest)
-            yield near, _pixels_around(near <= options.embedding_threshold, rows, columns)
-
+    places = (
+        rows,
+        columns,
+        *(
+            np.searchsorted(each, np.arange(cells + 1))
+            for each, cells in zip((rows, columns), maps.shape, strict=True)
+        ),
+    )
     thresholds = (
         np.float32(options.embedding_threshold),
         _logits(np.float32(options.segmentation_threshold)),
     )
-    owners, distances = np.zeros((0, 0), np.int16), np.zeros((0, 0), np.float32)
-    if options.exclusive_masks:
-        owners = np.full((frame.height, frame.width), -1, np.int16)
-        distances = np.full(owners.shape, np.inf, np.float32)
-        for j, (near, box) in enumerate(claims()):
-            _claim(near, rows, columns, box, thresholds[0], j, owners, distances)
-    edges = [
-        _edges(near, logits, rows, columns, box, *thresholds, j, owners)
-        for j, (near, box) in enumerate(claims())
-    ]
-    return [encode_runs(each, frame.height, frame.width) for each in edges]
+    edges, ends = _all_edges(
+        (near.starts, near.cells, near.distances),
+        _logits(segmentation),
+        places,
+        np.float32(largest),
+        thresholds,
+        options.exclusive_masks,
+    )
+    return [encode_runs(each, frame.height, frame.width) for each in np.split(edges, ends[:-1])]
 
 
 def _logits(probabilities: np.ndarray | np.floating) -> Any:
@@ -107,97 +103,187 @@ def _logits(probabilities: np.ndarray | np.floating) -> Any:
 
 
 @compiled
-def _edges(
-    near: np.ndarray,
-    logits: np.ndarray,
-    rows: np.ndarray,
-    columns: np.ndarray,
-    box: tuple[int, int, int, int],
-    embedding_threshold: float,
-    logit_threshold: float,
-    person: int,
-    owners: np.ndarray,
-) -> np.ndarray:
-    """The pixels at which the runs of a person's mask begin and end, counted down the columns, as
-    `encode_runs` takes them.
+def _active_cells(segmentation: np.ndarray, threshold: float) -> np.ndarray:
+    """(A, 2) int64: row and column of the cells that are shown or have a neighbour that is.
 
-    Args:
-        near: (h, w) distances to the person.
-        logits: (h, w) of the segmentation.
-        rows, columns: place in the map of every row and column of the image.
-        box: (top, bottom, left, right) pixels outside of which the mask is empty.
-        embedding_threshold: as of `find_masks`.
-        logit_threshold: least logit of a pixel.
-        person: index of the person.
-        owners: (H, W) index of the only owner of each pixel; empty where pixels may be shared.
+    A pixel above the threshold has a cell above it among the four that it is interpolated from.
     """
-    top, bottom, left, right = box
-    if top == bottom or left == right:
-        return np.zeros(0, np.int64)
-    cells = (
-        int(rows[top]),
-        int(rows[bottom - 1]) + 1,
-        int(columns[left]),
-        int(columns[right - 1]) + 1,
-    )
-    verdict = _verdicts(near, logits, cells, embedding_threshold, logit_threshold)
-    edges = [0 for _ in range(0)]
-    for column in range(left, right):
-        first_column = int(columns[column])
-        across = columns[column] - first_column
-        inside = False
-        for row in range(top, bottom):
-            first_row = int(rows[row])
-            known = verdict[first_row, first_column]
-            own = known == _IN
-            if known == _MIXED:
-                down = rows[row] - first_row
-                own = (
-                    between(near, first_row, first_column, down, across) <= embedding_threshold
-                    and between(logits, first_row, first_column, down, across) >= logit_threshold
-                )
-            if own and len(owners):
-                own = owners[row, column] == person
-            if own != inside:
-                _add_edge(edges, column * len(rows) + row)
-                inside = own
-        if inside:
-            _add_edge(edges, column * len(rows) + bottom)
-    return np.array(edges, np.int64)
+    height, width = segmentation.shape
+    active = np.zeros(segmentation.shape, np.bool_)
+    for row in range(height):
+        for column in range(width):
+            if segmentation[row, column] >= threshold:
+                active[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2] = True
+    cells = np.empty((np.count_nonzero(active), 2), np.int64)
+    n = 0
+    for row in range(height):
+        for column in range(width):
+            if active[row, column]:
+                cells[n] = row, column
+                n += 1
+    return cells
 
 
 @compiled
-def _add_edge(edges: list[int], position: int) -> None:
+def _all_edges(
+    near_cells: tuple[np.ndarray, np.ndarray, np.ndarray],
+    logits: np.ndarray,
+    places: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    largest: float,
+    thresholds: tuple[float, float],
+    exclusive: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The pixels at which the runs of every mask begin and end, counted down the columns, as
+    `encode_runs` takes them, one person after the other; and where those of each person end.
+
+    Args:
+        near_cells: as of `NearCells`.
+        logits: (h, w) of the segmentation.
+        places: of every row and column of the image the place in the map; and of every row and
+            column of cells the first row and column of the image that lies there, and the end.
+        largest: the distance of all other cells.
+        thresholds: largest distance and least logit of a pixel.
+        exclusive: whether a pixel goes to the nearest person alone.
+    """
+    starts, cells, distances = near_cells
+    rows, columns = places[0], places[1]
+    owners = np.empty((0, 0), np.int16)
+    if exclusive:
+        owners = np.full((len(rows), len(columns)), np.int16(-1))
+        nearest = np.full(owners.shape, np.float32(np.inf))
+        for j in range(len(starts) - 1):
+            own = slice(starts[j], starts[j + 1])
+            corner, near = _window(cells[own], distances[own], logits.shape, largest, thresholds[0])
+            verdicts = _verdicts(near, _part(logits, corner, near), thresholds)
+            _claim(corner, near, verdicts, places, thresholds[0], j, owners, nearest)
+    edges = [0 for _ in range(0)]
+    ends = np.empty(len(starts) - 1, np.int64)
+    for j in range(len(starts) - 1):
+        own = slice(starts[j], starts[j + 1])
+        corner, near = _window(cells[own], distances[own], logits.shape, largest, thresholds[0])
+        first = len(edges)
+        _add_edges(edges, first, corner, near, logits, places, thresholds, j, owners)
+        ends[j] = len(edges)
+    return np.array(edges, np.int64), ends
+
+
+@compiled
+def _window(
+    cells: np.ndarray,
+    distances: np.ndarray,
+    shape: tuple[int, int],
+    largest: float,
+    threshold: float,
+) -> tuple[tuple[int, int], np.ndarray]:
+    """The distances (h', w') of a person's cells from one before to one behind those within the
+    threshold, and the row and column of the first; (0, 0) where there are none.
+
+    In this window lies every pixel that is interpolated from one of the cells within."""
+    top, left = shape
+    bottom = right = -1
+    for i in range(len(cells)):
+        if distances[i] <= threshold:
+            row, column = cells[i]
+            top, bottom = min(top, row), max(bottom, row)
+            left, right = min(left, column), max(right, column)
+    if bottom < 0:
+        return (0, 0), np.empty((0, 0), np.float32)
+    top, left = max(top - 1, 0), max(left - 1, 0)
+    bottom, right = min(bottom + 2, shape[0]), min(right + 2, shape[1])
+    near = np.full((bottom - top, right - left), np.float32(largest))
+    for i in range(len(cells)):
+        row, column = cells[i]
+        if top <= row < bottom and left <= column < right:
+            near[row - top, column - left] = distances[i]
+    return (top, left), near
+
+
+@compiled
+def _part(values: np.ndarray, corner: tuple[int, int], window: np.ndarray) -> np.ndarray:
+    """The part of a map (h, w) that lies in a window (h', w') with this corner."""
+    top, left = corner
+    return values[top : top + window.shape[0], left : left + window.shape[1]]
+
+
+@compiled
+def _add_edges(
+    edges: list[int],
+    first: int,
+    corner: tuple[int, int],
+    near: np.ndarray,
+    logits: np.ndarray,
+    places: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    thresholds: tuple[float, float],
+    person: int,
+    owners: np.ndarray,
+) -> None:
+    """Appends the edges of one person, which begin at index `first`.
+
+    Args:
+        corner, near: as of `_window`.
+        person: index of the person.
+        owners: (H, W) index of the only owner of each pixel; empty where pixels may be shared.
+    """
+    rows, columns, first_rows, first_columns = places
+    logits = _part(logits, corner, near)
+    verdicts = _verdicts(near, logits, thresholds)
+    for j in range(near.shape[1]):
+        for column in range(first_columns[corner[1] + j], first_columns[corner[1] + j + 1]):
+            across = columns[column] - (corner[1] + j)
+            start = column * len(rows)
+            inside = False
+            bottom = 0
+            for i in range(near.shape[0]):
+                top, bottom = first_rows[corner[0] + i], first_rows[corner[0] + i + 1]
+                verdict = verdicts[i, j]
+                if top == bottom:
+                    continue
+                if verdict == _OUT or (verdict == _IN and not len(owners)):
+                    if inside != (verdict == _IN):
+                        _add_edge(edges, first, start + top)
+                        inside = not inside
+                    continue
+                for row in range(top, bottom):
+                    own = verdict == _IN
+                    if not own:
+                        down = rows[row] - (corner[0] + i)
+                        own = (
+                            between(near, i, j, down, across) <= thresholds[0]
+                            and between(logits, i, j, down, across) >= thresholds[1]
+                        )
+                    if own and len(owners):
+                        own = owners[row, column] == person
+                    if own != inside:
+                        _add_edge(edges, first, start + row)
+                        inside = own
+            if inside:
+                _add_edge(edges, first, start + bottom)
+
+
+@compiled
+def _add_edge(edges: list[int], first: int, position: int) -> None:
     """Appends an edge. A run that ends at the foot of one column and continues at the head of the
     next is one run.
     """
-    if len(edges) and edges[-1] == position:
+    if len(edges) > first and edges[-1] == position:
         edges.pop()
     else:
         edges.append(position)
 
 
 @compiled
-def _verdicts(
-    near: np.ndarray,
-    logits: np.ndarray,
-    cells: tuple[int, int, int, int],
-    embedding_threshold: float,
-    logit_threshold: float,
-) -> np.ndarray:
-    """(h, w) uint8: whether all pixels between a cell and the next ones down and right are in the
+def _verdicts(near: np.ndarray, logits: np.ndarray, thresholds: tuple[float, float]) -> np.ndarray:
+    """(h', w') uint8: whether all pixels between a cell and the next ones down and right are in the
     mask (_IN), none are (_OUT), or each has to be looked at (_MIXED).
-
-    Only the cells (top, bottom, left, right) are looked at.
     """
     height, width = near.shape
     verdict = np.empty(near.shape, np.uint8)
-    for row in range(cells[0], cells[1]):
-        for column in range(cells[2], cells[3]):
+    for row in range(height):
+        for column in range(width):
             agree = refuse_near = refuse_logit = 0
             below, beside = min(row + 1, height - 1), min(column + 1, width - 1)
             for y, x in ((row, column), (row, beside), (below, column), (below, beside)):
-                close, shown = near[y, x] <= embedding_threshold, logits[y, x] >= logit_threshold
+                close, shown = near[y, x] <= thresholds[0], logits[y, x] >= thresholds[1]
                 agree += close and shown
                 refuse_near += not close
                 refuse_logit += not shown
@@ -212,48 +298,28 @@ def _verdicts(
 
 @compiled
 def _claim(
+    corner: tuple[int, int],
     near: np.ndarray,
-    rows: np.ndarray,
-    columns: np.ndarray,
-    box: tuple[int, int, int, int],
-    embedding_threshold: float,
+    verdicts: np.ndarray,
+    places: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    threshold: float,
     person: int,
     owners: np.ndarray,
-    distances: np.ndarray,
+    nearest: np.ndarray,
 ) -> None:
     """Gives a person those pixels (H, W) of `owners` that are nearer to it than to all before, and
-    records how near in `distances`.
+    records how near in `nearest`.
     """
-    top, bottom, left, right = box
-    for row in range(top, bottom):
-        first_row = int(rows[row])
-        for column in range(left, right):
-            first_column = int(columns[column])
-            distance = np.float32(
-                between(
-                    near,
-                    first_row,
-                    first_column,
-                    rows[row] - first_row,
-                    columns[column] - first_column,
-                )
-            )
-            if distance <= embedding_threshold and distance < distances[row, column]:
-                distances[row, column] = distance
-                owners[row, column] = person
-
-
-def _pixels_around(
-    inside: np.ndarray, rows: np.ndarray, columns: np.ndarray
-) -> tuple[int, int, int, int]:
-    """(top, bottom, left, right) of the pixels between the cells just outside those of a map that
-    are true; empty where none is.
-
-    Between them lies every pixel that is interpolated from one of the cells inside.
-    """
-    box: list[int] = []
-    for axis, places in ((1, rows), (0, columns)):
-        true = np.flatnonzero(inside.any(axis=axis))
-        first, last = (int(true[0]) - 1, int(true[-1]) + 1) if len(true) else (0, 0)
-        box += np.searchsorted(places, (first, last)).tolist()
-    return box[0], box[1], box[2], box[3]
+    rows, columns, first_rows, first_columns = places
+    for i in range(near.shape[0]):
+        for row in range(first_rows[corner[0] + i], first_rows[corner[0] + i + 1]):
+            down = rows[row] - (corner[0] + i)
+            for j in range(near.shape[1]):
+                if verdicts[i, j] == _OUT:
+                    continue
+                for column in range(first_columns[corner[1] + j], first_columns[corner[1] + j + 1]):
+                    across = columns[column] - (corner[1] + j)
+                    distance = np.float32(between(near, i, j, down, across))
+                    if distance <= threshold and distance < nearest[row, column]:
+                        nearest[row, column] = distance
+                        owners[row, column] = person

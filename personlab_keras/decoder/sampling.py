@@ -64,6 +64,35 @@ def step_along(
     return x, y
 
 
+@compiled
+def step_each(field: np.ndarray, points: np.ndarray, stride: int) -> None:
+    """Moves points (2, C), x and y of each, along its own channel of an offset field (h, w, C, 2),
+    in place; as `step_along`.
+
+    The points do not depend on each other, so the processor moves several of them at once."""
+    bottom, right, cells = field.shape[0] - 1.0, field.shape[1] - 1.0, 1.0 / stride
+    for k in range(points.shape[1]):
+        column, row = points[0, k] * cells, points[1, k] * cells
+        lost = np.isnan(column) or np.isnan(row)
+        column = column if column > 0.0 else 0.0  # which NaN is not
+        row = row if row > 0.0 else 0.0
+        column = column if column < right else right
+        row = row if row < bottom else bottom
+        left, top = int(column), int(row)
+        across, down = column - left, row - top
+        beside, below = left + (across > 0), top + (down > 0)
+        shares = (1 - down) * (1 - across), (1 - down) * across, down * (1 - across), down * across
+        for axis, place in ((0, column), (1, row)):
+            reached = (
+                place * stride
+                + shares[0] * field[top, left, k, axis]
+                + shares[1] * field[top, beside, k, axis]
+                + shares[2] * field[below, left, k, axis]
+                + shares[3] * field[below, beside, k, axis]
+            )
+            points[axis, k] = np.nan if lost else reached
+
+
 def sample(field: np.ndarray, channels: np.ndarray, points: np.ndarray, stride: int) -> np.ndarray:
     """Bilinear samples of a map, each from a channel of its own.
 

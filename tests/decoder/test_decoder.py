@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from personlab_keras.config import DecodeConfig
 from personlab_keras.decoder import Frame, decode
 from personlab_keras.decoder.bridging import bridge_gaps
-from personlab_keras.decoder.embedding import embed, embedding_distances
+from personlab_keras.decoder.embedding import embed, embedding_distances, near_cells
 from personlab_keras.decoder.grouping import follow_tree
 from personlab_keras.decoder.instances import (
     expected_oks,
@@ -578,6 +578,29 @@ def test_embedding_distance_equals_the_sum_over_keypoints():
     largest = float(np.median(expected))
     distances = embedding_distances(embedding, keypoints, weights, 80.0, largest)
     np.testing.assert_allclose(distances, np.minimum(expected, largest), rtol=1e-5)
+
+
+def test_in_a_crowd_a_cell_is_near_whom_the_sum_over_keypoints_says():
+    rng = np.random.default_rng(17)
+    maps = random_maps(rng, 12, 15)
+    maps.long_offsets[2, 3] = np.nan
+    cells = np.argwhere(rng.random((12, 15)) < 0.8)
+    people, weights = rng.uniform(-20, 140, (60, 2, 2)), rng.random((60, 2))
+    people[::7, 1], weights[5] = np.nan, 0
+    scales = rng.uniform(10, 60, 60)
+    near = near_cells(maps, cells, people, weights, scales, 2, 0.8)
+    guesses = np.array([[embedding_loop(maps, *cell, k, 2) for k in range(2)] for cell in cells])
+    for j in range(60):
+        expected = (
+            [distance_loop(guess, people[j], weights[j], scales[j]) for guess in guesses]
+            if j != 5
+            else np.full(len(cells), np.inf)
+        )
+        within = np.array(expected) < 0.8  # NaN is not
+        own = slice(near.starts[j], near.starts[j + 1])
+        np.testing.assert_array_equal(near.cells[own], cells[within])
+        np.testing.assert_allclose(near.distances[own], np.array(expected)[within], rtol=1e-4)
+    assert 100 < len(near.cells) < 60 * len(cells) / 3
 
 
 def test_embedding_distance_worked_by_hand():
