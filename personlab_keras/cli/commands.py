@@ -295,8 +295,9 @@ def run_import_weights(options: argparse.Namespace, config: Config) -> int:
 
 
 def run_evaluate(options: argparse.Namespace, config: Config) -> int:
-    from personlab_keras.evaluation import NotWritten, evaluate, fingerprint
+    from personlab_keras.evaluation import NotWritten, evaluate
     from personlab_keras.inference.predict import load
+    from personlab_keras.io.journal import fingerprint
 
     _check_apart(options)
     # Average precision covers all thresholds, so only a threshold that the user sets applies.

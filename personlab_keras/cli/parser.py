@@ -314,7 +314,8 @@ def _add_predict(add: Add) -> None:
         "--out",
         type=_path_or_address,
         default=Path("people"),
-        help="folder for the results (default: people)",
+        help="folder for the results (default: people); repeat the command to resume an interrupted "
+        "run",
     )
     command.add_argument(
         "--data-only",
@@ -379,7 +380,10 @@ def _add_evaluate(add: Add) -> None:
     )
     _add_annotations(command)
     command.add_argument(
-        "--out", type=Path, required=True, help="folder for results and metrics.json"
+        "--out",
+        type=Path,
+        required=True,
+        help="folder for results and metrics.json; repeat the command to resume an interrupted run",
     )
     command.add_argument(
         "--strict",

@@ -13,7 +13,6 @@ from personlab_keras.evaluation.run import (
     NotWritten,
     Timed,
     evaluate,
-    fingerprint,
     summarize_timings,
 )
 from personlab_keras.evaluation.truth import Truth, truth_of
@@ -27,7 +26,6 @@ __all__ = [
     "Truth",
     "evaluate",
     "evaluate_results",
-    "fingerprint",
     "judge",
     "summarize_timings",
     "truth_of",

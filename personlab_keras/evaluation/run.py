@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import cv2
 import numpy as np
 
-from personlab_keras.annotations.dataset import AnnotatedImage, Dataset
+from personlab_keras.annotations.dataset import AnnotatedImage
 from personlab_keras.annotations.formats import AUTO, images_folder, read_annotations
 from personlab_keras.annotations.image_files import (
     find_image,
@@ -21,10 +20,10 @@ from personlab_keras.annotations.image_files import (
 )
 from personlab_keras.annotations.reasons import Reason, Tally
 from personlab_keras.errors import InputError
-from personlab_keras.evaluation.journal import Journal
 from personlab_keras.evaluation.judge import MASK_DETECTIONS, Metrics, judge
 from personlab_keras.evaluation.truth import Truth, as_json, truth_of
 from personlab_keras.io.files import write_atomically
+from personlab_keras.io.journal import Journal, task
 from personlab_keras.method.person import Person
 from personlab_keras.method.skeleton import COCO_PERSON, Skeleton
 
@@ -105,7 +104,7 @@ def evaluate(
 
     Raises:
         InputError: the annotations cannot be read, not one image can be used, or another process
-            evaluates into `out`; with `strict`, the first fault.
+            is writing to `out`; with `strict`, the first fault.
         NotWritten: an InputError, with the metrics: the results cannot be written.
         KeyboardInterrupt: with a text that says how far it was.
 
@@ -130,10 +129,19 @@ def evaluate(
     _announce(truth, tally, faults, say)
 
     settings = [frame, follow_links, max_detections, skeleton.to_dict(), list(categories), identity]
-    task = _digest(dataset, images, folder, settings)
-    with Journal.open(Path(out), task if identity is not None else None) as journal:
-        if journal.entries:
-            say(f"{out}: resuming after {len(journal.entries)} of {len(images)} images")
+    plan = [
+        dataset.sha256,
+        [image.id for image in images],
+        settings,
+        cv2.__version__,
+        np.__version__,
+    ]
+    name = task(plan, [folder / image.file_name for image in images])
+    with Journal.open(Path(out), None if identity is None else name) as journal:
+        if len(journal):
+            say(f"{out}: resuming after {len(journal)} of {len(images)} images")
+        elif journal.replaced:
+            say(f"{out}: starting over, as the unfinished results there are of another evaluation")
         _predict_missing(
             predict,
             images,
@@ -146,7 +154,7 @@ def evaluate(
             follow_links,
             say,
         )
-        entries = [journal.entries[image.id] for image in images]
+        entries = [journal[image.id] for image in images]
         late = Tally()
         for entry in entries:
             tally.merge(entry["skipped"], entry["examples"])
@@ -204,10 +212,10 @@ def _predict_missing(
     say: Callable[[str], None],
 ) -> None:
     """Adds the images to the journal that it does not have yet."""
-    done = len(journal.entries)
+    done = len(journal)
     try:
         for image in images:
-            if image.id in journal.entries:
+            if image.id in journal:
                 continue
             tally = Tally(strict, str(folder))
             start = time.perf_counter()
@@ -284,18 +292,6 @@ def _by_stage(entries: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     return timings
 
 
-def fingerprint(path: str | Path) -> str:
-    """SHA-256 over the names and bytes of a model file, or of all files of a model directory."""
-    root = Path(path)
-    files = sorted(each for each in root.rglob("*") if each.is_file()) if root.is_dir() else [root]
-    digest = hashlib.sha256()
-    for file in files:
-        with open(file, "rb") as opened:
-            inner = hashlib.file_digest(opened, "sha256").hexdigest()
-        digest.update(f"{file.relative_to(root) if file != root else ''} {inner}\n".encode())
-    return digest.hexdigest()
-
-
 def summarize_timings(seconds: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
     """{"median", "p95"} in milliseconds of every stage.
 
@@ -309,21 +305,6 @@ def summarize_timings(seconds: Mapping[str, Sequence[float]]) -> dict[str, dict[
         }
         for stage, values in seconds.items()
     }
-
-
-def _digest(
-    dataset: Dataset, images: Sequence[AnnotatedImage], folder: Path, settings: Sequence[Any]
-) -> str:
-    """Everything that the results depend on."""
-    files = []
-    for image in images:
-        try:
-            status = (folder / image.file_name).stat()
-            files.append([image.id, status.st_size, status.st_mtime_ns])
-        except (OSError, ValueError):
-            files.append([image.id, -1, -1])
-    plan = [dataset.sha256, str(folder), files, settings, cv2.__version__, np.__version__]
-    return hashlib.sha256(json.dumps(plan).encode()).hexdigest()
 
 
 def _write_json(path: Path, value: Any, indent: int | None = None) -> None:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import cv2
 import numpy as np
@@ -22,9 +22,11 @@ import numpy as np
 from personlab_keras.decoder import decode
 from personlab_keras.errors import InputError
 from personlab_keras.inference.capture import RECONNECTS, Capture, result_path
+from personlab_keras.inference.kept import from_values, to_values
 from personlab_keras.inference.predict import Predictor
 from personlab_keras.inference.predict_files import output_names
 from personlab_keras.io.files import write_atomically
+from personlab_keras.io.journal import Journal
 from personlab_keras.method.person import Person
 from personlab_keras.results import Result
 from personlab_keras.results.writers import Found, Writer, mask_png
@@ -53,6 +55,7 @@ class VideoSummary:
         reconnected: how often a stream that broke off was opened again.
         overlay_error: why the overlay is missing or incomplete; None if it is complete or was not
             requested.
+        kept: how many of the frames an interrupted run had predicted.
     """
 
     frames: int
@@ -63,6 +66,7 @@ class VideoSummary:
     damaged: tuple[int, ...] = ()
     reconnected: int = 0
     overlay_error: str | None = None
+    kept: int = 0
 
 
 def video_names(sources: Sequence[str]) -> list[str]:
@@ -86,6 +90,7 @@ def predict_video(
     writers: Sequence[Writer] = (),
     track: bool = False,
     smooth: bool = False,
+    journal: Journal | None = None,
 ) -> VideoSummary:
     """Writes `stem.jsonl` and `stem.overlay.mp4` for a video, a camera or a stream.
 
@@ -94,6 +99,10 @@ def predict_video(
     skipped and their numbers left out. The overlay gets its name when it is complete; Ctrl-C
     completes it, too. An overlay that cannot be written does not stop the JSON. Reading, the
     network, and decoding with drawing run in a thread each.
+
+    With a journal, frames that an interrupted run has predicted do not go through the network
+    again. All that follows is done anew: a video file cannot be continued, and a tracker has to see
+    every frame.
 
     Args:
         predictor: the predictor to use.
@@ -107,6 +116,8 @@ def predict_video(
         writers: of other formats; the caller finishes them.
         track: whether people get ids (`tracking.Tracker`).
         smooth: whether the keypoints of tracked people are smoothed.
+        journal: of this task; frames in it are not predicted again, and all others are added to it.
+            It is ignored for cameras and streams, which cannot be read twice.
 
     Raises:
         InputError: the source is not a readable video or has no frames; a result would overwrite
@@ -124,38 +135,57 @@ def predict_video(
     rate = overlay_rate(capture.rate)
     overlay_file = OverlayFile(overlay_path, rate) if overlay else None
     tracker = Tracker(rate, predictor.skeleton, smooth) if track else None
+    if not os.path.isfile(source):
+        journal = None
+
+    def is_kept(number: int) -> bool:
+        return journal is not None and _key(source, number) in journal
+
     frames = ahead(capture.frames(), _AHEAD)
     predicted = ahead(
-        ((number, frame, at, predictor.framed_maps(frame)) for number, frame, at in frames),
+        (
+            (number, frame, at, None if is_kept(number) else predictor.framed_maps(frame))
+            for number, frame, at in frames
+        ),
         _AHEAD,
     )
-    done = people_found = 0
+    done = people_found = kept = 0
     interrupted = False
     began = time.perf_counter()
     try:
-        with open(lines, "w", encoding="utf-8") as file:
+        with _lines(lines, is_kept(0)) as file:
             for number, frame, at, maps in predicted:
-                people: Sequence[Person] = decode(
-                    maps, predictor.skeleton, predictor.decode_options, radius=predictor.radius
-                )
+                people: Sequence[Person]
+                if maps is None and journal is not None:
+                    people = from_values(journal[_key(source, number)]["people"])
+                    kept += 1
+                else:
+                    assert maps is not None
+                    people = decode(
+                        maps, predictor.skeleton, predictor.decode_options, radius=predictor.radius
+                    )
+                found = people
                 if tracker is not None:
                     people = tracker.update(people, at)
                 result = Result(people, frame, predictor.skeleton, name, number, at)
-                file.write(json.dumps(result.to_dict(), allow_nan=False) + "\n")
+                file.write(json.dumps(result.to_dict(), allow_nan=False).encode() + b"\n")
                 file.flush()
                 if overlay_file is not None:
                     overlay_file.add(result.draw())
                 numbered = f"{number:06d}"
-                if masks:
+                if masks and maps is not None:
                     path = stem.with_name(f"{stem.name}.masks") / f"{numbered}.png"
                     write_atomically(path, mask_png(result))
                 for writer in writers:
                     place = f"{stem.name}/{numbered}"
-                    writer.add(Found(result, place, f"{place}.jpg", None))
+                    writer.add(Found(result, place, f"{place}.jpg", None, kept=maps is None))
+                if journal is not None and maps is not None:
+                    journal.add(_key(source, number), {"people": to_values(found)})
                 done += 1
                 people_found += len(result)
                 if progress:
                     progress(done, capture.announced)
+            file.truncate()
     except KeyboardInterrupt:
         interrupted = True
     except OSError as error:
@@ -180,7 +210,20 @@ def predict_video(
         tuple(capture.damaged),
         capture.reconnected,
         overlay_error,
+        kept,
     )
+
+
+def _key(source: str, number: int) -> str:
+    """Of a frame in the journal of a run with several videos."""
+    return f"{os.path.abspath(source)} {number}"
+
+
+def _lines(path: Path, resuming: bool) -> IO[bytes]:
+    """The file of the lines. That of an interrupted run is written over: it never holds fewer
+    frames than before.
+    """
+    return open(path, "r+b" if resuming and path.is_file() else "wb")
 
 
 def overlay_rate(rate: float) -> float:

@@ -10,6 +10,7 @@ import glob
 import itertools
 import json
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,6 +22,10 @@ from personlab_keras.errors import InputError
 from personlab_keras.io.interrupts import unfinished
 
 _UNFINISHED = ".part"
+_OF_A_PROCESS = re.compile(r"\..+\.\d+\.part(\.\w+)?")
+"""Names of files that are being written: with the number of the process, and an extension where a
+library chooses the format by it.
+"""
 LOCK_FILE = ".lock"
 """In a folder that one process at a time may write to."""
 
@@ -127,9 +132,17 @@ def sole_writer(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(f"{folder}: another process is writing there") from None
-        for unfinished in folder.rglob(f".*{_UNFINISHED}"):
-            unfinished.unlink()
+        remove_unfinished(folder)
         yield
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what a killed process left half written in a folder and all below it, so that no
+    other process may be writing there.
+    """
+    for path in folder.rglob(f".*{_UNFINISHED}*"):
+        if _OF_A_PROCESS.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def check_regular(path: str | Path) -> None:

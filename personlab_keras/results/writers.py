@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -17,6 +18,7 @@ import numpy as np
 from personlab_keras.annotations.yolo_pose import YoloPose, data_yaml_text, label_text
 from personlab_keras.errors import InputError
 from personlab_keras.io.files import write_atomically
+from personlab_keras.io.interrupts import unfinished
 from personlab_keras.method.coordinates import box_to_coco
 from personlab_keras.method.person import Person
 from personlab_keras.method.skeleton import Skeleton
@@ -24,6 +26,8 @@ from personlab_keras.results.labelme import labelme_text
 from personlab_keras.results.result import Result
 from personlab_keras.results.tables import columns, rows
 
+YOLO = "yolo-pose"
+"""Name of the format and of its folder."""
 SPLIT = "train"
 """Name of the split in a YOLO-pose folder of predictions; readers expect one of train, val, test.
 """
@@ -38,12 +42,16 @@ class Found:
         stem: path of its files below the output folder, without extension; unique in a run.
         file_name: name of the image in a file of several: its path below the folder of all images.
         source: the image file; None for a frame of a video.
+        kept: whether an interrupted run has written the files of this result alone; files of
+            several results get it all the same. The pixels of a kept image need not be those of
+            the file.
     """
 
     result: Result
     stem: str
     file_name: str
     source: Path | None
+    kept: bool = False
 
 
 class Writer(Protocol):
@@ -59,12 +67,36 @@ class Writer(Protocol):
     def finish(self) -> None:
         """Completes the files and gives them their names."""
 
+    def discard(self) -> None:
+        """Removes what is not complete."""
 
-def make_writers(formats: Sequence[str], out: Path, skeleton: Skeleton) -> list[Writer]:
+
+def make_writers(
+    formats: Sequence[str], out: Path, skeleton: Skeleton, resuming: bool = False
+) -> list[Writer]:
     """Writers of formats, by their names in `FORMATS`.
 
+    Args:
+        formats: the names.
+        out: folder for the files.
+        skeleton: of the results.
+        resuming: whether the files in `out` are those of an interrupted run, which are kept.
+
     Raises:
-        InputError: there is no such format.
+        InputError: as `check_formats`; a file cannot be written.
+    """
+    check_formats(formats)
+    if not resuming and YOLO in formats:
+        for kind in ("images", "labels"):  # of an earlier run
+            shutil.rmtree(out / YOLO / kind / SPLIT, ignore_errors=True)
+    return [FORMATS[name](out, skeleton) for name in formats]
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Checks names of formats.
+
+    Raises:
+        InputError: there is no such format, or one is given twice.
     """
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or len(set(formats)) < len(formats):
@@ -72,7 +104,6 @@ def make_writers(formats: Sequence[str], out: Path, skeleton: Skeleton) -> list[
             f"--format must be a comma-separated list of {', '.join(FORMATS)}, each at most once. "
             f"Received: {','.join(formats)}"
         )
-    return [FORMATS[name](out, skeleton) for name in formats]
 
 
 class CocoWriter:
@@ -134,6 +165,9 @@ class CocoWriter:
         self._file.write(f'\n], "images": {json.dumps(self._images)}}}\n')
         self._file.finish()
 
+    def discard(self) -> None:
+        self._file.discard()
+
 
 class CsvWriter:
     """`people.csv`: a row per person with the columns of `tables.columns`."""
@@ -149,6 +183,9 @@ class CsvWriter:
     def finish(self) -> None:
         self._file.finish()
 
+    def discard(self) -> None:
+        self._file.discard()
+
 
 class YoloWriter:
     """`yolo-pose/`: a data set with the split `train`: labels, copies of the images and
@@ -156,11 +193,11 @@ class YoloWriter:
     """
 
     def __init__(self, out: Path, skeleton: Skeleton) -> None:
-        self._folder, self._skeleton = out / "yolo-pose", skeleton
-        for kind in ("images", "labels"):  # of an earlier run
-            shutil.rmtree(self._folder / kind / SPLIT, ignore_errors=True)
+        self._folder, self._skeleton = out / YOLO, skeleton
 
     def add(self, found: Found) -> None:
+        if found.kept:
+            return
         lines = [
             (0, box_to_coco(person.box).tolist(), self._inside(person, found.result))
             for person in found.result
@@ -189,6 +226,9 @@ class YoloWriter:
         )
         write_atomically(self._folder / "data.yaml", data_yaml_text(data).encode())
 
+    def discard(self) -> None:
+        pass
+
 
 class LabelmeWriter:
     """`labelme/`: for each image a copy and a JSON file with a box, a point for each keypoint and
@@ -199,6 +239,8 @@ class LabelmeWriter:
         self._folder = out / "labelme"
 
     def add(self, found: Found) -> None:
+        if found.kept:
+            return
         image = _write_image(self._folder / found.stem, found)
         path = self._folder / f"{found.stem}.json"
         write_atomically(path, labelme_text(found.result, image.name).encode())
@@ -206,11 +248,14 @@ class LabelmeWriter:
     def finish(self) -> None:
         pass
 
+    def discard(self) -> None:
+        pass
+
 
 FORMATS: dict[str, type[CocoWriter | CsvWriter | YoloWriter | LabelmeWriter]] = {
     "coco": CocoWriter,
     "csv": CsvWriter,
-    "yolo-pose": YoloWriter,
+    YOLO: YoloWriter,
     "labelme": LabelmeWriter,
 }
 """Name -> writer of the formats that `predict --format` writes besides its JSON."""
@@ -239,6 +284,8 @@ class _Unfinished:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+        self._cleanup = contextlib.ExitStack()
+        self._cleanup.enter_context(unfinished(self._temporary))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file: IO[str] = open(self._temporary, "w", encoding="utf-8")  # noqa: SIM115
@@ -258,7 +305,12 @@ class _Unfinished:
         except OSError as error:
             raise self._error(error) from None
         finally:
-            self._temporary.unlink(missing_ok=True)
+            self._cleanup.close()
+
+    def discard(self) -> None:
+        with contextlib.suppress(OSError):  # what is buffered may not fit on the disk
+            self._file.close()
+        self._cleanup.close()
 
     def _error(self, error: OSError) -> InputError:
         return InputError(f"{self._path}: cannot be written: {error.strerror or error}")

@@ -15,7 +15,7 @@ import pytest
 
 from personlab_keras.errors import InputError
 from personlab_keras.evaluation import evaluate
-from personlab_keras.evaluation.journal import JOURNAL_FILE
+from personlab_keras.io.journal import JOURNAL_FILE
 from personlab_keras.method.person import Person, encode_mask
 
 ROOT = Path(__file__).parents[2]
@@ -180,7 +180,7 @@ def test_ctrl_c_says_how_to_resume(dataset, tmp_path):
 
 def test_two_evaluations_do_not_share_a_folder(dataset, tmp_path):
     def meanwhile(pixels):
-        with pytest.raises(InputError, match="another process evaluates into this folder"):
+        with pytest.raises(InputError, match="another process is writing there"):
             evaluate(guess, *dataset, tmp_path)
         raise Stop
 

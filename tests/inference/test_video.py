@@ -22,6 +22,7 @@ from personlab_keras.inference.video import (
     predict_video,
 )
 from personlab_keras.io.images import list_images, read_image
+from personlab_keras.io.journal import JOURNAL_FILE
 from personlab_keras.io.media import is_video
 
 pytestmark = pytest.mark.slow
@@ -318,11 +319,14 @@ def test_ctrl_c_leaves_a_playable_video(model_directory, scenes, tmp_path):
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
-    assert said.strip().splitlines()[-1] == "personlab predict: interrupted"
+    last = said.strip().splitlines()[-1]
+    assert last.startswith("personlab predict: interrupted after ")
+    assert last.endswith(f" of 5000 frames of {source}; run the same command to resume")
     records = [json.loads(line) for line in lines.read_text().splitlines()]
     assert 20 < len(records) < 5000
     assert abs(len(frames_of(tmp_path / "out" / "clip.overlay.mp4")) - len(records)) <= 1
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        JOURNAL_FILE,
         "clip.jsonl",
         "clip.overlay.mp4",
     ]

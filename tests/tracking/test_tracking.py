@@ -218,7 +218,8 @@ def test_a_tracked_video_has_ids_in_its_lines(stand_in, clip, tmp_path):
 
 def test_the_commands_track_and_smooth(stand_in, clip, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("personlab_keras.inference.predict.load", lambda *_: stand_in)
-    arguments = ["predict", str(clip), "--model", "m", "--out", str(tmp_path / "out"), "--smooth"]
+    model = str(clip)  # any file: the predictor is another
+    arguments = ["predict", str(clip), "--model", model, "--out", str(tmp_path / "out"), "--smooth"]
     assert main(arguments) == 0
     lines = [
         json.loads(line) for line in (tmp_path / "out" / "clip.jsonl").read_text().splitlines()
