@@ -36,6 +36,7 @@ with atheris.instrument_imports(include=["personlab_keras", "h11"]):
     from personlab_keras.io.exif import exif_orientation
     from personlab_keras.io.files import parse_yaml
     from personlab_keras.io.images import decode_image
+    from personlab_keras.io.limits import check_onnx
     from personlab_keras.method.maps import OUTPUTS, unpack
     from personlab_keras.method.skeleton import COCO_PERSON
     from personlab_keras.model.pretrained.onnx_file import read_onnx
@@ -88,6 +89,7 @@ def tfjs(data: bytes) -> None:
 def onnx(data: bytes) -> None:
     path = SCRATCH / "model.onnx"
     path.write_bytes(data)
+    check_onnx(path, 1 << 28)
     read_onnx(path)
 
 

@@ -8,6 +8,8 @@ for OpenVINO is a zip archive of its two files and `personlab.json`.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
 import os
 import sys
@@ -26,7 +28,7 @@ import numpy as np
 from personlab_keras.config import LONGEST_SIDE
 from personlab_keras.errors import InputError
 from personlab_keras.io.files import SMALL, check_regular
-from personlab_keras.io.limits import check_size
+from personlab_keras.io.limits import check_onnx, check_size
 from personlab_keras.io.processes import import_tensorflow_quietly, silent_standard_error
 from personlab_keras.model_directory import DESCRIPTION_FILE, Description, parse_description
 
@@ -43,6 +45,11 @@ PACKAGES = {LITERT: "ai_edge_litert", ONNX: "onnxruntime", OPENVINO: "openvino"}
 
 _LARGEST_TENSOR = 1 << 31
 """Numbers in the largest tensor of a LiteRT file."""
+
+_LARGEST_ONNX = 1 << 28
+"""Bytes that an ONNX graph may compute from its constants, which are not counted themselves: ONNX
+Runtime takes five times as many when it loads constants that are used as shapes.
+"""
 
 CPU = "cpu"
 PROVIDERS = {
@@ -117,14 +124,19 @@ class OnnxNetwork:
     def __init__(self, file: NetworkFile, threads: int, providers: Sequence[str] = (CPU,)) -> None:
         session = _onnx_session(file.path, threads, optimised=True, providers=providers)
         self._names = [output.name for output in session.get_outputs()]
-        self._session = session
+        self._session, self._path = session, file.path
         self._batch_size = file.batch_size
 
     def predict_on_batch(self, inputs: np.ndarray) -> dict[str, np.ndarray]:
-        runs = [
-            self._session.run(self._names, {INPUT_NAME: part})
-            for part in _parts(inputs, self._batch_size)
-        ]
+        try:
+            runs = [
+                self._session.run(self._names, {INPUT_NAME: part})
+                for part in _parts(inputs, self._batch_size)
+            ]
+        except Exception as error:  # its errors have no narrower common class
+            if "memory" in str(error):
+                raise MemoryError(f"{self._path}: {error}") from None
+            raise _damaged(self._path, "ONNX", error) from None
         return {name: _joined(parts) for name, *parts in zip(self._names, *runs, strict=True)}
 
 
@@ -286,6 +298,8 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
 
 
 def _read_onnx(path: Path) -> tuple[str | None, list[int | None]]:
+    with contextlib.suppress(ImportError):  # ONNX Runtime alone is enough to predict
+        check_onnx(path, _LARGEST_ONNX)
     session = _onnx_session(path, threads=1, optimised=False)
     text = session.get_modelmeta().custom_metadata_map.get(DESCRIPTION_FILE)
     shape = session.get_inputs()[0].shape
@@ -304,7 +318,9 @@ def _onnx_session(
             f"predict.providers: the installed ONNX Runtime has no {', '.join(missing)}. "
             f"It has: {', '.join(has)}"
         )
+    _limit_onnx_memory()
     options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.use_env_allocators", "1")
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # errors are raised as exceptions
@@ -316,6 +332,21 @@ def _onnx_session(
         )
     except Exception as error:  # its errors have no narrower common class
         raise _damaged(path, "ONNX", error) from None
+
+
+@functools.cache
+def _limit_onnx_memory() -> None:
+    """Lets the sessions of this process take half of the machine's memory: a graph that wants more
+    ends in an error, not the machine.
+    """
+    import onnxruntime
+
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return
+    most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    arena = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR
+    place = onnxruntime.OrtMemoryInfo("Cpu", arena, 0, onnxruntime.OrtMemType.DEFAULT)
+    onnxruntime.create_and_register_allocator(place, onnxruntime.OrtArenaCfg({"max_mem": most}))
 
 
 def _read_litert(path: Path) -> tuple[bytes | None, list[int | None]]:

@@ -500,6 +500,52 @@ def test_a_missing_package_to_run_a_file(
     assert f"pip install 'personlab-keras[{extra}]'" in said
 
 
+LITTLE_MEMORY = """
+import os, sys
+known = os.sysconf
+os.sysconf = lambda name: 250_000 if name == "SC_PHYS_PAGES" else known(name)  # 1 GB
+from personlab_keras.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_graph_that_wants_more_than_half_of_the_memory(directory, scenes, tmp_path):
+    """600 MB that depend on the input, of which nobody can tell before."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    model = onnx.load(directory / "model.onnx")
+    graph, output = model.graph, model.graph.output[0].name
+    for node in graph.node:
+        node.output[:] = ["plain" if name == output else name for name in node.output]
+    side = numpy_helper.from_array(np.array([0, 1_550_000, 0, 0]), "side")
+    graph.initializer.extend([side, numpy_helper.from_array(np.array([0]), "first")])
+    for node in (
+        helper.make_node("Shape", ["image"], ["shape"]),
+        helper.make_node("Mul", ["shape", "side"], ["sizes"]),
+        helper.make_node("ReduceMax", ["sizes"], ["size"], keepdims=1),
+        helper.make_node("ConstantOfShape", ["size"], ["large"]),
+        helper.make_node("Gather", ["large", "first"], ["zero"]),
+        helper.make_node("Add", ["plain", "zero"], [output]),
+    ):
+        graph.node.append(node)
+    onnx.save(model, tmp_path / "large.onnx")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c", LITTLE_MEMORY, "predict", scenes / "images"),
+            *("--model", tmp_path / "large.onnx", "--out", tmp_path / "out"),
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(
+        f"personlab predict: not enough memory: {tmp_path / 'large.onnx'}: [ONNXRuntimeError]"
+    )
+
+
 @pytest.mark.parametrize("package", ["tf2onnx", "onnx"])
 def test_a_missing_package_to_write_a_file(directory, monkeypatch, capsys, tmp_path, package):
     monkeypatch.setitem(sys.modules, package, None)

@@ -10,7 +10,7 @@ from personlab_keras.errors import InputError
 from personlab_keras.io.files import SMALL_YAML, check_regular, parse_yaml, read_small
 from personlab_keras.io.image_headers import image_size, is_whole
 from personlab_keras.io.images import decode_image
-from personlab_keras.io.limits import check_hdf5, check_zip
+from personlab_keras.io.limits import check_hdf5, check_onnx, check_zip
 
 
 def test_an_array_that_is_announced_but_not_stored(tmp_path):
@@ -47,6 +47,55 @@ def test_a_zip_that_inflates(tmp_path):
     check_zip(tmp_path / "a.npz", 1 << 20)
     with pytest.raises(InputError, match="at most 1000 bytes"):
         check_zip(tmp_path / "a.npz", 1000)
+
+
+def onnx_file(path, *nodes, **constants):
+    """An ONNX model of these nodes, with an input `x` and an output `y`."""
+    onnx = pytest.importorskip("onnx")
+    arrays = [onnx.numpy_helper.from_array(np.array(v), name) for name, v in constants.items()]
+    floats, unknown = onnx.TensorProto.FLOAT, ["n"]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node(*node, **options) for *node, options in nodes],
+        "g",
+        [onnx.helper.make_tensor_value_info("x", floats, unknown)],
+        [onnx.helper.make_tensor_value_info("y", floats, None)],
+        arrays,
+    )
+    onnx.save(onnx.helper.make_model(graph), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("nodes", "constants"),
+    [
+        ([("ConstantOfShape", ["n"], ["c"], {})], {"n": np.int64([1 << 30])}),
+        ([("Expand", ["a", "n"], ["c"], {})], {"a": np.float32(1), "n": np.int64([1 << 15] * 2)}),
+        ([("RandomNormal", [], ["c"], {"shape": [1 << 15, 1 << 15]})], {}),
+        # Each is small, and all together are not.
+        (
+            [("Tile", ["a", "n"], [name], {}) for name in ("b", "c")],
+            {"a": np.zeros(4, "f4"), "n": np.int64([1 << 27])},
+        ),
+    ],
+)
+def test_constants_that_a_graph_makes(nodes, constants, tmp_path):
+    path = onnx_file(tmp_path / "a.onnx", *nodes, ("Add", ["x", "c"], ["y"], {}), **constants)
+    assert path.stat().st_size < 1000
+    check_onnx(path, 1 << 32)
+    with pytest.raises(InputError, match=r"at most 2147483648 bytes. Received: 4294967296"):
+        check_onnx(path, 1 << 31)
+
+
+def test_what_depends_on_the_input_is_no_constant(tmp_path):
+    nodes = [
+        ("Shape", ["x"], ["s"], {}),
+        ("Mul", ["s", "n"], ["m"], {}),
+        ("ConstantOfShape", ["m"], ["c"], {}),
+        ("ReduceMax", ["c"], ["y"], {}),
+    ]
+    check_onnx(onnx_file(tmp_path / "a.onnx", *nodes, n=np.int64([1 << 40])), 100)
+    (tmp_path / "b.onnx").write_bytes(b"damaged")
+    check_onnx(tmp_path / "b.onnx", 100)
 
 
 def test_yaml_that_stands_for_much(tmp_path):
