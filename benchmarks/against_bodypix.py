@@ -93,14 +93,16 @@ def compare(
         image = read_image(images / entry["file_name"], apply_orientation=False)
         fit, maps = predictor.fit(image), predictor.maps(image)
         for person in our_people(predictor, maps, fit):
-            pose, mask = person.to_coco(entry["id"])
+            pose, *mask = person.to_coco(entry["id"])
             keypoints[OURS]["everybody"].append(pose)
-            masks[OURS]["everybody"].append(mask)
+            masks[OURS]["everybody"] += mask
         answer = ask(request(maps, fit, folder))
         for name, people in google_poses(answer, fit).items():
             keypoints[GOOGLE][name] += [person.to_coco(entry["id"])[0] for person in people]
         for name, people in google_masks(answer, fit).items():
-            masks[GOOGLE][name] += [person.to_coco(entry["id"])[1] for person in people]
+            masks[GOOGLE][name] += [
+                mask for person in people for mask in person.to_coco(entry["id"])[1:]
+            ]
     ids = [entry["id"] for entry in entries]
     print(
         f"{len(ids)} images, longer side {predictor.options.longer_side} px, stride {predictor.stride}, {PACKAGE} {VERSION}"

@@ -228,9 +228,9 @@ def decoded(
             for person in decode(
                 trial.spoilt(maps, rng), COCO_PERSON, trial.decoding, frame, settings.radius
             ):
-                pose, mask = person.to_coco(image.id, category)
+                pose, *mask = person.to_coco(image.id, category)
                 keypoints.append(pose)
-                masks.append(mask)
+                masks += mask
     return results
 
 

@@ -124,9 +124,9 @@ def report(
             people, seconds = predictor.timed(image)
             network[name].append(seconds["network"] * 1e3)
             for person in people:
-                pose, mask = person.to_coco(number)
+                pose, *mask = person.to_coco(number)
                 keypoints[name].append(pose)
-                masks[name].append(mask)
+                masks[name] += mask
     ids = [number for number, _ in images]
     print(f"{len(ids)} images")
     print("| network | file, MB | network, ms | keypoint AP | mask AP |")

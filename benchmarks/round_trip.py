@@ -66,9 +66,9 @@ def round_trip(folder: Path, annotations: dict, stride: int, radius: float) -> d
         for person in decode(
             dense_maps(example, meta), meta.skeleton, DecodeConfig(), radius=meta.radius
         ):
-            pose, mask = person.to_coco(int(example["image_id"]))
+            pose, *mask = person.to_coco(int(example["image_id"]))
             keypoints.append(pose)
-            masks.append(mask)
+            masks += mask
     return evaluate_results(annotations, keypoints, masks)
 
 

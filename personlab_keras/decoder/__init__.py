@@ -52,8 +52,9 @@ def decode(
 
     Returns:
         At most `options.max_people` people with a positive score of at least
-        `options.score_threshold`, keypoints in pixels of `frame`. Masks cover `frame`; they are
-        None where `options.masks` is off or the network has no such heads.
+        `options.score_threshold`, keypoints in pixels of `frame`; those that lie beyond it are at
+        the nearest of its pixels. Masks cover `frame`; they are None where `options.masks` is off
+        or the network has no such heads.
 
     Raises:
         ValueError: the maps and the skeleton differ in the number of keypoints, the radius is not
@@ -91,7 +92,7 @@ def decode(
                 masks[j] = mask
     frame = passes[0].frame
     return [
-        Person(frame.to_image(points), keypoint_scores, float(score), mask)
+        Person(frame.inside_image(points), keypoint_scores, float(score), mask)
         for points, keypoint_scores, score, mask in zip(
             people.keypoints, people.keypoint_scores, scores, masks, strict=True
         )

@@ -32,6 +32,11 @@ class Frame:
         """Points (..., 2) of the network's frame in this image."""
         return tf.cast((tf.cast(points, tf.float64) - self.offset) / self.scale, tf.float32)
 
+    def inside_image(self, points: tf.Tensor) -> tf.Tensor:
+        """As `to_image`; a point beyond the image becomes the nearest middle of a pixel."""
+        last = tf.cast(self.size[::-1] - 1, tf.float32)
+        return tf.clip_by_value(self.to_image(points), 0.0, last)
+
     def to_input(self, points: tf.Tensor) -> tf.Tensor:
         """Points (..., 2) of this image in the network's frame."""
         return tf.cast(tf.cast(points, tf.float64) * self.scale + self.offset, tf.float32)

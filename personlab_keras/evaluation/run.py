@@ -162,8 +162,8 @@ def evaluate(
         _say_reasons(late, say, except_for=faults.counts)
         keypoints = [result for entry in entries for result in entry["keypoints"]]
         masks = [result for entry in entries for result in entry["masks"]]
-        # People without any mask mean that masks were not asked for; an image set in which nobody
-        # was found scores zero.
+        # People of whom none has a mask mean that masks were not asked for; an image set in which
+        # nobody was found scores zero.
         mask_results = masks if masks or not keypoints else None
         metrics: Metrics = {
             "images": len(images),

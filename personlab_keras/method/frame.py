@@ -38,6 +38,18 @@ class Frame:
         """Points (..., 2) of the network's frame in this image."""
         return (points - np.asarray(self.offset)) / np.asarray(self.scale)
 
+    def inside_image(self, points: np.ndarray) -> np.ndarray:
+        """As `to_image`; a point beyond the image becomes the nearest middle of a pixel.
+
+        No point of the image is farther from it there than from where it was.
+
+        >>> Frame(10, 20).inside_image(np.array([[-3.0, 4.5], [np.nan, np.nan], [25.0, 12.0]]))
+        array([[ 0. ,  4.5],
+               [ nan,  nan],
+               [19. ,  9. ]])
+        """
+        return np.clip(self.to_image(points), 0.0, (self.width - 1.0, self.height - 1.0))
+
     def cells(self, shape: tuple[int, int], stride: int) -> tuple[np.ndarray, np.ndarray]:
         """Row and column in a map of shape (h, w) of every row (height,) and column (width,) of the
         image, ascending.

@@ -21,8 +21,8 @@ class Person:
         keypoint_scores: (K,) float in [0, 1]; 0 where not found.
         score: confidence in the whole person, in [0, 1].
         rle: COCO's compressed run-length form of the mask over that image, as `encode_mask` gives
-            it; None where masks were not asked for. A hundred masks of a photo of 12 megapixels
-            would take 1.2 GB as pixels.
+            it, maybe without a pixel; None where masks were not asked for. A hundred masks of a
+            photo of 12 megapixels would take 1.2 GB as pixels.
         id: number of the person in a video, the same in every frame, from 1; None if not tracked.
 
     Raises:
@@ -60,7 +60,7 @@ class Person:
         box = ", ".join(f"{value:.0f}" for value in self.box)
         return (
             f"Person({number}score={self.score:.2f}, keypoints={int(self.found.sum())} of "
-            f"{len(self.keypoints)}, box=[{box}], mask={self.rle is not None})"
+            f"{len(self.keypoints)}, box=[{box}], mask={self.has_pixels})"
         )
 
     @property
@@ -71,6 +71,11 @@ class Person:
         return None if self.rle is None else decode_mask(self.rle)
 
     @property
+    def has_pixels(self) -> bool:
+        """Whether there is a mask with any pixels; files hold no other."""
+        return self.rle is not None and bool(rle.area(self.rle))
+
+    @property
     def found(self) -> np.ndarray:
         """(K,) bool: which keypoints have a position."""
         return np.isfinite(self.keypoints).all(axis=-1)
@@ -79,7 +84,7 @@ class Person:
     def box(self) -> np.ndarray:
         """(4,) float [x, y, width, height] in pixel-centre coordinates: around the mask's pixels
         where there are any, else around the keypoints found; zeros where there is nothing."""
-        if self.rle is not None and rle.area(self.rle):
+        if self.has_pixels:
             return box_from_coco(rle.toBbox(self.rle))
         points = self.keypoints[self.found]
         if not len(points):
@@ -95,7 +100,7 @@ class Person:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: id if tracked, score, box [x, y, w, h], keypoints
-        [[x, y, score] * K] (null where not found), mask as COCO RLE.
+        [[x, y, score] * K] (null where not found), mask as COCO RLE if it has pixels.
         """
         points = [
             [round(float(x), 2), round(float(y), 2), round(float(s), 4)]
@@ -109,13 +114,13 @@ class Person:
             "box": [round(float(value), 2) for value in self.box],
             "keypoints": points,
         }
-        if self.rle is not None:
+        if self.has_pixels:
             values["mask"] = self.rle
         return values
 
     def to_coco(self, image_id: int, category_id: int = 1) -> list[dict[str, Any]]:
-        """Entries of COCO's result format: one with keypoints and, where there is a mask, one with
-        its segmentation.
+        """Entries of COCO's result format: one with keypoints and, if there is a mask with pixels,
+        one with its segmentation.
 
         A keypoint that was not found is written at the middle of the box around the others, with
         score 0. The format cannot mark it as missing, and COCO's evaluator takes the size of a
@@ -129,7 +134,7 @@ class Person:
         entries: list[dict[str, Any]] = [
             {**common, "keypoints": np.round(points, 3).reshape(-1).tolist()}
         ]
-        if self.rle is not None:
+        if self.has_pixels:
             box = np.round(box_to_coco(self.box), 2)
             entries.append({**common, "segmentation": self.rle, "bbox": box.tolist()})
         return entries

@@ -72,7 +72,7 @@ def _sample(fiftyone: Any, path: Path, result: Result) -> Any:
 
 def _detection(fiftyone: Any, person: Person, size: np.ndarray) -> Any:
     box = box_to_coco(person.box)
-    mask = person.mask
+    mask = person.mask if person.has_pixels else None
     if mask is not None:
         left, top = np.floor(box[:2]).astype(int)
         right, bottom = np.ceil(box[:2] + box[2:]).astype(int)

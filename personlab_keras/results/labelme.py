@@ -57,7 +57,7 @@ def _shapes(person: Person, number: int, skeleton: Skeleton) -> list[dict[str, A
         for k in np.flatnonzero(person.found)
     ]
     mask = person.mask
-    if mask is None or not mask.any():
+    if mask is None or not person.has_pixels:
         return [box, *points]
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     corners = np.array([[columns[0], rows[0]], [columns[-1], rows[-1]]])

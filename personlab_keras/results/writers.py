@@ -14,6 +14,7 @@ from typing import IO, Any, Protocol
 
 import cv2
 import numpy as np
+from pycocotools import mask as rle
 
 from personlab_keras.annotations.yolo_pose import YoloPose, data_yaml_text, label_text
 from personlab_keras.errors import InputError
@@ -155,8 +156,8 @@ class CocoWriter:
             "area": round(float(box[2] * box[3]), 2),
             "score": round(float(person.score), 6),
         }
-        if (mask := person.mask) is not None:
-            values |= {"segmentation": person.rle, "area": float(mask.sum())}
+        if person.has_pixels:
+            values |= {"segmentation": person.rle, "area": float(rle.area(person.rle))}
         if person.id is not None:
             values["track_id"] = person.id
         return values

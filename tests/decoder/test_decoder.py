@@ -376,8 +376,14 @@ def test_no_bridges_without_long_offsets_or_where_they_are_unknown():
 def test_keypoint_beyond_the_frame_is_found_within_the_radius(point):
     person = standing(150, 150)
     person[LEFT_WRIST] = point
-    (found,) = decode(paint([person], 305, 305, 8), options=DecodeConfig(masks=False))
-    np.testing.assert_allclose(found.keypoints[LEFT_WRIST], point, atol=0.01)
+    maps, options = paint([person], 305, 305, 8), DecodeConfig(masks=False)
+    (found,) = decode(maps, options=options, frame=Frame(505, 505, offset=(-100.0, -100.0)))
+    np.testing.assert_allclose(found.keypoints[LEFT_WRIST], np.add(point, 100), atol=0.01)
+    # In an image that ends with the frame it is at the nearest of the pixels.
+    (cut,) = decode(maps, options=options)
+    np.testing.assert_allclose(cut.keypoints[LEFT_WRIST], np.clip(point, 0, 304), rtol=0, atol=0.01)
+    assert ((cut.keypoints >= 0) & (cut.keypoints <= 304)).all()
+    np.testing.assert_array_equal(cut.keypoint_scores, found.keypoint_scores)
 
 
 def test_keypoint_farther_beyond_the_frame_is_not_found():

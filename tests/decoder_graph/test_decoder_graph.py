@@ -95,7 +95,7 @@ def graph(
         people, scores, maps = find_poses(
             read, frames, skeleton, options, radius, 2 * options.max_people
         )
-        points = frames[0].to_image(people.keypoints)
+        points = frames[0].inside_image(people.keypoints)
         return points, people.keypoint_scores, scores, *find_masks(people, maps, frames, options)
 
     return run
@@ -233,6 +233,23 @@ def unsure(people: list[np.ndarray], side: int, seed: int) -> Maps:
         long_offsets=noisy(maps.long_offsets, 6),
         segmentation=np.clip(noisy(maps.segmentation, 0.3), 0, 1),
     )
+
+
+def test_keypoints_beyond_the_image_are_at_its_edge_in_the_graph():
+    person = standing(40, 260)
+    maps = [
+        paint([person * scale], int(320 * scale) + 1, int(240 * scale) + 1, 8) for scale in (1, 0.5)
+    ]
+    frames = [Frame(321, 241, (scale, scale)) for scale in (1.0, 0.5)]
+    passes = [FramedMaps(each, frame) for each, frame in zip(maps, frames, strict=True)]
+    mirrored_ones = [[each, each.mirrored(COCO_PERSON)] for each in maps]
+    options = DecodeConfig(scale_range=(20.0, 350.0))
+    (reference,) = decode(passes, COCO_PERSON, options, radius=RADIUS)
+    (found,) = people_in_graph(mirrored_ones, COCO_PERSON, options, frames, RADIUS)
+    np.testing.assert_allclose(found.keypoints, reference.keypoints, atol=0.01)
+    beyond = (person < 0) | (person > (240, 320))
+    assert beyond.sum() >= 4
+    np.testing.assert_array_equal(found.keypoints[beyond], np.clip(person, 0, (240, 320))[beyond])
 
 
 @cache

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,6 +28,16 @@ def test_box_surrounds_the_pixels_of_the_mask():
 
 def test_box_without_mask_surrounds_the_found_keypoints():
     assert someone(mask=False).box.tolist() == [2.0, 2.0, 4.0, 3.0]
+
+
+def test_a_mask_without_pixels_is_not_written():
+    person = replace(someone(), rle=encode_mask(np.zeros((10, 8), bool)))
+    assert person.mask.shape == (10, 8)  # in Python it has its shape
+    assert "mask" not in person.to_dict()
+    (keypoints,) = person.to_coco(image_id=7)
+    assert "segmentation" not in keypoints
+    assert person.box.tolist() == someone(mask=False).box.tolist()
+    assert repr(person) == repr(someone(mask=False))
 
 
 def test_nobody_has_an_empty_box():

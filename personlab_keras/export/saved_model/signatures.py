@@ -218,7 +218,7 @@ class Served(tf.Module):
             self._config.targets.radius,
             CANDIDATES_PER_PERSON * options.max_people,
         )
-        points = frames[0].to_image(people.keypoints)
+        points = frames[0].inside_image(people.keypoints)
         found = {
             "keypoints": _with_scores(points, people),
             "scores": scores,
