@@ -16,6 +16,7 @@ from personlab_keras.decoder.fusion import FramedMaps, by_size, finest_first, fu
 from personlab_keras.decoder.masks import find_masks
 from personlab_keras.decoder.merging import pool_readings
 from personlab_keras.decoder.reading import CANDIDATES_PER_PERSON, read_people
+from personlab_keras.decoder.sampling import all_finite
 from personlab_keras.decoder.scoring import score_people
 from personlab_keras.method.frame import Frame
 from personlab_keras.method.maps import Maps
@@ -133,10 +134,12 @@ def _cleaned(maps: Maps) -> Maps:
 
     def finite_or(substitute: float, values: np.ndarray) -> np.ndarray:
         nonlocal unknown
-        with np.errstate(over="ignore", invalid="ignore"):
-            values = np.ascontiguousarray(values, np.float32)
-            if np.isfinite(values.sum()):  # one that is not finite would have made the sum so
-                return values
+        if values.dtype != np.float32:
+            with np.errstate(over="ignore", invalid="ignore"):
+                values = values.astype(np.float32)
+        values = np.ascontiguousarray(values)
+        if all_finite(values.reshape(-1).view(np.int32)):
+            return values
         finite = np.isfinite(values)
         unknown += int(finite.size - np.count_nonzero(finite))
         return np.where(finite, values, np.float32(substitute))

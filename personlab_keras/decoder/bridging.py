@@ -11,7 +11,7 @@ import numpy as np
 
 from personlab_keras.config import DecodeConfig
 from personlab_keras.decoder.compilation import compiled
-from personlab_keras.decoder.sampling import step_along, value_at
+from personlab_keras.decoder.sampling import step_each, value_at
 from personlab_keras.method.maps import Maps
 
 
@@ -75,13 +75,19 @@ def bridge_person(
     for source in sources:
         weight = value_at(heatmaps, source, person[source, 0], person[source, 1], stride)
         weights[source] = 0.0 if np.isnan(weight) else weight
+    # The proposals of all sources for all targets, target by target.
+    channels = np.repeat(targets, len(sources))
+    points = np.empty((2, len(channels)))
+    for i in range(len(channels)):
+        points[0, i], points[1, i] = person[sources[i % len(sources)]]
+    step_each(long_offsets, channels, points, stride)
+    for _ in range(refinements):
+        step_each(short_offsets, channels, points, stride)
     proposed, shares = np.empty((count, 2)), np.empty(count)
-    for target in targets:
+    for t, target in enumerate(targets):
         landed = 0
-        for source in sources:
-            x, y = step_along(long_offsets, target, person[source, 0], person[source, 1], stride)
-            for _ in range(refinements):
-                x, y = step_along(short_offsets, target, x, y, stride)
+        for s, source in enumerate(sources):
+            x, y = points[:, t * len(sources) + s]
             if value_at(heatmaps, target, x, y, stride) >= threshold:
                 proposed[landed, 0], proposed[landed, 1], shares[landed] = x, y, weights[source]
                 landed += 1
@@ -89,10 +95,9 @@ def bridge_person(
         for i in range(landed):
             support = 0.0
             for j in range(landed):
-                if (
-                    np.hypot(proposed[i, 0] - proposed[j, 0], proposed[i, 1] - proposed[j, 1])
-                    <= agreement
-                ):
+                across = proposed[i, 0] - proposed[j, 0]
+                down = proposed[i, 1] - proposed[j, 1]
+                if across**2 + down**2 <= agreement**2:
                     support += shares[j]
             if support > most or (support == most and chosen < 0):
                 most, chosen = support, i

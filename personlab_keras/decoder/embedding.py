@@ -170,12 +170,13 @@ def _guess(
     refinements: int,
 ) -> None:
     """Fills in both guesses (2, 2, K) of one point, of which `reached` (2, K) holds K copies."""
-    step_each(long_offsets, reached, stride)
+    channels = np.arange(long_offsets.shape[2])
+    step_each(long_offsets, channels, reached, stride)
     guesses[0] = reached
     for _ in range(refinements):
-        step_each(long_offsets, reached, stride)
+        step_each(long_offsets, channels, reached, stride)
     for _ in range(refinements):
-        step_each(short_offsets, reached, stride)
+        step_each(short_offsets, channels, reached, stride)
     guesses[1] = reached
 
 

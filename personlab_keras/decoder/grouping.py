@@ -14,7 +14,7 @@ from personlab_keras.config import DecodeConfig
 from personlab_keras.decoder.bridging import bridge_person
 from personlab_keras.decoder.compilation import compiled
 from personlab_keras.decoder.peaks import Seeds
-from personlab_keras.decoder.sampling import sample, step_along, value_at
+from personlab_keras.decoder.sampling import step_along, value_at
 from personlab_keras.method.maps import Maps
 from personlab_keras.method.skeleton import Skeleton
 
@@ -110,7 +110,7 @@ def _group(
 def _is_explained(point: np.ndarray, keypoint: int, people: np.ndarray, nms_radius: float) -> bool:
     for j in range(len(people)):
         across, down = people[j, keypoint, 0] - point[0], people[j, keypoint, 1] - point[1]
-        if np.hypot(across, down) <= nms_radius:
+        if across**2 + down**2 <= nms_radius**2:
             return True
     return False
 
@@ -201,9 +201,18 @@ def keypoint_probabilities(people: np.ndarray, maps: Maps) -> np.ndarray:
     """(P, K) float64: the probability of every keypoint (P, K, 2) at its position; 0 where there is
     none.
     """
-    channels = np.broadcast_to(np.arange(people.shape[1]), people.shape[:2])
-    heat = sample(maps.heatmaps, channels.reshape(-1), people.reshape(-1, 2), maps.stride)
-    return np.nan_to_num(heat).reshape(people.shape[:2])
+    return _probabilities(people, maps.heatmaps, maps.stride)
+
+
+@compiled
+def _probabilities(people: np.ndarray, heatmaps: np.ndarray, stride: int) -> np.ndarray:
+    probabilities = np.zeros(people.shape[:2])
+    for j in range(people.shape[0]):
+        for k in range(people.shape[1]):
+            value = value_at(heatmaps, k, people[j, k, 0], people[j, k, 1], stride)
+            if not np.isnan(value):
+                probabilities[j, k] = value
+    return probabilities
 
 
 @lru_cache(maxsize=8)

@@ -25,9 +25,7 @@ def person_scales(people: np.ndarray, smallest_side: float) -> np.ndarray:
     Returns:
         (P,) float64, positive.
     """
-    if not len(people):
-        return np.empty(0)
-    sides = np.nanmax(people, axis=1) - np.nanmin(people, axis=1)
+    sides = np.fmax.reduce(people, axis=1) - np.fmin.reduce(people, axis=1)
     return np.sqrt(np.maximum(sides, smallest_side).prod(axis=1))
 
 
@@ -108,6 +106,7 @@ def _sums(
     radius: float,
 ) -> np.ndarray:
     sums = np.zeros((4, *people.shape[:2]))
+    fading = max(radius - VOTE_FADE, 0.0) ** 2
     for j in range(people.shape[0]):
         for k in range(people.shape[1]):
             x, y = people[j, k]
@@ -121,7 +120,9 @@ def _sums(
                     away_x, away_y = points[i, 0] - x, points[i, 1] - y
                     squared = away_x**2 + away_y**2
                     if squared < radius**2:
-                        vote = mass[i] * min(1.0, (radius - np.sqrt(squared)) / VOTE_FADE)
+                        vote = np.float64(mass[i])
+                        if squared > fading:
+                            vote *= min(1.0, (radius - np.sqrt(squared)) / VOTE_FADE)
                         weight = vote * np.exp(-squared / spreads[j, k])
                         total += vote
                         weighted += weight

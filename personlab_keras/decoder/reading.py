@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -48,7 +48,7 @@ class Readings:
 
     def __getitem__(self, chosen: np.ndarray) -> Readings:
         """The chosen readings, by indices or as a mask."""
-        return Readings(*(getattr(self, field.name)[chosen] for field in fields(self)))
+        return Readings(*(each[chosen] for each in vars(self).values()))
 
     def moved(self, source: FramedMaps, target: FramedMaps) -> Readings:
         """The same in input pixels of another pass over the image."""

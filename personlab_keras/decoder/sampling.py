@@ -11,6 +11,22 @@ from personlab_keras.decoder.compilation import compiled
 
 
 @compiled
+def all_finite(bits: np.ndarray) -> bool:
+    """Whether all float32 numbers are finite that have the bits (N,) int32: not all bits of the
+    exponent are set.
+
+    >>> all_finite(np.array([1.0, -0.0], np.float32).view(np.int32))
+    True
+    >>> all_finite(np.array([1.0, np.inf], np.float32).view(np.int32))
+    False
+    """
+    infinite = np.int32(0)
+    for i in range(len(bits)):
+        infinite |= np.int32((bits[i] & 0x7F800000) == 0x7F800000)
+    return infinite == 0
+
+
+@compiled
 def place(
     x: float, y: float, height: int, width: int, stride: int
 ) -> tuple[int, int, float, float]:
@@ -52,27 +68,31 @@ def step_along(
         return np.nan, np.nan
     row, column, down, across = place(x, y, field.shape[0], field.shape[1], stride)
     below, beside = row + (down > 0), column + (across > 0)
-    x, y = (column + across) * stride, (row + down) * stride
-    for i, j, share in (
-        (row, column, (1 - down) * (1 - across)),
-        (row, beside, (1 - down) * across),
-        (below, column, down * (1 - across)),
-        (below, beside, down * across),
-    ):
-        x += share * field[i, j, channel, 0]
-        y += share * field[i, j, channel, 1]
-    return x, y
+    shares = (1 - down) * (1 - across), (1 - down) * across, down * (1 - across), down * across
+    return (
+        (column + across) * stride
+        + shares[0] * field[row, column, channel, 0]
+        + shares[1] * field[row, beside, channel, 0]
+        + shares[2] * field[below, column, channel, 0]
+        + shares[3] * field[below, beside, channel, 0],
+        (row + down) * stride
+        + shares[0] * field[row, column, channel, 1]
+        + shares[1] * field[row, beside, channel, 1]
+        + shares[2] * field[below, column, channel, 1]
+        + shares[3] * field[below, beside, channel, 1],
+    )
 
 
 @compiled
-def step_each(field: np.ndarray, points: np.ndarray, stride: int) -> None:
-    """Moves points (2, C), x and y of each, along its own channel of an offset field (h, w, C, 2),
-    in place; as `step_along`.
+def step_each(field: np.ndarray, channels: np.ndarray, points: np.ndarray, stride: int) -> None:
+    """Moves points (2, N), x and y of each, along its own of the channels (N,) of an offset field
+    (h, w, C, 2), in place; as `step_along`.
 
     The points do not depend on each other, so the processor moves several of them at once."""
     bottom, right, cells = field.shape[0] - 1.0, field.shape[1] - 1.0, 1.0 / stride
-    for k in range(points.shape[1]):
-        column, row = points[0, k] * cells, points[1, k] * cells
+    for i in range(len(channels)):
+        k = channels[i]
+        column, row = points[0, i] * cells, points[1, i] * cells
         lost = np.isnan(column) or np.isnan(row)
         column = column if column > 0.0 else 0.0  # which NaN is not
         row = row if row > 0.0 else 0.0
@@ -90,7 +110,7 @@ def step_each(field: np.ndarray, points: np.ndarray, stride: int) -> None:
                 + shares[2] * field[below, left, k, axis]
                 + shares[3] * field[below, beside, k, axis]
             )
-            points[axis, k] = np.nan if lost else reached
+            points[axis, i] = np.nan if lost else reached
 
 
 def sample(field: np.ndarray, channels: np.ndarray, points: np.ndarray, stride: int) -> np.ndarray:
