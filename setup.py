@@ -72,6 +72,7 @@ setup(
     },
     install_requires=[
         "tensorflow>=2.18,<3",
+        # 0.3 MB that bring nothing else; every SavedModel gets its warm-up requests by it.
         "tensorflow-serving-api>=2.18,<3",
         "keras>=3.15,<4",
         "numpy>=1.26,<3",

@@ -275,6 +275,7 @@ async def many_small(
                 "files": files,
             }
         )
+        print(samples[-1], flush=True)
 
     async def some(number: int) -> None:
         for _ in range(number):

@@ -11,9 +11,11 @@ cd "$(dirname "$0")/.."
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-python3 -m venv "$work/installed"
-"$work/installed/bin/pip" install --quiet --constraint requirements.txt ".$extras"
+# Without pip in it, which would be listed.
+python3 -m venv --without-pip "$work/installed"
 python3 -m venv "$work/tool"
+"$work/tool/bin/pip" --python "$work/installed/bin/python" install --quiet \
+  --constraint requirements.txt ".$extras"
 "$work/tool/bin/pip" install --quiet 'cyclonedx-bom>=7,<8'
 "$work/tool/bin/cyclonedx-py" environment --output-reproducible --output-format JSON \
   --output-file "$out" "$work/installed/bin/python"

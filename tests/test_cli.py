@@ -19,6 +19,7 @@ from personlab_keras.config import load_config
 from personlab_keras.errors import InputError
 
 ROOT = Path(__file__).parents[1]
+NAME = "bodypix-mobilenet-v1-050"
 COMMANDS = (
     "demo",
     "prepare",
@@ -205,7 +206,7 @@ def test_the_demo_in_small(tmp_path, capsys):
         ),
         (["inspect", "."], "no meta.json there"),
         (["train", "--records", ".", "--workdir", "w"], "no meta.json there"),
-        (["train", "--records", ".", "--workdir", "w", "--init", "."], "no personlab.json there"),
+        (["train", "--records", ".", "--workdir", "w", "--init", "."], "no meta.json there"),
         (["export", ".", "--out", "m"], "neither a workdir"),
         (["import-weights", "--out", "m"], "requires SOURCE and --out DIR, or --list"),
         (["import-weights", "bodypix", "--out", "m"], "nor a published network. Nearest: bodypix-"),
@@ -214,7 +215,7 @@ def test_the_demo_in_small(tmp_path, capsys):
         (["predict", "0", "--model", ".", "--out", "o"], "no personlab.json there"),
         (
             ["evaluate", "--model", ".", "--annotations", "a", "--images", "i", "--out", "o"],
-            "no personlab.json there",
+            "a: no such file or folder",
         ),
         (
             ["predict", "x.jpg", "--model", ".", "--out", "o", "--beam", "--data-only"],
@@ -314,10 +315,43 @@ def test_a_reader_that_goes_away_is_no_error():
     assert process.stderr == ""
 
 
-def test_sources_are_looked_for_before_a_model_is_downloaded(tmp_path, capsys, monkeypatch):
-    def fetched(name):
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["predict", "none.jpg", "--model", NAME, "--out", "o"], "none.jpg: no such file"),
+        (["predict", "x.jpg", "--model", NAME, "--format", "xml"], "--format must be"),
+        (["explain", "none.jpg", "--model", NAME, "--out", "o"], "none.jpg: cannot read"),
+        (["benchmark", "--images", "none", "--model", NAME], "none: no such file"),
+        (
+            ["evaluate", "--annotations", "none.json", "--model", NAME, "--out", "o"],
+            "none.json: no such file",
+        ),
+        (
+            [*("evaluate", "--annotations", "x.jpg", "--images", "none"), "--model", NAME]
+            + ["--out", "o"],
+            "none: no such file",
+        ),
+        (["serve", "--model", NAME, "--host", "0.0.0.0"], "other machines could use the server"),
+        (["serve", "--model", NAME, "--api-key", "none"], "none"),
+        (["export", NAME, "--out", "o", "--format", "onxx"], "--format must be"),
+        (
+            ["export", NAME, "--out", "o", "--format=litert", "--weights=int8"]
+            + ["--calibration", "none"],
+            "none: no such file",
+        ),
+        (["train", "--init", NAME, "--records", "none", "--workdir", "w"], "none"),
+    ],
+)
+def test_everything_else_is_looked_at_before_a_model_is_downloaded(
+    arguments, said, tmp_path, capsys, monkeypatch
+):
+    def fetched(name, progress):
         raise AssertionError(f"{name} was fetched")
 
-    monkeypatch.setattr("personlab_keras.cli.predicting.named_model", fetched)
-    assert main(["predict", str(tmp_path / "none.jpg"), "--out", str(tmp_path / "out")]) == 2
-    assert "none.jpg" in capsys.readouterr().err
+    monkeypatch.setattr("personlab_keras.hub.model_path", fetched)
+    monkeypatch.chdir(tmp_path)
+    Path("x.jpg").touch()
+    assert main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert [path.name for path in tmp_path.iterdir()] == ["x.jpg"]

@@ -35,6 +35,22 @@ def test_a_release_uses_no_cache_and_no_password():
     assert yaml.safe_load(text)["jobs"]["publish"]["permissions"] == {"id-token": "write"}
 
 
+def test_every_pinned_version_has_hashes():
+    def pinned(name):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        return dict(re.findall(r"^([\w.-]+)==(\S+)", text, re.MULTILINE)), text
+
+    def normal(versions):
+        return {re.sub(r"[-_.]+", "-", name).lower(): each for name, each in versions.items()}
+
+    versions, _ = pinned("requirements.txt")
+    locked, text = pinned("requirements-hashes.txt")
+    assert normal(versions).items() <= normal(locked).items()
+    assert locked.keys() - normal(versions).keys() == {"setuptools", "wheel"}
+    for part in re.split(r"(?=^[a-z])", text, flags=re.MULTILINE)[1:]:
+        assert "--hash=sha256:" in part, part
+
+
 def test_the_citation_names_this_version_and_the_paper():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == personlab_keras.__version__

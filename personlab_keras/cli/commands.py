@@ -19,7 +19,7 @@ from personlab_keras.cli.console import counted, progress_bars, say, waiting
 from personlab_keras.cli.given import named_model, overrides_of, pipeline_arguments
 from personlab_keras.config import Config, config_to_described_yaml, load_config
 from personlab_keras.errors import InputError
-from personlab_keras.io.files import check_apart
+from personlab_keras.io.files import check_apart, check_there
 from personlab_keras.io.interrupts import interrupts_raise
 from personlab_keras.io.processes import import_tensorflow_quietly
 
@@ -154,16 +154,17 @@ def run_train(options: argparse.Namespace, config: Config) -> int:
     from personlab_keras.training.validation import other_size
 
     join(config.train.strategy)
-    directory = None if options.init is None else read_model_directory(named_model(options.init))
     meta = read_meta(options.records)
+    val_meta = None if options.val_records is None else read_meta(options.val_records)
+    directory = None if options.init is None else read_model_directory(named_model(options.init))
     skip = [] if options.skip_corrupt is None else [f"data.skip_corrupt={options.skip_corrupt}"]
     config = load_config(
         options.config, [*skip, *options.set], base=starting_config(meta, directory)
     )
     if directory is not None:
         check_meta(meta, options.records, skeleton=directory.skeleton)
-    if options.val_records is not None:
-        remark = other_size(read_meta(options.val_records), config)
+    if val_meta is not None:
+        remark = other_size(val_meta, config)
         if remark is not None:
             say(f"{options.val_records}: {remark}")
     init = None if directory is None else directory.network
@@ -236,7 +237,7 @@ def _compile_step(options: argparse.Namespace, config: Config) -> int:
 
 def run_export(options: argparse.Namespace, config: Config) -> int:
     from personlab_keras.export.file_options import FileOptions
-    from personlab_keras.export.formats import export_formats, parse_input_size
+    from personlab_keras.export.formats import check_export, export_formats, parse_input_size
 
     options_of_files = {
         "weights": options.weights and tuple(options.weights.split(",")),
@@ -245,17 +246,11 @@ def run_export(options: argparse.Namespace, config: Config) -> int:
     }
     given = {name: value for name, value in options_of_files.items() if value}
     files = FileOptions(**given) if given else None
+    formats, settings = options.format.split(","), overrides_of(options)
+    check_export(options.source, options.out, formats, files, settings)
     with waiting("exporting"):
-        paths = list(
-            export_formats(
-                named_model(options.source),
-                options.out,
-                options.format.split(","),
-                files,
-                overrides_of(options),
-                best=options.best,
-            )
-        )
+        source = named_model(options.source)
+        paths = export_formats(source, options.out, formats, files, settings, best=options.best)
     for path in paths:
         content = (
             "SavedModel, Keras weights, personlab.json"
@@ -300,6 +295,7 @@ def run_evaluate(options: argparse.Namespace, config: Config) -> int:
     from personlab_keras.io.journal import fingerprint
 
     _check_apart(options)
+    check_there(options.annotations, options.images)
     # Average precision covers all thresholds, so only a threshold that the user sets applies.
     settings = ["decode.score_threshold=0", *overrides_of(options)]
     model = named_model(options.model)
@@ -339,16 +335,18 @@ def run_push(options: argparse.Namespace, config: Config) -> int:
 
 
 def run_serve(options: argparse.Namespace, config: Config) -> int:
-    from personlab_keras.serving import serve
+    from personlab_keras.serving import check_access, serve
 
     given = {
         name: getattr(options, name)
         for name in ("port", "host")
         if getattr(options, name) is not None
     }
+    served = replace(config.serve, **given)
+    check_access(served, options.api_key, options.no_auth)
     serve(
         named_model(options.model),
-        replace(config.serve, **given),
+        served,
         overrides_of(options),
         say=lambda line: print(line, flush=True),
         api_key=options.api_key,

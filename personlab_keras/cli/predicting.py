@@ -245,7 +245,9 @@ def _predict_with_beam(options: argparse.Namespace, pipeline: list[str]) -> int:
 
 def run_benchmark(options: argparse.Namespace, config: Config) -> int:
     from personlab_keras.inference.benchmark import benchmark, table
+    from personlab_keras.io.images import list_images
 
+    list_images([options.images])
     timings = benchmark(
         named_model(options.model),
         [options.images],

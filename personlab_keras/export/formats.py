@@ -61,23 +61,10 @@ def export_formats(
             input side is not stride * n + 1; there is no image for the calibration; a package is
             missing; `out` is a model directory other than the source.
     """
-    _check_names("--format", formats, FORMATS)
     chosen = options or FileOptions()
-    _check_names("--weights", chosen.weights, WEIGHTS)
-    makers = [(name, _MAKERS[name]) for name in FILES if name in formats]
-    if options is not None and not makers:
-        raise InputError(
-            f"--weights, --input-size and --calibration need --format {LITERT} or {ONNX}. Received: --format {SAVED_MODEL}"
-        )
-    if chosen.calibration and INT8 not in chosen.weights:
-        raise InputError(
-            f"--calibration needs --weights {INT8}. Received: --weights {','.join(chosen.weights)}"
-        )
+    check_export(source, out, formats, options, overrides)
     folder = Path(out)
-    if SAVED_MODEL not in formats:
-        _check_folder(folder, Path(source), overrides)
-    for name, _ in makers:
-        _check_packages(name, chosen)
+    makers = [(name, _MAKERS[name]) for name in FILES if name in formats]
     read = read_source(source, overrides, best)
     if chosen.input_size is not None:
         for side in chosen.input_size:
@@ -97,6 +84,42 @@ def export_formats(
             write_atomically(path, next(contents))
             written.append(path)
     return written
+
+
+def check_export(
+    source: str | Path,
+    out: str | Path,
+    formats: Sequence[str],
+    options: FileOptions | None,
+    overrides: Sequence[str],
+) -> None:
+    """Checks all of an export that can be checked without its source, which may be a download.
+
+    Args:
+        source, out, formats, options, overrides: as in `export_formats`.
+
+    Raises:
+        InputError: as `export_formats`.
+    """
+    _check_names("--format", formats, FORMATS)
+    chosen = options or FileOptions()
+    _check_names("--weights", chosen.weights, WEIGHTS)
+    files = [name for name in FILES if name in formats]
+    if options is not None and not files:
+        raise InputError(
+            f"--weights, --input-size and --calibration need --format {LITERT} or {ONNX}. Received: --format {SAVED_MODEL}"
+        )
+    if chosen.calibration and INT8 not in chosen.weights:
+        raise InputError(
+            f"--calibration needs --weights {INT8}. Received: --weights {','.join(chosen.weights)}"
+        )
+    folder = Path(out)
+    if SAVED_MODEL not in formats:
+        _check_folder(folder, Path(source), overrides)
+    for name in files:
+        _check_packages(name, chosen)
+    if chosen.calibration:
+        list_images(chosen.calibration)
 
 
 def file_name(runtime: str, weights: str = FLOAT32) -> str:

@@ -84,6 +84,18 @@ def make_folder(folder: str | Path) -> Path:
     return Path(folder)
 
 
+def check_there(*paths: str | Path | None) -> None:
+    """Checks that files or folders exist, before something slow; None is passed over.
+
+    Raises:
+        InputError: one does not exist, or is a link that leads nowhere.
+    """
+    for path in paths:
+        if path is not None and not os.path.exists(path):
+            kind = "a link that leads nowhere" if os.path.islink(path) else "no such file or folder"
+            raise InputError(f"{path}: {kind}")
+
+
 def check_apart(out: str | Path, sources: Iterable[str | Path]) -> None:
     """Checks that results do not go where they would be sources of the next run.
 

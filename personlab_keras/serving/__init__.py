@@ -43,13 +43,37 @@ def serve(
             setting is invalid, or there is no Ray cluster at the configured address.
         KeyboardInterrupt: interrupted before the server was ready.
     """
+    keys, risks = check_access(config, api_key, no_auth)
+    from personlab_keras.serving.server import run
+
+    def ready(line: str) -> None:
+        say(line)
+        for risk in risks:
+            warn(risk)
+
+    run(Path(os.path.realpath(model)), config, overrides, ready, keys)
+
+
+def check_access(
+    config: ServeConfig, api_key: str | Path | None, no_auth: bool
+) -> tuple[Sequence[bytes], list[str]]:
+    """Checks all that can be checked without a model, which may be a download.
+
+    Args:
+        config, api_key, no_auth: as in `serve`.
+
+    Returns:
+        The keys, and a line for each risk.
+
+    Raises:
+        InputError: as `serve`.
+    """
     missing = [name for name in _EXTRA if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(
             f"needs the extra `serve` (pip install 'personlab-keras[serve]'). Missing: {', '.join(missing)}"
         )
     from personlab_keras.serving.guard import KEY_VARIABLE, is_loopback, read_keys
-    from personlab_keras.serving.server import run
 
     keys = () if no_auth else read_keys(api_key)
     risks = []
@@ -66,10 +90,4 @@ def serve(
                 "API keys and images are sent unencrypted: set serve.tls_certificate, or put a "
                 "proxy with TLS in front"
             )
-
-    def ready(line: str) -> None:
-        say(line)
-        for risk in risks:
-            warn(risk)
-
-    run(Path(os.path.realpath(model)), config, overrides, ready, keys)
+    return keys, risks
