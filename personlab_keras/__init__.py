@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from personlab_keras.keras_objects import register
+
 TYPE_CHECKING = False  # `typing` takes a moment in which Ctrl-C would be a traceback
 if TYPE_CHECKING:
     from typing import Any
@@ -33,6 +35,8 @@ _HOMES = {
 
 __all__ = list(_HOMES)
 __version__ = "0.1.0"
+
+register()
 
 
 def __getattr__(name: str) -> Any:

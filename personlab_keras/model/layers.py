@@ -11,7 +11,13 @@ import keras
 from keras import layers, ops
 
 from personlab_keras.errors import InputError
+from personlab_keras.keras_objects import BACKENDS
 from personlab_keras.method.coordinates import map_side
+
+if keras.backend.backend() not in BACKENDS:
+    raise InputError(
+        f"KERAS_BACKEND must be {' or '.join(BACKENDS)}. Received: {keras.backend.backend()}"
+    )
 
 
 @dataclass(frozen=True)

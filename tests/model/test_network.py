@@ -297,6 +297,30 @@ def test_save_and_load(refined, tmp_path):
         np.testing.assert_array_equal(output, expected[name])
 
 
+LOAD = """
+import sys
+if sys.argv[2] == "after":
+    import keras
+import personlab_keras
+assert sys.argv[2] == "after" or not {"keras", "tensorflow", "jax"} & sys.modules.keys()
+import keras
+print(len(keras.models.load_model(sys.argv[1]).layers))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("imported", ["before", "after"])
+def test_a_saved_network_loads_with_the_package_alone(refined, tmp_path, imported):
+    refined.save(tmp_path / "model.keras")
+    loaded = subprocess.run(
+        [sys.executable, "-c", LOAD, str(tmp_path / "model.keras"), imported],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert loaded.stdout.split()[-1:] == [str(len(refined.layers))], loaded.stderr[-2000:]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="checks TensorFlow's own format"
