@@ -59,6 +59,53 @@ def test_another_backend_is_refused_in_one_line(command, monkeypatch, capsys):
     assert line.endswith("KERAS_BACKEND must be tensorflow or jax. Received: torch")
 
 
+def test_another_backend_is_refused_in_python():
+    network = "import keras, personlab_keras; print('imported'); personlab_keras.build_model"
+    done = subprocess.run(
+        [sys.executable, "-c", network],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": "numpy"},
+    )
+    assert done.stdout == "imported\n"
+    assert done.stderr.splitlines()[-1].endswith(
+        "InputError: KERAS_BACKEND must be tensorflow or jax. Received: numpy"
+    )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "--records", "gs://bucket/x", "--workdir", "w"],
+        ["train", "--records", "r", "--workdir", "gs://bucket/x"],
+        ["prepare", "--annotations", "gs://bucket/x", "--out", "o"],
+        ["prepare", "--annotations", "a", "--images", "gs://bucket/x", "--out", "o"],
+        ["prepare", "--annotations", "a", "--images", "i", "--out", "gs://bucket/x"],
+        ["inspect", "gs://bucket/x"],
+        ["serve", "--model", "gs://bucket/x"],
+        ["export", "gs://bucket/x", "--out", "o"],
+        [
+            "evaluate",
+            "--model",
+            "m",
+            "--annotations",
+            "a",
+            "--images",
+            "i",
+            "--out",
+            "gs://bucket/x",
+        ],
+    ],
+    ids=" ".join,
+)
+def test_buckets_are_refused_in_one_line(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(command) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.endswith("gs://bucket/x: must be a local path; mount the bucket")
+    assert not list(tmp_path.iterdir())
+
+
 def test_help_names_every_command_and_each_explains_itself(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["--help"])

@@ -62,15 +62,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, name: str) -> int:
+    from pathlib import Path
+
     from personlab_keras.cli.console import waiting
     from personlab_keras.cli.settings import command_config
     from personlab_keras.errors import InputError, Stopped
     from personlab_keras.io.failures import failure
+    from personlab_keras.io.files import check_local
     from personlab_keras.io.interrupts import interrupted
     from personlab_keras.io.processes import import_tensorflow_quietly
 
     try:
         _check_backend()
+        for value in vars(options).values():
+            if isinstance(value, Path):
+                check_local(value)
         config = command_config(options.command, options.config, options.set)
         if _needs_tensorflow(options):
             with waiting("loading TensorFlow"):
@@ -102,10 +108,11 @@ def _run(options: argparse.Namespace, name: str) -> int:
 def _check_backend() -> None:
     """Keras itself would end in a traceback where a backend is not installed."""
     from personlab_keras.errors import InputError
+    from personlab_keras.keras_objects import BACKENDS
 
     backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
-    if backend not in ("tensorflow", "jax"):
-        raise InputError(f"KERAS_BACKEND must be tensorflow or jax. Received: {backend}")
+    if backend not in BACKENDS:
+        raise InputError(f"KERAS_BACKEND must be {' or '.join(BACKENDS)}. Received: {backend}")
 
 
 def _needs_tensorflow(options: argparse.Namespace) -> bool:

@@ -12,6 +12,7 @@ from personlab_keras.errors import InputError
 from personlab_keras.hub import pins
 from personlab_keras.inference import predict
 from personlab_keras.inference.predict import Predictor
+from personlab_keras.io.files import check_local
 from personlab_keras.model.pretrained.catalogue import DEFAULT_MODEL, PUBLISHED
 from personlab_keras.model.pretrained.download import cache_folder
 from personlab_keras.model_directory import DESCRIPTION_FILE
@@ -68,8 +69,9 @@ def model_path(source: str | Path, progress: Progress | None = None) -> Path:
         progress: called with (bytes received, size in bytes) during a download.
 
     Raises:
-        InputError: the name is close to that of a released network; a download fails; what is in
-            the cache is no longer what was received; a package is missing.
+        InputError: the name is close to that of a released network, or the address of a bucket; a
+            download fails; what is in the cache is no longer what was received; a package is
+            missing.
 
     >>> model_path("runs/exported").as_posix()
     'runs/exported'
@@ -93,6 +95,7 @@ def model_path(source: str | Path, progress: Progress | None = None) -> Path:
             f"{name}: neither a model directory nor a released network. Nearest: {near[0]}; "
             "`personlab import-weights --list` prints all"
         )
+    check_local(source)
     return Path(source)
 
 

@@ -35,6 +35,26 @@ SMALL_YAML = 1 << 20
 """Bytes of the largest YAML file: the parser takes a second for it."""
 
 
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/")  # one letter alone is a drive of Windows
+
+
+def check_local(path: str | Path) -> None:
+    """Checks that a path is no address of a bucket: as a path it would name a folder here.
+
+    Raises:
+        InputError: it is an address.
+
+    >>> check_local("gs://bucket/records")
+    Traceback (most recent call last):
+        ...
+    personlab_keras.errors.InputError: gs://bucket/records: must be a local path; mount the bucket
+    """
+    # `Path` has collapsed the slashes of an address.
+    if _ADDRESS.match(str(path)):
+        address = str(path).replace("://", ":/").replace(":/", "://", 1)
+        raise InputError(f"{address}: must be a local path; mount the bucket")
+
+
 def write_atomically(path: str | Path, content: bytes) -> None:
     """Writes a temporary file, flushes it to the disk and renames it, so that a reader sees either
     the old file or the complete new one, even after a crash.
@@ -53,6 +73,7 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     ...     (Path(folder) / "new" / "a.txt").read_bytes()
     b'text'
     """
+    check_local(path)
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}{_UNFINISHED}")
     try:
@@ -72,6 +93,7 @@ def make_folder(folder: str | Path) -> Path:
     Raises:
         InputError: it cannot be made, or not written to.
     """
+    check_local(folder)
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except FileExistsError:
@@ -179,6 +201,7 @@ def read_small(path: str | Path, most: int = SMALL) -> bytes:
     Raises:
         InputError: it is missing, unreadable, no regular file, or larger than `most` bytes.
     """
+    check_local(path)
     try:
         check_regular(path)
         with open(path, "rb") as file:
