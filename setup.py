@@ -40,6 +40,7 @@ TRACK = ["trackers>=2.6,<3", "supervision>=0.31"]
 HUB = ["huggingface_hub>=1.0", "kagglehub>=0.3.12"]
 DOCS = ["mkdocs-material>=9.5,<10", "mkdocstrings[python]>=1,<2"]
 BEAM = ["apache-beam>=2.60,<3"]
+GRAIN = ["grain>=0.2.14,<0.3", "array-record>=0.8.2,<1"]
 
 ROOT = Path(__file__).parent
 VERSION = re.search(
@@ -88,12 +89,25 @@ setup(
         "tensorboard>=2.18,<3",
     ],
     extras_require={
-        "test": [*TEST, *ONNX, *LITERT, *OPENVINO, *SERVE, *BEAM, *PANDAS, *TRACK, *HUB, *DOCS],
+        "test": [
+            *TEST,
+            *ONNX,
+            *LITERT,
+            *OPENVINO,
+            *SERVE,
+            *BEAM,
+            *GRAIN,
+            *PANDAS,
+            *TRACK,
+            *HUB,
+            *DOCS,
+        ],
         "onnx": ONNX,
         "litert": LITERT,
         "openvino": OPENVINO,
         "serve": SERVE,
         "beam": BEAM,
+        "grain": GRAIN,
         "pandas": PANDAS,
         "track": TRACK,
         "hub": HUB,

@@ -30,7 +30,8 @@ with atheris.instrument_imports(include=["personlab_keras", "h11"]):
     from personlab_keras.annotations.coco import read_coco
     from personlab_keras.config import Config, config_from_dict, config_to_yaml
     from personlab_keras.config import apply_overrides as _apply
-    from personlab_keras.data.tfrecords import Damage, frame, read_records
+    from personlab_keras.data.shard_files import read_shard
+    from personlab_keras.data.tfrecords import Damage, frame
     from personlab_keras.decoder import decode
     from personlab_keras.errors import InputError
     from personlab_keras.io.exif import exif_orientation
@@ -65,7 +66,7 @@ def coco(data: bytes) -> None:
 def tfrecord(data: bytes) -> None:
     path = SCRATCH / "records"
     path.write_bytes(data)
-    whole = [record for record in read_records(path) if not isinstance(record, Damage)]
+    whole = [record for record in read_shard(path) if not isinstance(record, Damage)]
     assert all(frame(record) in data for record in whole)
 
 

@@ -2,24 +2,29 @@
 
     python benchmarks/pipeline.py --records records/train --photos records/photos
 
-Prints bytes per view of the compact targets beside dense float16 ones, and images per second on one
-core of: reading and decoding the JPEG alone (the floor), the whole pipeline (its expansion compiled
+Prints bytes per view of the compact targets beside dense float16 ones, and images per second of CPU
+time of: reading and decoding the JPEG alone (the floor), the whole pipeline (its expansion compiled
 by XLA), the same with the expansion op by op, and the pipeline with the expansion left to the
 training step, where it is timed as well. With `--photos`, records of the same images prepared with
-`data.online=true`: bytes per photo, and the whole pipeline of views taken of them. All ways in one
-run, interleaved, median of the rounds."""
+`data.online=true`: bytes per photo, and the whole pipeline of views taken of them. With `--grain`,
+the whole pipeline read by Grain, in one process beside this one. All ways in one run, interleaved,
+median of the rounds."""
 
 import argparse
 import os
 import statistics
 import time
 
+import psutil
 import tensorflow as tf
 
 from data_prep.statistics import summary
 from personlab_keras.config import DataConfig
 from personlab_keras.data.pipeline import expand, make_dataset, training_examples
 from personlab_keras.data.records import Meta, read_meta
+
+PREFETCHED = 32
+"""Images that a pipeline may have ready: they are taken before the clock starts."""
 
 
 def main() -> None:
@@ -28,6 +33,7 @@ def main() -> None:
     )
     parser.add_argument("--records", required=True)
     parser.add_argument("--photos", help="records of photos")
+    parser.add_argument("--grain", action="store_true", help="also read with Grain")
     parser.add_argument("--images", type=int, default=400, help="images per round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=8)
@@ -59,6 +65,13 @@ def main() -> None:
         ways["whole pipeline, views of photos"] = make_dataset(
             options.photos, options.batch, training=True
         )
+    if options.grain:
+        settings = DataConfig(engine="grain", reader_processes=1)
+        for name, folder in (("views", options.records), ("views of photos", options.photos)):
+            if folder:
+                ways[f"whole pipeline by Grain, {name}"] = make_dataset(
+                    folder, options.batch, training=True, settings=settings
+                )
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(options.rounds):
         for name, dataset in ways.items():
@@ -66,7 +79,7 @@ def main() -> None:
     floor = statistics.median(rates["JPEG decode alone (floor)"])
     for name, values in rates.items():
         middle = statistics.median(values)
-        print(f"{name}: {middle:.0f} images/s on one core, {middle / floor:.2f} of the floor")
+        print(f"{name}: {middle:.0f} images a CPU second, {middle / floor:.2f} of the floor")
     print(
         f"expansion inside the training step: {1e3 * seconds_of_expansion(options.records, meta, options.batch):.2f} ms per image"
     )
@@ -116,11 +129,19 @@ def op_by_op(records: str, meta: Meta, batch: int) -> tf.data.Dataset:
 
 def images_per_second(dataset: tf.data.Dataset, images: int, batch: int) -> float:
     batches = iter(dataset)
-    next(batches)
-    began = time.perf_counter()
+    for _ in range(2 * PREFETCHED // batch + 1):
+        next(batches)
+    began = cpu_seconds()
     for _ in range(images // batch):
         next(batches)
-    return images // batch * batch / (time.perf_counter() - began)
+    return images // batch * batch / (cpu_seconds() - began)
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and those that it has started."""
+    here = psutil.Process()
+    times = [each.cpu_times() for each in (here, *here.children(recursive=True))]
+    return sum(each.user + each.system for each in times)
 
 
 def seconds_of_expansion(records: str, meta: Meta, batch: int) -> float:

@@ -26,6 +26,7 @@ from personlab_keras.annotations.image_files import find_image, none_usable
 from personlab_keras.annotations.reasons import Reason, Tally
 from personlab_keras.config import Config, config_to_dict
 from personlab_keras.data.records import META_FILE, Meta, check_trainable, parse_meta, write_meta
+from personlab_keras.data.shard_files import ENDINGS
 from personlab_keras.errors import InputError
 from personlab_keras.io.files import sole_writer, write_atomically
 from personlab_keras.method.skeleton import COCO_PERSON, Skeleton
@@ -122,8 +123,13 @@ def prepare(
         "images": _listing(chosen, folder),
         "data": {
             **{name: config_to_dict(config.data)[name] for name in (*_BAKED, *_BAKED_TOO)},
-            # Omitted for baked views, so that records older than this setting still match.
+            # Defaults of newer settings are omitted, so that older records still match.
             **({"online": True} if config.data.online else {}),
+            **(
+                {"record_format": config.data.record_format}
+                if config.data.record_format != "tfrecord"
+                else {}
+            ),
         },
         # Unset values are omitted, so that records older than a setting still match.
         "targets": {
@@ -284,8 +290,9 @@ def _claim(target: Path, plan: Mapping[str, Any], overwrite: bool) -> None:
             missing_ok=True
         )  # first: its presence marks a folder as complete
         shutil.rmtree(target / STATE, ignore_errors=True)
-        for shard in target.glob("views-*-of-*.tfrecord"):
-            shard.unlink()
+        for ending in ENDINGS.values():
+            for shard in target.glob(f"views-*-of-*{ending}"):
+                shard.unlink()
     if not (target / META_FILE).is_file():
         write_atomically(note, to_json(plan))
 

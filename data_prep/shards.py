@@ -23,7 +23,7 @@ from personlab_keras.annotations.dataset import AnnotatedImage
 from personlab_keras.annotations.reasons import Tally
 from personlab_keras.config import Config, DataConfig
 from personlab_keras.data.records import Shard, write_example
-from personlab_keras.data.tfrecords import frame
+from personlab_keras.data.shard_files import ENDINGS, writing_shard
 from personlab_keras.errors import InputError
 from personlab_keras.io.files import write_atomically
 from personlab_keras.method.skeleton import Skeleton
@@ -97,7 +97,7 @@ def deal(
         dealt.setdefault(int.from_bytes(lot[:8], "big") % total, []).append((lot[8:], image))
     return [
         (
-            f"views-{number:05d}-of-{total:05d}.tfrecord",
+            f"views-{number:05d}-of-{total:05d}{ENDINGS[settings.record_format]}",
             tuple(image for _, image in sorted(part, key=lambda pair: pair[0])),
         )
         for number, part in sorted(dealt.items())
@@ -113,31 +113,27 @@ def write_shard(task: Task) -> Written:
     cv2.setNumThreads(1)  # the workers share the cores already
     counts: Counter[str] = Counter()
     tally = Tally(task.strict, str(task.folder))
-    digest, size, max_persons = hashlib.sha256(), 0, 0
+    max_persons, size, digest = 0, 0, ""
     path = task.out / task.name
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with open(beside, "wb") as file:
+        with writing_shard(beside, task.config.data.record_format) as append:
             for image in task.images:
                 for record in image_records(
                     image, task.folder, task.config, task.skeleton, counts, tally
                 ):
-                    framed = frame(write_example(record))
-                    file.write(framed)
-                    digest.update(framed)
-                    size += len(framed)
+                    append(write_example(record))
                     max_persons = max(max_persons, len(record.person_ids))
                     counts["image bytes"] += len(record.image)
-            file.flush()
-            os.fsync(file.fileno())
-        if size:
+        if counts["views"]:
+            size, digest = beside.stat().st_size, _sha256(beside)
             os.replace(beside, path)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
     finally:
         beside.unlink(missing_ok=True)
     counts["bytes"] = size
-    shard = Shard(task.name, counts["views"], size, digest.hexdigest())
+    shard = Shard(task.name, counts["views"], size, digest)
     written = Written(
         shard,
         task.plan,
@@ -174,10 +170,14 @@ def is_intact(folder: Path, shard: Shard) -> bool:
     try:
         if path.stat().st_size != shard.bytes:
             return False
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == shard.sha256
+        return _sha256(path) == shard.sha256
     except OSError:
         return False
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def to_json(value: Any) -> bytes:

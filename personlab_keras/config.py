@@ -80,7 +80,10 @@ class DataConfig(Section):
     image_quality: Annotated[int, Range(1, 100)] = 95
     """JPEG quality of the stored views."""
     shard_records: Annotated[int, Range(1, 1_000_000)] = 512
-    """Records in one TFRecord file."""
+    """Records in one file."""
+    record_format: Annotated[str, Choices(("tfrecord", "array_record"))] = "tfrecord"
+    """Format of the files of records. ArrayRecord files have an index, so that each of many
+    processes finds its records at once; they need the extra `grain`."""
     workers: _Threads = 0
     """Processes that write views; 0 for one per CPU core."""
     seed: _Seed = 0
@@ -92,8 +95,14 @@ class DataConfig(Section):
     """Whether records hold photos, of which training takes another view at random, within the
     ranges above, every time they are read. Requires views_per_image 1. Reading is slower
     (docs/results.md). Decided when the records are written."""
+    engine: Annotated[str, Choices(("tf.data", "grain"))] = "tf.data"
+    """What reads and augments records for training. Both engines read both formats and give the
+    same examples in the same order; Grain needs the extra `grain`."""
+    reader_processes: Annotated[int, Range(1, 1024)] = 4
+    """Processes that read and augment with Grain; tf.data does it in threads."""
     shuffle_records: Annotated[int, Range(1, 1_000_000)] = 2048
-    """Size of the shuffle buffer in records."""
+    """Records that are shuffled together: whole shards come in random order, and so do the records
+    within windows of this size."""
     brightness: _Fraction = 0.2
     """Largest random change of brightness, as a fraction of the full range."""
     contrast: _Fraction = 0.3
@@ -101,8 +110,8 @@ class DataConfig(Section):
     saturation: _Fraction = 0.3
     """Largest random change of saturation, as a fraction."""
     skip_corrupt: Annotated[int, Range(0, 1_000_000_000)] = 0
-    """Number of corrupt records to skip before reading fails. If it is above 0, all shards are
-    checked before training starts."""
+    """Number of corrupt records to skip before reading fails. In training, the next sound record
+    takes the place of each."""
     skeleton: _Line = "coco_person"
     """Keypoints that `personlab prepare` uses: a YAML file, or the name of one that comes with the
     package (docs/data-format.md). Records, runs and models keep a copy."""

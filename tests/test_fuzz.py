@@ -33,7 +33,8 @@ from personlab_keras.data.records import (
     read_meta,
     write_example,
 )
-from personlab_keras.data.tfrecords import Damage, frame, read_records
+from personlab_keras.data.shard_files import read_shard
+from personlab_keras.data.tfrecords import Damage, frame
 from personlab_keras.errors import InputError
 from personlab_keras.io.image_headers import image_size
 from personlab_keras.io.images import decode_image
@@ -279,9 +280,9 @@ def test_image_bytes(data):
 @pytest.fixture(scope="module")
 def contents(records):
     meta = read_meta(records)
-    return meta, [
-        content for shard in meta.shards for content in read_records(records / shard.name)
-    ][:3]
+    return meta, [content for shard in meta.shards for content in read_shard(records / shard.name)][
+        :3
+    ]
 
 
 @tries(150)
@@ -305,7 +306,7 @@ def test_shards(contents, place, data):
     whole = b"".join(map(frame, (content[:200] for content in sound)))
     spoilt_file = data.draw(damaged(whole))
     path.write_bytes(spoilt_file)
-    found = list(read_records(path))
+    found = list(read_shard(path))
     kept = [each for each in found if isinstance(each, bytes)]
     # A cut between records shows in the number of records alone; what is read, was written.
     assert all(

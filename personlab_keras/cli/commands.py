@@ -49,6 +49,8 @@ def run_prepare(options: argparse.Namespace, config: Config) -> int:
     _check_apart(options)
     if options.workers is not None and options.workers < 0:
         raise InputError(f"--workers must be at least 0. Received: {options.workers}")
+    if options.format is not None:
+        config = replace(config, data=replace(config.data, record_format=options.format))
     workers = config.data.workers or os.cpu_count() or 1
     engine = (
         beam(pipeline)

@@ -95,7 +95,7 @@ def _add_prepare(add: Add) -> None:
     command = add(
         "prepare",
         commands.run_prepare,
-        "convert annotated images to TFRecords with targets",
+        "convert annotated images to records with targets",
     )
     _add_annotations(command)
     command.add_argument(
@@ -114,6 +114,11 @@ def _add_prepare(add: Add) -> None:
         "--overwrite",
         action="store_true",
         help="replace records made from other input or with other settings",
+    )
+    command.add_argument(
+        "--format",
+        choices=("tfrecord", "array_record"),
+        help="format of the records (default: data.record_format)",
     )
     command.add_argument(
         "--workers",
@@ -189,7 +194,9 @@ def _add_train(add: Add) -> None:
     command = add("train", commands.run_train, "train a network, or resume a run")
     command.add_argument("--records", type=Path, help="records to train on")
     command.add_argument(
-        "--workdir", type=Path, help="folder for checkpoints, logs and the resolved configuration"
+        "--workdir",
+        type=Path,
+        help="folder for checkpoints, logs and the resolved configuration",
     )
     command.add_argument("--val-records", type=Path, help="records to validate on")
     _add_skip_corrupt(command, "data.skip_corrupt")

@@ -51,7 +51,7 @@ def random_augmentation(
                     (settings.brightness, settings.contrast, settings.saturation)
                 )
             )
-            image = recolour(image, brightness, contrast, saturation)
+            image = recolour(example["image"], brightness, contrast, saturation)
         return {**example, "image": tf.ensure_shape(image, [meta.view_size, meta.view_size, 3])}
 
     return augment
@@ -260,7 +260,7 @@ def flip(example: Example, skeleton: Skeleton, view_size: int) -> Example:
 def recolour(
     image: tf.Tensor, brightness: tf.Tensor, contrast: tf.Tensor, saturation: tf.Tensor
 ) -> tf.Tensor:
-    """The image (H, W, 3) in 0..255 with shifted brightness (share of 255), scaled contrast and
+    """The image (H, W, 3) uint8 with shifted brightness (share of 255), scaled contrast and
     saturation (shares); float32.
 
     Saturation pulls the channels from their mean, contrast the pixels from the mean of all: both
@@ -268,7 +268,10 @@ def recolour(
     """
     pixels = tf.reshape(tf.cast(image, tf.float32), [-1, 3])
     matrix = (1.0 + contrast) * ((1.0 + saturation) * tf.eye(3) - saturation / 3.0)
-    shift = brightness * 255.0 - contrast * tf.reduce_mean(pixels)
+    # Of whole numbers: a sum of fractions depends on how many threads divide it.
+    total = tf.reduce_sum(tf.cast(image, tf.int64))
+    mean = tf.cast(total / tf.size(image, tf.int64), tf.float32)
+    shift = brightness * 255.0 - contrast * mean
     return tf.clip_by_value(
         tf.reshape(tf.matmul(pixels, matrix) + shift, tf.shape(image)), 0.0, 255.0
     )

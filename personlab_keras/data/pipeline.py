@@ -6,6 +6,7 @@ stream is reproducible and can be entered anywhere."""
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import tensorflow as tf
 
 from personlab_keras.config import DataConfig
 from personlab_keras.data.augmentation import Example, random_augmentation, whole_view
+from personlab_keras.data.grain_engine import grain_examples
 from personlab_keras.data.photos import PHOTO_ARRAYS
 from personlab_keras.data.records import (
     ARRAYS,
@@ -24,8 +26,9 @@ from personlab_keras.data.records import (
     find_damage,
     read_meta,
 )
-from personlab_keras.data.tfrecords import RecordFiles, read_records
-from personlab_keras.errors import InputError
+from personlab_keras.data.shard_files import read_shard
+from personlab_keras.data.stream import EVERYTHING, Part, Stream, check_lengths
+from personlab_keras.data.tfrecords import Damage
 from personlab_keras.method.coordinates import grid
 from personlab_keras.method.maps import mask_name
 from personlab_keras.method.targets import IGNORE_CROWD, IGNORE_MASKLESS, OVERLAP
@@ -76,18 +79,14 @@ def make_dataset(
     (TensorShape([2, 97, 97, 3]), TensorShape([2, 13, 13, 17]))
     """
     meta = read_meta(records)
+    settings = settings or DataConfig()
     if training:
-        batch_size //= parts
-
-        def of_this_part(index: tf.Tensor) -> tf.Tensor:
-            return (index - first_example) // batch_size % parts == part
-
-        wanted = None if parts == 1 else of_this_part
-        settings = settings or DataConfig()
         check_meta(meta, records, skeleton=meta.skeleton, online=settings.online)
-        dataset = training_examples(records, meta, settings, seed, first_example, wanted)
+        positions = Part(first_example, batch_size, part, parts)
+        batch_size //= parts
+        dataset = training_examples(records, meta, settings, seed, positions)
     else:
-        dataset = stored_examples(records, meta, (settings or DataConfig()).skip_corrupt)
+        dataset = stored_examples(records, meta, settings.skip_corrupt)
     # Full batches only in training: a last short batch would be another shape to compile for.
     return _batches(dataset, meta, batch_size, drop_remainder=training).prefetch(tf.data.AUTOTUNE)
 
@@ -125,56 +124,39 @@ def _batches(
 def stored_examples(records: str | Path, meta: Meta, skip_corrupt: int = 0) -> tf.data.Dataset:
     """Parsed examples with decoded image (side, side, 3) uint8, in the order of the shards, once.
     At most `skip_corrupt` damaged records are skipped."""
-    files, read, _ = _readable(records, meta, skip_corrupt)
-    return (
-        tf.data.Dataset.from_tensor_slices(files)
-        .flat_map(read)
-        .map(lambda each: read_example(each, meta), tf.data.AUTOTUNE)
-    )
+    if skip_corrupt:
+        # TensorFlow's reader leaves a file at the first damage. Everything is read once beforehand,
+        # to count the damaged records.
+        damaged = find_damage(records, meta)
+        check_damage(damaged, skip_corrupt, records)
+        for each in damaged:
+            logging.getLogger(__name__).warning("skipped: %s", each)
+        skipped = {(each.path.name, each.record) for each in damaged}
+    else:
+        check_lengths(records, meta)
+        skipped = set()
 
+    def sound() -> Iterator[bytes]:
+        for shard in meta.shards:
+            for number, content in enumerate(read_shard(Path(records) / shard.name)):
+                if (shard.name, number) in skipped:
+                    continue
+                if isinstance(content, Damage):
+                    check_damage([content], 0, records)
+                else:
+                    yield content
 
-def _readable(
-    records: str | Path, meta: Meta, skip_corrupt: int
-) -> tuple[list[str], Callable[[tf.Tensor], tf.data.Dataset], int]:
-    """The shards, a function that reads one of them, and the number of records in all.
-
-    Raises:
-        InputError: a shard is not of its length, or more than `skip_corrupt` records are damaged.
-    """
-    files = [str(Path(records) / shard.name) for shard in meta.shards]
-    if not skip_corrupt:
-        for path, shard in zip(files, meta.shards, strict=True):
-            size = Path(path).stat().st_size
-            if size != shard.bytes:
-                raise InputError(
-                    f"{path}: must be {shard.bytes} bytes long, as meta.json says. Received: {size}"
-                )
-        return files, tf.data.TFRecordDataset, meta.records
-    # TensorFlow's reader leaves a file at the first damage. Everything is read once beforehand, to
-    # count the damaged records.
-    damaged = find_damage(records, meta)
-    check_damage(damaged, skip_corrupt, records)
-    for each in damaged:
-        logging.getLogger(__name__).warning("skipped: %s", each)
-    skipped = {(str(each.path), each.record) for each in damaged}
-
-    def sound(path: bytes) -> Iterator[bytes]:
-        for number, content in enumerate(read_records(path.decode())):
-            if isinstance(content, bytes) and (path.decode(), number) not in skipped:
-                yield content
-
-    def read(path: tf.Tensor) -> tf.data.Dataset:
-        return tf.data.Dataset.from_generator(
-            sound, args=(path,), output_signature=tf.TensorSpec([], tf.string)
-        )
-
-    return files, read, meta.records - len(damaged)
+    contents = tf.data.Dataset.from_generator(sound, output_signature=tf.TensorSpec([], tf.string))
+    return contents.map(lambda each: read_example(each, meta), tf.data.AUTOTUNE)
 
 
 @contextmanager
-def damage_named(records: str | Path, *more: str | Path) -> Iterator[None]:
+def damage_named(records: str | Path, *more: str | Path, skip_corrupt: int = 0) -> Iterator[None]:
     """Inside this context, the error for a damaged record that ends a stream of one of these
     folders names its file, number and offset.
+
+    Args:
+        skip_corrupt: how many damaged records of the first folder are skipped.
 
     Raises:
         InputError: in place of TensorFlow's error, which names neither.
@@ -182,70 +164,38 @@ def damage_named(records: str | Path, *more: str | Path) -> Iterator[None]:
     try:
         yield
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError):
-        for folder in (records, *more):
-            check_damage(find_damage(folder, read_meta(folder)), 0, folder)
+        for folder, allowed in ((records, skip_corrupt), *((each, 0) for each in more)):
+            check_damage(find_damage(folder, read_meta(folder)), allowed, folder)
         raise
 
 
 def training_examples(
-    records: str | Path,
-    meta: Meta,
-    settings: DataConfig,
-    seed: int,
-    first_example: int = 0,
-    wanted: Callable[[tf.Tensor], tf.Tensor] | None = None,
+    records: str | Path, meta: Meta, settings: DataConfig, seed: int, part: Part = EVERYTHING
 ) -> tf.data.Dataset:
-    """Endless augmented examples in compact form, from position `first_example` of the stream of
-    this seed. Only positions that are `wanted` are given; unless damaged records are skipped, only
-    their records are read."""
-    files, read, count = _readable(records, meta, settings.skip_corrupt)
-    by_number = wanted is not None and not settings.skip_corrupt
-    if by_number:
-        # The stream is made of numbers of records, and those that are wanted are read one by one.
-        stored = RecordFiles(files)
-        starts = tf.constant(stored.starts, tf.int64)
-    first_epoch, within = divmod(first_example, count)
+    """Endless augmented examples in compact form: those of a part of the stream of this seed, read
+    by the engine of the settings. No other records are read.
+    """
+    stream = Stream(records, meta, settings, seed)
+    make = functools.partial(preparation, settings, meta, seed)
+    prepare = make()
 
-    def shuffled(values: tf.Tensor, epoch: tf.Tensor, part: tf.Tensor) -> tf.Tensor:
-        # Stateless, unlike Dataset.shuffle, whose order depends on everything drawn before.
-        key = tf.random.experimental.stateless_fold_in(
-            tf.stack([tf.cast(seed, tf.int64), epoch]), part
-        )
-        return tf.random.experimental.stateless_shuffle(values, seed=key)
+    def example(number: tf.Tensor) -> Example:
+        position = part.position(number)
+        content = tf.numpy_function(stream.read, [position], tf.string, stateful=False)
+        return prepare(position, tf.ensure_shape(content, []))
 
-    def content(file: tf.Tensor) -> tf.data.Dataset:
-        if by_number:
-            return tf.data.Dataset.range(starts[file], starts[file + 1])
-        return read(tf.gather(files, file))
+    examples = tf.data.Dataset.range(tf.int64.max).map(example, tf.data.AUTOTUNE)
+    if settings.engine == "grain":
+        return grain_examples(stream, part, make, examples.element_spec, settings.reader_processes)
+    return examples
 
-    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        order = shuffled(tf.range(len(files)), epoch, tf.constant(-1, tf.int64))
-        serialized = tf.data.Dataset.from_tensor_slices(order).interleave(
-            content, cycle_length=4, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-        )
-        # Shuffled before decoding: a buffer of JPEGs is small. Within the epoch: one pass ends
-        # before the next begins.
-        parts = serialized.batch(settings.shuffle_records).enumerate()
-        return parts.map(lambda part, values: shuffled(values, epoch, part)).unbatch()
 
-    dataset = tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(one_epoch).skip(within)
+def preparation(
+    settings: DataConfig, meta: Meta, seed: int
+) -> Callable[[tf.Tensor, tf.Tensor], Example]:
+    """A function (position in the stream, serialised record) -> augmented example."""
     augment = random_augmentation(settings, meta, seed)
-    dataset = dataset.enumerate(start=first_example)
-    if wanted is not None:
-        dataset = dataset.filter(lambda index, _: wanted(index))  # before anything is decoded
-    if by_number:
-        dataset = dataset.map(
-            lambda index, number: (index, _read_one(stored, number)), tf.data.AUTOTUNE
-        )
-    return dataset.map(
-        lambda index, serialized: augment(index, stored_example(serialized, meta)),
-        tf.data.AUTOTUNE,
-    )
-
-
-def _read_one(stored: RecordFiles, number: tf.Tensor) -> tf.Tensor:
-    content = tf.numpy_function(stored.read, [number], tf.string, stateful=False)
-    return tf.ensure_shape(content, [])
+    return lambda position, content: augment(position, stored_example(content, meta))
 
 
 def watch_waits(dataset: tf.data.Dataset) -> tf.data.Dataset:

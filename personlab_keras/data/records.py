@@ -20,9 +20,10 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from personlab_keras.data.features import only_value, to_array, to_bytes
 from personlab_keras.data.geometry import warp_photo
 from personlab_keras.data.photos import Photo, photo_features, read_photo
-from personlab_keras.data.tfrecords import Damage, read_records
+from personlab_keras.data.shard_files import open_shard
+from personlab_keras.data.tfrecords import Damage
 from personlab_keras.errors import InputError
-from personlab_keras.io.files import read_small, write_atomically
+from personlab_keras.io.files import check_local, read_small, write_atomically
 from personlab_keras.io.images import BACKGROUND, decode_image
 from personlab_keras.method.coordinates import map_side
 from personlab_keras.method.skeleton import COCO_PERSON, Skeleton, checked_skeleton
@@ -299,18 +300,17 @@ def read_folder(folder: str | Path, meta: Meta) -> Iterator[Record | Damage]:
     """
     for shard in meta.shards:
         path = Path(folder) / shard.name
-        number = 0
-        for number, content in enumerate(read_records(path), start=1):
+        file = open_shard(path)
+        for number in range(max(len(file), shard.records)):
+            content = file.read(number)
             if isinstance(content, Damage):
                 yield content
                 continue
             try:
                 record: Record | Damage = read_example(content, meta)
             except ValueError as error:
-                record = Damage(path, number - 1, 0, str(error))
+                record = Damage(path, number, 0, str(error))
             yield record
-        for missing in range(number, shard.records):
-            yield Damage(path, missing, path.stat().st_size, "the file ends before it")
 
 
 def find_damage(records: str | Path, meta: Meta) -> list[Damage]:
@@ -364,6 +364,7 @@ def parse_meta(folder: str | Path) -> Meta:
     Raises:
         InputError: the file is missing, damaged or of another version.
     """
+    check_local(folder)
     path = Path(folder) / META_FILE
     if not path.is_file():
         raise InputError(

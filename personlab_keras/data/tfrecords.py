@@ -1,5 +1,4 @@
-"""TFRecord files without TensorFlow: their framing, and a reader that reports damaged records and
-continues after them.
+"""TFRecord files without TensorFlow: their framing, and a reader that reports damaged records.
 
 A record is the length of its content (8 bytes, little-endian), a masked CRC-32C of those, the
 content, and a masked CRC-32C of it. Every bit of a file is under one of the two sums. TensorFlow's
@@ -10,8 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,114 +60,74 @@ def _masked_sum(content: bytes) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def read_records(path: str | Path) -> Iterator[bytes | Damage]:
-    """The contents of the records of a file in order; a `Damage` in place of each damaged one.
+class TfrecordFile:
+    """A file whose records are read in any order, also by several threads.
 
-    After damage, reading continues at the next place that both checksums confirm as a record.
+    Opening reads the length of every record, 12 bytes each, and nothing else. After a damaged
+    length, the next record begins where both checksums confirm one.
+
+    Args:
+        path: the file.
 
     Raises:
         InputError: the file cannot be opened.
     """
-    path = Path(path)
-    try:
-        with open(path, "rb") as file:
-            size = file.seek(0, 2)
-            if size:
-                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                    yield from _walk(path, data, size)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
 
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY)
+            self._size = os.fstat(self._descriptor).st_size
+            self._places = list(self._find_places())
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
 
-class RecordFiles:
-    """Files of records, read record by record in any order.
+    def __len__(self) -> int:
+        return len(self._places)
 
-    Opening reads the length of every record, 12 bytes each, and nothing else.
-
-    Args:
-        paths: the files.
-
-    Raises:
-        InputError: a file cannot be read, or a length is damaged.
-    """
-
-    def __init__(self, paths: Sequence[str | Path]) -> None:
-        self._files = [Path(path) for path in paths]
-        self._places: list[tuple[int, int, int]] = []
-        starts = [0]
-        for number, path in enumerate(self._files):
-            try:
-                with open(path, "rb", buffering=0) as file:
-                    self._places += ((number, *place) for place in _places(path, file.fileno()))
-            except OSError as error:
-                raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-            starts.append(len(self._places))
-        self.starts = starts
-        """Number of the first record of each file, and the number of all records."""
-        self._open: dict[int, int] = {}
-        self._lock = threading.Lock()
-
-    def read(self, number: int) -> bytes:
-        """The content of a record; several threads may read.
+    def read(self, number: int) -> bytes | Damage:
+        """The content of a record.
 
         Raises:
-            ValueError: it does not match its checksum.
+            InputError: the system does not give it.
         """
-        file, at, length = self._places[number]
-        content = os.pread(self._descriptor(file), length + _SUM.size, at)
-        if len(content) < length + _SUM.size or _SUM.unpack_from(content, length)[0] != _masked_sum(
-            content[:length]
-        ):
-            raise ValueError(f"{self._files[file]}: the record at byte {at} is damaged")
+        if number >= len(self._places):
+            return Damage(self._path, number, self._size, "the file ends before it")
+        place = self._places[number]
+        if isinstance(place, Damage):
+            return place
+        at, length = place
+        try:
+            content = os.pread(self._descriptor, length + _SUM.size, at + _HEADER)
+        except OSError as error:
+            raise InputError(f"{self._path}: cannot be read: {error.strerror or error}") from None
+        if len(content) < length + _SUM.size:
+            return Damage(self._path, number, at, "the file ends within it")
+        if _SUM.unpack_from(content, length)[0] != _masked_sum(content[:length]):
+            return Damage(self._path, number, at, "its content does not match its checksum")
         return content[:length]
 
-    def _descriptor(self, file: int) -> int:
-        with self._lock:
-            if file not in self._open:
-                self._open[file] = os.open(self._files[file], os.O_RDONLY)
-            return self._open[file]
-
     def __del__(self) -> None:
-        for descriptor in getattr(self, "_open", {}).values():
-            os.close(descriptor)
+        if hasattr(self, "_descriptor"):
+            os.close(self._descriptor)
 
-
-def _places(path: Path, descriptor: int) -> Iterator[tuple[int, int]]:
-    """Where the content of each record of a file begins, and its length."""
-    at, size, number = 0, os.fstat(descriptor).st_size, 0
-    while at < size:
-        header = os.pread(descriptor, _HEADER, at)
-        length = _length_at(header, 0, _HEADER) if len(header) == _HEADER else None
-        if length is None or at + _HEADER + length + _SUM.size > size:
-            raise InputError(f"{Damage(path, number, at, 'its length is damaged')}")
-        yield at + _HEADER, length
-        at += _HEADER + length + _SUM.size
-        number += 1
-
-
-def _walk(path: Path, data: mmap.mmap, size: int) -> Iterator[bytes | Damage]:
-    at = number = 0
-    while at < size:
-        length = _length_at(data, at, size)
-        end = None if length is None else at + _HEADER + length + _SUM.size
-        if length is None or end is None or end > size:
-            what = (
-                "its length is damaged"
-                if length is None and size - at >= _HEADER
-                else "the file ends within it"
-            )
-            yield Damage(path, number, at, what)
-            at = _next_record(data, at + 1, size)
-        else:
-            content = data[at + _HEADER : end - _SUM.size]
-            sound = _SUM.unpack_from(data, end - _SUM.size)[0] == _masked_sum(content)
-            yield (
-                content
-                if sound
-                else Damage(path, number, at, "its content does not match its checksum")
-            )
-            at = end
-        number += 1
+    def _find_places(self) -> Iterator[tuple[int, int] | Damage]:
+        """(where it begins, length of its content) of every record."""
+        at, number, size = 0, 0, self._size
+        while at < size:
+            header = os.pread(self._descriptor, _HEADER, at)
+            length = _length_at(header, 0, len(header))
+            end = None if length is None else at + _HEADER + length + _SUM.size
+            if length is None or end is None or end > size:
+                cut = length is not None or len(header) < _HEADER
+                what = "the file ends within it" if cut else "its length is damaged"
+                yield Damage(self._path, number, at, what)
+                with mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ) as data:
+                    at = _next_record(data, at + 1, size)
+            else:
+                yield at, length
+                at = end
+            number += 1
 
 
 def _length_at(data: mmap.mmap | bytes, at: int, size: int) -> int | None:

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from personlab_keras.data.pipeline import WAIT, training_examples
+from personlab_keras.data.stream import Part
 from personlab_keras.errors import InputError
 from personlab_keras.model.network import assign, copies
 from personlab_keras.training.checkpoints import Position, latest_checkpoint, save, save_best
@@ -170,7 +171,7 @@ class RunCallback(keras.callbacks.Callback):
         run, step = self._run, self._begin + bad.number
         first = self._after(step - 1).example
         examples = training_examples(
-            run.records, run.meta, run.config.data, self._settings.seed, first
+            run.records, run.meta, run.config.data, self._settings.seed, Part(first)
         )
         batch = ", ".join(
             f"image {int(example['image_id'])} view {int(example['view'])}"

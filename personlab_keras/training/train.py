@@ -93,7 +93,7 @@ def train(
         connect(settings.strategy) as devices,
         open_workdir(folder, config, skeleton, devices),
         _stop_signals(stopping) as stop,
-        damage_named(*every_record),
+        damage_named(*every_record, skip_corrupt=config.data.skip_corrupt),
     ):
         devices.check_batch(settings.batch_size)
         keras.utils.set_random_seed(settings.seed)

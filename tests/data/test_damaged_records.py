@@ -19,7 +19,9 @@ from personlab_keras.data.pipeline import (
     training_examples,
 )
 from personlab_keras.data.records import find_damage, read_example, read_folder, read_meta
-from personlab_keras.data.tfrecords import frame, read_records
+from personlab_keras.data.shard_files import read_shard
+from personlab_keras.data.stream import Part
+from personlab_keras.data.tfrecords import frame
 from personlab_keras.errors import InputError
 from personlab_keras.training.train import train
 
@@ -52,7 +54,7 @@ def spoil(copy, record):
     for shard in read_meta(copy).shards:
         if record < shard.records:
             at = sum(
-                len(frame(content)) for content in list(read_records(copy / shard.name))[:record]
+                len(frame(content)) for content in list(read_shard(copy / shard.name))[:record]
             )
             flip(copy / shard.name, 8 * (at + 200) + 3)
             return copy / shard.name, record
@@ -117,13 +119,22 @@ def test_what_is_allowed_is_passed_over(records, copy, caplog):
     assert images_of(stored_examples(copy, meta, 2)) == kept
     for path, number in named:
         assert f"skipped: {path}: record {number} (at byte" in caplog.text
-    # Every pass over them shows each once, and the stream can be entered anywhere.
-    stream = images_of(training_examples(copy, meta, settings, seed=3), count=16)
-    assert sorted(stream[:8]) == sorted(stream[8:]) == sorted(kept)
-    assert (
-        images_of(training_examples(copy, meta, settings, seed=3, first_example=11), count=5)
-        == stream[11:]
-    )
+    # In training a sound record takes the place of each; all other positions stay as they are.
+    undamaged = images_of(training_examples(records, meta, PLAIN, seed=3), count=20)
+    stream = images_of(training_examples(copy, meta, settings, seed=3), count=20)
+    for image, before in zip(stream, undamaged, strict=True):
+        assert image in kept
+        assert (image == before) == (before in kept)
+    assert set(stream[:10]) == set(stream[10:]) == set(kept)
+    entered = training_examples(copy, meta, settings, seed=3, part=Part(first=11))
+    assert images_of(entered, count=9) == stream[11:]
+    with (
+        pytest.raises(InputError, match=r"Damaged records in .*: 2; at most 1"),
+        damage_named(copy, skip_corrupt=1),
+    ):
+        images_of(
+            training_examples(copy, meta, replace(settings, skip_corrupt=1), seed=3), count=10
+        )
     counts = summary(copy, skip_corrupt=2)
     assert (counts["views"], len(counts["damaged"])) == (8, 2)
 
@@ -131,7 +142,7 @@ def test_what_is_allowed_is_passed_over(records, copy, caplog):
 def test_a_shard_cut_between_records_is_noticed(copy):
     shard = max(read_meta(copy).shards, key=lambda shard: shard.records)
     path = copy / shard.name
-    first = next(iter(read_records(path)))
+    first = next(iter(read_shard(path)))
     path.write_bytes(frame(first))
     words = rf"{shard.name}: must be {shard.bytes} bytes long, as meta.json says. Received: {len(frame(first))}"
     with pytest.raises(InputError, match=words):
@@ -166,7 +177,7 @@ def test_a_record_of_something_else_is_named(copy):
 
 def test_examples_with_other_features_are_no_records(records):
     meta = read_meta(records)
-    sound = next(iter(read_records(records / meta.shards[0].name)))
+    sound = next(iter(read_shard(records / meta.shards[0].name)))
     assert read_example(sound, meta).image
     for wrong, words in (
         (b"", "feature 'image' must be one byte string. Received: 0"),
@@ -186,7 +197,7 @@ def test_examples_with_other_features_are_no_records(records):
     crowded = next(
         content
         for shard in meta.shards
-        for content in read_records(records / shard.name)
+        for content in read_shard(records / shard.name)
         if len(read_example(content, meta).person_ids) == persons
     )
     with pytest.raises(ValueError, match=f"at most {persons - 1}"):

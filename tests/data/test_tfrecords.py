@@ -6,7 +6,8 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from personlab_keras.data.tfrecords import Damage, frame, read_records
+from personlab_keras.data.shard_files import read_shard
+from personlab_keras.data.tfrecords import Damage, frame
 from personlab_keras.errors import InputError
 
 CONTENTS = [b"", b"a", b"some content", bytes(range(256)) * 3, b"\0" * 40, b"last"]
@@ -25,7 +26,7 @@ def test_the_bytes_are_those_of_tensorflow(sound, tmp_path):
             writer.write(content)
     assert sound.read_bytes() == (tmp_path / "theirs").read_bytes()
     assert list(tf.data.TFRecordDataset(str(sound)).as_numpy_iterator()) == CONTENTS
-    assert list(read_records(sound)) == CONTENTS
+    assert list(read_shard(sound)) == CONTENTS
 
 
 def test_every_single_bit_counts(sound, tmp_path):
@@ -37,7 +38,7 @@ def test_every_single_bit_counts(sound, tmp_path):
         damaged[bit // 8] ^= 1 << bit % 8
         path.write_bytes(damaged)
         record = int(np.searchsorted(starts, bit // 8, side="right")) - 1
-        found = list(read_records(path))
+        found = list(read_shard(path))
         assert [type(each) for each in found].count(Damage) == 1, bit
         damage = found[record]
         assert isinstance(damage, Damage)
@@ -51,7 +52,7 @@ def test_a_cut_file_is_damaged_where_it_ends(sound, tmp_path):
     path = tmp_path / "cut"
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
-        found = list(read_records(path))
+        found = list(read_shard(path))
         kept = [each for each in found if isinstance(each, bytes)]
         assert kept == CONTENTS[: len(kept)]
         cut_between_records = length == sum(len(frame(content)) for content in kept)
@@ -69,7 +70,7 @@ def test_a_cut_file_is_damaged_where_it_ends(sound, tmp_path):
 def test_any_bytes_are_read_to_their_end(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "any.tfrecord"
     path.write_bytes(content)
-    for each in read_records(path):
+    for each in read_shard(path):
         assert isinstance(each, (bytes, Damage))
         if isinstance(each, bytes):
             assert frame(each) in content
@@ -77,4 +78,4 @@ def test_any_bytes_are_read_to_their_end(tmp_path_factory, content):
 
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(InputError, match=r"none: cannot be read: No such file"):
-        list(read_records(tmp_path / "none"))
+        list(read_shard(tmp_path / "none"))
