@@ -16,6 +16,7 @@ from tiny import TINY
 from personlab_keras.config import TrainConfig, load_config
 from personlab_keras.data.pipeline import make_dataset, training_examples
 from personlab_keras.data.records import META_FILE, read_meta
+from personlab_keras.data.stream import Part
 from personlab_keras.errors import InputError, Stopped
 from personlab_keras.export.export import export_model, export_source
 from personlab_keras.inference.predict import load
@@ -385,7 +386,9 @@ def test_a_loss_that_is_not_finite_names_step_and_records(
     said = str(caught.value)
     assert "the loss of step 5 is not finite (segmentation)" in said
     assert "The last checkpoint is step-00000003.npz" in said
-    examples = training_examples(records, read_meta(records), config.data, config.train.seed, 4 * 2)
+    examples = training_examples(
+        records, read_meta(records), config.data, config.train.seed, Part(4 * 2)
+    )
     for example in examples.take(2).as_numpy_iterator():
         assert f"image {example['image_id']} view {example['view']}" in said
     assert len(list((tmp_path / "checkpoints").iterdir())) == 1
