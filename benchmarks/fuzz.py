@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import atheris
+
+os.environ["NUMBA_DISABLE_JIT"] = "1"  # atheris sees Python alone
 
 with atheris.instrument_imports(include=["personlab_keras", "h11"]):
     import cv2
@@ -42,7 +45,7 @@ with atheris.instrument_imports(include=["personlab_keras", "h11"]):
     from personlab_keras.method.skeleton import COCO_PERSON
     from personlab_keras.model.pretrained.onnx_file import read_onnx
     from personlab_keras.model.pretrained.tfjs import read_tfjs
-    from personlab_keras.model_directory import parse_description
+    from personlab_keras.model_directory import describe, parse_description
     from personlab_keras.serving.app import _request_options
 
 SCRATCH = Path(tempfile.mkdtemp())
@@ -101,7 +104,9 @@ def description(data: bytes) -> None:
 def maps(data: bytes) -> None:
     """The decoder on maps whose numbers are the bytes, NaN and infinities among them."""
     channels = sum(count(COCO_PERSON) for count in OUTPUTS.values())
-    values = np.resize(np.frombuffer(data + bytes(4), np.float16), 25 * channels)
+    values = np.resize(
+        np.frombuffer(data[: len(data) // 2 * 2] + bytes(4), np.float16), 25 * channels
+    )
     flat, at = {}, 0
     for name, count in OUTPUTS.items():
         size = 25 * count(COCO_PERSON)
@@ -129,6 +134,31 @@ def _png() -> bytes:
     return bytes(cv2.imencode(".png", np.arange(48, dtype=np.uint8).reshape(4, 4, 3))[1])
 
 
+def _onnx() -> bytes:
+    """A convolution, and a constant that the graph makes."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    kernel = np.zeros((1, 1, 3, 3), np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "kernel"], ["y"], strides=[2, 2], pads=[1, 1, 1, 1]),
+            helper.make_node("ConstantOfShape", ["sides"], ["c"]),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, 9, 9])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 1, 5, 5])],
+        [
+            numpy_helper.from_array(kernel, "kernel"),
+            numpy_helper.from_array(np.int64([8]), "sides"),
+        ],
+    )
+    return bytes(helper.make_model(graph).SerializeToString())
+
+
+def _description() -> bytes:
+    return describe(Config(), COCO_PERSON, {"source": "nobody"})
+
+
 COCO = {
     "images": [{"id": 1, "file_name": "a.jpg", "width": 80, "height": 60}],
     "annotations": [
@@ -154,18 +184,24 @@ TFJS = {
         }
     ],
 }
-TARGETS: dict[str, tuple[Callable[[bytes], None], list[bytes]]] = {
-    "image": (image, [_png()]),
-    "exif": (exif, [b"II*\x00\x08\x00\x00\x00\x01\x00\x12\x01\x03\x00\x01\x00\x00\x00\x06\x00"]),
-    "coco": (coco, [json.dumps(COCO).encode()]),
-    "tfrecord": (tfrecord, [frame(b"abc") + frame(b""), frame(b"abc")[:-1] + frame(b"d" * 9)]),
-    "yaml": (yaml, [config_to_yaml(Config()).encode(), b"a: &a [1]\nb: [*a, *a]\n"]),
-    "setting": (setting, [b"train.steps=10", b"data.scale=[0.8, 1.2]"]),
-    "tfjs": (tfjs, [json.dumps(TFJS).encode()]),
-    "onnx": (onnx, [b"\x08\x08\x3a\x12\x0a\x0a\x0a\x01x\x12\x01y\x22\x02Id\x12\x01g"]),
-    "description": (description, [b'{"format_version": 1, "architecture": {}, "stride": 8}']),
-    "maps": (maps, [np.linspace(-4, 4, 500).astype(np.float16).tobytes()]),
-    "http": (http, [b"POST /v1/people?masks=true HTTP/1.1\r\nHost: localhost\r\n\r\n"]),
+TARGETS: dict[str, tuple[Callable[[bytes], None], Callable[[], list[bytes]]]] = {
+    "image": (image, lambda: [_png()]),
+    "exif": (
+        exif,
+        lambda: [b"II*\x00\x08\x00\x00\x00\x01\x00\x12\x01\x03\x00\x01\x00\x00\x00\x06\x00"],
+    ),
+    "coco": (coco, lambda: [json.dumps(COCO).encode()]),
+    "tfrecord": (
+        tfrecord,
+        lambda: [frame(b"abc") + frame(b""), frame(b"abc")[:-1] + frame(b"d" * 9)],
+    ),
+    "yaml": (yaml, lambda: [config_to_yaml(Config()).encode(), b"a: &a [1]\nb: [*a, *a]\n"]),
+    "setting": (setting, lambda: [b"train.steps=10", b"data.scale=[0.8, 1.2]"]),
+    "tfjs": (tfjs, lambda: [json.dumps(TFJS).encode()]),
+    "onnx": (onnx, lambda: [_onnx()]),
+    "description": (description, lambda: [_description()]),
+    "maps": (maps, lambda: [np.linspace(-4, 4, 500).astype(np.float16).tobytes()]),
+    "http": (http, lambda: [b"POST /v1/people?masks=true HTTP/1.1\r\nHost: localhost\r\n\r\n"]),
 }
 """Name -> what reads the bytes, and seeds."""
 
@@ -181,7 +217,7 @@ def main() -> None:
     read, seeds = TARGETS[options.target]
     corpus = options.corpus or SCRATCH / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)
-    for number, seed in enumerate(seeds):
+    for number, seed in enumerate(seeds()):
         (corpus / f"seed-{number}").write_bytes(seed)
 
     def once(data: bytes) -> Any:

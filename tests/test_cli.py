@@ -320,7 +320,8 @@ def test_the_script_is_the_command(tmp_path):
 
 def test_scales_and_flip_are_settings_of_the_predictor(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    Path("x.jpg").touch()
+    for name in ("x.jpg", "a", "i"):
+        Path(name).touch()
     seen = []
 
     def load(folder, overrides):

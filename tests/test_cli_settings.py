@@ -38,7 +38,8 @@ def threshold(tmp_path):
 )
 def test_the_file_applies_and_set_goes_over_it(arguments, threshold, monkeypatch, capsys):
     monkeypatch.chdir(threshold.parent)
-    Path("x.jpg").touch()
+    for name in ("x.jpg", "a", "i"):
+        Path(name).touch()
     seen = []
 
     def instead(*positional, **named):

@@ -14,8 +14,8 @@ from personlab_keras.inference.beam import is_address
 from personlab_keras.model.pretrained.catalogue import DEFAULT_MODEL
 
 _MODEL = (
-    "model directory, .onnx or .tflite file, or a name: of a released network, hf:// or kaggle:// "
-    "(files of strangers: docs/runtimes.md)"
+    "model directory, .onnx or .tflite file, or a name: that of a released network, hf://USER/NAME "
+    "or kaggle://OWNER/MODEL/FRAMEWORK/VARIATION. docs/runtimes.md says what a stranger's file may do"
 )
 
 Run = Callable[[argparse.Namespace, Config], int]
@@ -87,7 +87,11 @@ def _add_demo(add: Add) -> None:
         "run the whole pipeline on synthetic scenes: records, training, export, evaluation, a page",
     )
     command.add_argument(
-        "--out", type=Path, default=Path("demo"), help="output folder (default: demo)"
+        "--out",
+        type=Path,
+        default=Path("demo"),
+        metavar="DIR",
+        help="output folder (default: demo)",
     )
 
 
@@ -102,6 +106,7 @@ def _add_prepare(add: Add) -> None:
         "--out",
         type=Path,
         required=True,
+        metavar="DIR",
         help="folder for the records; repeat the command to resume an interrupted run",
     )
     _add_skeleton(command)
@@ -124,7 +129,7 @@ def _add_prepare(add: Add) -> None:
         "--workers",
         type=int,
         metavar="N",
-        help="number of processes; 0 or 1 runs in this process (default: data.workers)",
+        help="number of processes; 0 or 1 runs in this process (default: the setting data.workers)",
     )
     command.add_argument(
         "--beam",
@@ -156,12 +161,14 @@ def _add_convert(add: Add) -> None:
         "--out",
         type=Path,
         required=True,
-        help="COCO file (NAME.json) or YOLO-pose folder to write; a folder takes one split after "
-        "the other",
+        metavar="OUT",
+        help="COCO file (NAME.json) or YOLO-pose folder to write; to fill a folder, run the command "
+        "once per split",
     )
     command.add_argument(
         "--images",
         type=Path,
+        metavar="DIR",
         help="folder of the images of a COCO file; they are copied into the YOLO-pose folder",
     )
     _add_split_and_category(command)
@@ -177,29 +184,43 @@ def _add_inspect(add: Add) -> None:
     command = add(
         "inspect", commands.run_inspect, "show what records contain: counts, histograms, images"
     )
-    command.add_argument("records", type=Path, help="folder of records")
     command.add_argument(
-        "--out", type=Path, help="folder for a page, index.html, and drawings of the targets"
+        "records", type=Path, metavar="RECORDS", help="folder that `personlab prepare` wrote"
     )
     command.add_argument(
-        "--count", type=int, default=12, help="number of views to draw targets for (default: 12)"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder for a page, index.html, and drawings of the targets (default: print the counts)",
     )
     command.add_argument(
-        "--sheet", type=int, default=48, help="number of views on the contact sheet (default: 48)"
+        "--count",
+        type=int,
+        default=12,
+        metavar="N",
+        help="number of views to draw targets for (default: 12)",
+    )
+    command.add_argument(
+        "--sheet",
+        type=int,
+        default=48,
+        metavar="N",
+        help="number of views on the contact sheet (default: 48)",
     )
     _add_skip_corrupt(command, "0", default=0)
 
 
 def _add_train(add: Add) -> None:
     command = add("train", commands.run_train, "train a network, or resume a run")
-    command.add_argument("--records", type=Path, help="records to train on")
+    command.add_argument("--records", type=Path, metavar="DIR", help="records to train on")
     command.add_argument(
         "--workdir",
         type=Path,
-        help="folder for checkpoints, logs and the resolved configuration",
+        metavar="DIR",
+        help="folder for checkpoints, logs and all settings; repeat the command to resume the run",
     )
-    command.add_argument("--val-records", type=Path, help="records to validate on")
-    _add_skip_corrupt(command, "data.skip_corrupt")
+    command.add_argument("--val-records", type=Path, metavar="DIR", help="records to validate on")
+    _add_skip_corrupt(command, "the setting data.skip_corrupt")
     command.add_argument(
         "--init",
         type=_path_or_address,
@@ -209,8 +230,9 @@ def _add_train(add: Add) -> None:
     command.add_argument(
         "--compile-for",
         metavar="TARGET",
-        help="instead of training, compile the step for a TPU slice (v5e:4x4), which need not be "
-        "there, or for this machine's gpu, and print what it needs; no records are needed",
+        help="instead of training, compile the training step and print its memory and cost: for a "
+        "TPU slice, such as v5e:4x4, or for the gpu of this machine. It needs neither a TPU nor "
+        "records",
     )
     command.add_argument(
         "--largest-batch",
@@ -226,7 +248,7 @@ def _add_export(add: Add) -> None:
     command = add(
         "export",
         commands.run_export,
-        "export a run as a SavedModel with Keras weights, or convert a model to LiteRT or ONNX",
+        "export a training run as a SavedModel, or convert a model to LiteRT, ONNX or OpenVINO",
     )
     command.add_argument(
         "source",
@@ -234,7 +256,9 @@ def _add_export(add: Add) -> None:
         metavar="WORKDIR_OR_MODEL",
         help="training run or model directory, or the name of a model",
     )
-    command.add_argument("--out", type=Path, required=True, help="model directory to write")
+    command.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="model directory to write"
+    )
     command.add_argument(
         "--format",
         default="saved_model",
@@ -244,7 +268,8 @@ def _add_export(add: Add) -> None:
     command.add_argument(
         "--weights",
         metavar="KIND,...",
-        help="kinds of weights, one litert or onnx file for each: float32 (default), float16, int8",
+        help="types of the weights, with a LiteRT or ONNX file for each: float32 (default), "
+        "float16, int8",
     )
     command.add_argument(
         "--input-size",
@@ -255,7 +280,7 @@ def _add_export(add: Add) -> None:
         "--calibration",
         nargs="+",
         metavar="IMAGES",
-        help="images or folders to calibrate int8 with",
+        help="images, or folders of images, by which the ranges of int8 are calibrated",
     )
     command.add_argument(
         "--best",
@@ -276,7 +301,7 @@ def _add_import_weights(add: Add) -> None:
         metavar="SOURCE",
         help="name of a released network (see --list), URL, file or folder",
     )
-    command.add_argument("--out", type=Path, help="model directory to write")
+    command.add_argument("--out", type=Path, metavar="DIR", help="model directory to write")
     command.add_argument(
         "--list", action="store_true", help="list the released networks with sizes and licence"
     )
@@ -288,14 +313,16 @@ def _add_explain(add: Add) -> None:
         predicting.run_explain,
         "write a page that shows what the decoder saw in an image, step by step",
     )
-    command.add_argument("image", type=Path, metavar="IMAGE", help="the image")
+    command.add_argument("image", type=Path, metavar="IMAGE", help="image file")
     command.add_argument(
         "--model",
         type=_path_or_address,
         default=DEFAULT_MODEL,
         help=f"{_MODEL} (default: {DEFAULT_MODEL}, downloaded once)",
     )
-    command.add_argument("--out", type=Path, required=True, help="folder for the page, index.html")
+    command.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder for the page, index.html"
+    )
 
 
 def _add_predict(add: Add) -> None:
@@ -321,13 +348,14 @@ def _add_predict(add: Add) -> None:
         "--out",
         type=_path_or_address,
         default=Path("people"),
+        metavar="DIR",
         help="folder for the results (default: people); repeat the command to resume an interrupted "
         "run",
     )
     command.add_argument(
         "--data-only",
         action="store_true",
-        help="refuse models that are programs (SavedModels, which --beam runs); networks in .onnx, "
+        help="refuse a model that is a program: a SavedModel, which --beam runs. Networks in .onnx, "
         ".tflite and .h5 files are data",
     )
     command.add_argument(
@@ -336,7 +364,9 @@ def _add_predict(add: Add) -> None:
         help="run as an Apache Beam pipeline; sources, model and results may be in a bucket",
     )
     command.add_argument(
-        "--track", action="store_true", help="give people in videos an id that they keep"
+        "--track",
+        action="store_true",
+        help="give each person in a video an id, the same in all frames",
     )
     command.add_argument(
         "--smooth",
@@ -350,20 +380,22 @@ def _add_predict(add: Add) -> None:
         help="formats to write besides the JSON files: coco, csv, yolo-pose, labelme",
     )
     command.add_argument(
-        "--masks", choices=["png"], help="write the instance masks as numbered pixels, too"
+        "--masks",
+        choices=["png"],
+        help="write the instance masks, too: an image with the number of the person at each pixel",
     )
     command.add_argument(
         "--no-overlays",
         dest="overlays",
         action="store_false",
-        help="write no pictures of the people over the images",
+        help="write no overlays, the images with the people drawn over them",
     )
     command.add_argument(
         "--reconnects",
         type=int,
         default=10,
         metavar="N",
-        help="attempts to open a stream again that broke off (default: 10)",
+        help="how often to try to reopen a stream that broke off (default: 10)",
     )
     _add_beam_options(command)
     command.add_argument(
@@ -390,12 +422,13 @@ def _add_evaluate(add: Add) -> None:
         "--out",
         type=Path,
         required=True,
+        metavar="DIR",
         help="folder for results and metrics.json; repeat the command to resume an interrupted run",
     )
     command.add_argument(
         "--strict",
         action="store_true",
-        help="stop at the first fault of annotations or images instead of counting it",
+        help="stop at the first fault in annotations or images instead of counting it",
     )
     command.add_argument("--limit", type=int, metavar="N", help="evaluate the first N images only")
     _add_test_time_views(command)
@@ -407,10 +440,15 @@ def _add_serve(add: Add) -> None:
     )
     command.add_argument("--model", type=_path_or_address, required=True, help=_MODEL)
     command.add_argument(
-        "--port", type=int, help="port to listen on; 0 picks a free one (default: serve.port)"
+        "--port",
+        type=int,
+        metavar="N",
+        help="port to listen on; 0 picks a free one (default: the setting serve.port)",
     )
     command.add_argument(
-        "--host", help="address to listen on (default: serve.host, this machine only)"
+        "--host",
+        metavar="ADDRESS",
+        help="address to listen on (default: the setting serve.host, which is this machine only)",
     )
     access = command.add_mutually_exclusive_group()
     access.add_argument(
@@ -432,7 +470,9 @@ def _add_benchmark(add: Add) -> None:
         "time a model on this machine, in each runtime that can run it",
     )
     command.add_argument("--model", type=_path_or_address, default=DEFAULT_MODEL, help=_MODEL)
-    command.add_argument("--images", type=Path, required=True, help="image, folder or glob")
+    command.add_argument(
+        "--images", type=Path, required=True, metavar="IMAGES", help="image, folder or glob"
+    )
     command.add_argument(
         "--sizes",
         type=int,
@@ -440,8 +480,16 @@ def _add_benchmark(add: Add) -> None:
         metavar="PIXELS",
         help="longer sides of the input (default: that of the model)",
     )
-    command.add_argument("--count", type=int, default=8, help="number of images (default: 8)")
-    command.add_argument("--rounds", type=int, default=3, help="times per image (default: 3)")
+    command.add_argument(
+        "--count", type=int, default=8, metavar="N", help="number of images (default: 8)"
+    )
+    command.add_argument(
+        "--rounds",
+        type=int,
+        default=3,
+        metavar="N",
+        help="how often each image is predicted (default: 3)",
+    )
 
 
 def _add_push(add: Add) -> None:
@@ -462,11 +510,13 @@ def _add_annotations(command: argparse.ArgumentParser) -> None:
         "--annotations",
         type=Path,
         required=True,
+        metavar="FILE",
         help="COCO keypoints JSON, or a YOLO-pose folder or its data.yaml",
     )
     command.add_argument(
         "--images",
         type=Path,
+        metavar="DIR",
         help="folder of the images of a COCO file (a YOLO-pose folder has its own)",
     )
     _add_split_and_category(command)
@@ -477,7 +527,7 @@ def _add_skeleton(command: argparse.ArgumentParser) -> None:
         "--skeleton",
         metavar="FILE",
         help="YAML file of the keypoints, or the name of one that comes with the package "
-        "(default: data.skeleton)",
+        "(default: the setting data.skeleton)",
     )
 
 
@@ -519,10 +569,10 @@ def _add_test_time_views(command: argparse.ArgumentParser) -> None:
         type=float,
         nargs="+",
         metavar="FACTOR",
-        help="run the network on each image at these scales and pool the votes",
+        help="run the network at these scales of each image and pool the votes (default: 1)",
     )
     command.add_argument(
-        "--flip", action="store_true", help="run the network on each image mirrored as well"
+        "--flip", action="store_true", help="run the network on the mirror image of each image, too"
     )
 
 

@@ -648,6 +648,24 @@ def test_damaged_files_get_one_line_and_leave_no_model_directory(change, words, 
         ("model.json", b"\x00", "not valid JSON"),
         ("model.onnx", b"no onnx at all", "no ONNX model"),
         ("model.onnx", b"", "no ONNX model"),
+        # Found by fuzzing: a node without outputs, a tensor of no known type, a constant that is
+        # no tensor.
+        (
+            "model.onnx",
+            b'\x08\x0e:\x0b\n\x06"\x04Conv\x12\x01gB\x02\x10\x1c',
+            "Conv without outputs",
+        ),
+        (
+            "model.onnx",
+            b'\x08\x0e:\x1a\n\x0c\n\x01a\x12\x01b"\x04Relu\x12\x01g*\x07\x08\x01\x10UB\x01aB\x02\x10\x1c',
+            "damaged: 85",
+        ),
+        (
+            "model.onnx",
+            b'\x08\x0e: \n\x1b\x12\x01b"\x08Constant*\x0c\n\x05value\x18\x01\xa0\x01\x02\x12\x01g'
+            b"B\x02\x10\x1c",
+            "damaged: 'int' object has no attribute",
+        ),
         ("model.h5", b"x", "must be a TensorFlow.js model"),
         (None, b"", "holds no network"),
         ("missing/model.json", None, "no such file or folder"),

@@ -45,12 +45,20 @@ def read_onnx(path: Path) -> Graph:
             (node, {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute})
             for node in model.graph.node
         ]
+        for node, attributes in operations:
+            if not node.output:
+                raise ValueError(f"a node {node.op_type} without outputs")
+            if node.op_type == "Constant" and "value" in attributes:
+                value = onnx.numpy_helper.to_array(attributes["value"])
+                constants[node.output[0]] = np.array(value)
     except (
         DecodeError,
         OSError,
         ValueError,
         TypeError,
         RuntimeError,
+        AttributeError,
+        LookupError,
         onnx.checker.ValidationError,
     ) as error:
         raise InputError(
@@ -66,7 +74,6 @@ def read_onnx(path: Path) -> Graph:
     for node, attributes in operations:
         inputs = tuple(node.input)
         if node.op_type == "Constant" and "value" in attributes:
-            constants[node.output[0]] = np.array(onnx.numpy_helper.to_array(attributes["value"]))
             continue
         name = node.name or node.output[0]
         for output in node.output[:1]:
