@@ -283,6 +283,14 @@ FAINT_VOTE = 1e-3
 """Heatmap probability below which a cell casts no vote (both decoders): half of the cells of a
 released network, whose votes change nothing.
 """
+AGREEING_VOTES = 2.0
+"""Largest distance in input pixels between the votes of two neighbouring cells that agree (both
+decoders)."""
+NEAR_VOTE = 4.0
+"""Standard deviation in input pixels of the weight of a cell by how near its vote lands (both
+decoders)."""
+FAINT_SHARE = 1e-6
+"""Sum of the weights of four cells below which their votes are all far (both decoders)."""
 VOTE_FADE = 1.0
 """Input pixels before a radius over which the weight of votes falls from 1 to 0 (both decoders)."""
 SAME_PERSON = 0.5

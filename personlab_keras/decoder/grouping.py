@@ -6,6 +6,7 @@ keypoints."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -14,7 +15,8 @@ from personlab_keras.config import DecodeConfig
 from personlab_keras.decoder.bridging import bridge_person
 from personlab_keras.decoder.compilation import compiled
 from personlab_keras.decoder.peaks import Seeds
-from personlab_keras.decoder.sampling import step_along, value_at
+from personlab_keras.decoder.sampling import step_along, step_among_votes, value_at
+from personlab_keras.decoder.voting import vote_spread
 from personlab_keras.method.maps import Maps
 from personlab_keras.method.skeleton import Skeleton
 
@@ -53,6 +55,7 @@ def group(
         ),
         maps.stride,
         routes_of(skeleton),
+        seeds.spread,
         float(options.nms_radius),
         options.mid_refinements,
         float(options.keypoint_threshold),
@@ -69,6 +72,7 @@ def _group(
     fields: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
     stride: int,
     routes: np.ndarray,
+    spread: float,
     nms_radius: float,
     refinements: int,
     threshold: float,
@@ -86,7 +90,15 @@ def _group(
             continue
         person = people[accepted]
         _walk(
-            person, points[i], keypoints[i], routes, short_offsets, mid_offsets, stride, refinements
+            person,
+            points[i],
+            keypoints[i],
+            routes,
+            short_offsets,
+            mid_offsets,
+            stride,
+            refinements,
+            spread,
         )
         found = _drop_unfound(person, heatmaps, stride, threshold, radius)
         if found and len(long_offsets):
@@ -125,16 +137,41 @@ def _walk(
     mid_offsets: np.ndarray,
     stride: int,
     refinements: int,
+    spread: float,
 ) -> None:
     """Fills a person (K, 2) from its seed; as `follow_tree`."""
     person[:] = np.nan
     person[keypoint] = point
     for step in range(routes.shape[1]):
         edge, source, target = routes[keypoint, step]
-        x, y = step_along(mid_offsets, edge, person[source, 0], person[source, 1], stride)
-        for _ in range(refinements):
-            x, y = step_along(short_offsets, target, x, y, stride)
+        x, y = person[source]
+        if spread > 0:
+            x, y = step_among_votes(mid_offsets, edge, x, y, stride, short_offsets, source, spread)
+        else:
+            x, y = step_along(mid_offsets, edge, x, y, stride)
+        x, y = settle(x, y, target, short_offsets, stride, refinements, spread)
         person[target, 0], person[target, 1] = x, y
+
+
+@compiled
+def settle(
+    x: float,
+    y: float,
+    keypoint: int,
+    short_offsets: np.ndarray,
+    stride: int,
+    refinements: int,
+    spread: float,
+) -> tuple[float, float]:
+    """A point refined by the short-range field of a keypoint."""
+    for _ in range(refinements):
+        if spread > 0:
+            x, y = step_among_votes(
+                short_offsets, keypoint, x, y, stride, short_offsets, keypoint, spread
+            )
+        else:
+            x, y = step_along(short_offsets, keypoint, x, y, stride)
+    return x, y
 
 
 @compiled
@@ -164,13 +201,36 @@ def _drop_unfound(
     return found
 
 
+def settled(seeds: Seeds, maps: Maps, refinements: int) -> Seeds:
+    """The seeds, moved to where the votes of one person land if votes tell neighbours apart.
+
+    Between neighbours the centre of mass of the scores lies between them.
+    """
+    spread = vote_spread(maps)
+    if not spread:
+        return seeds
+    points = seeds.points.copy()
+    for i in range(len(points)):
+        points[i] = settle(
+            points[i, 0],
+            points[i, 1],
+            seeds.keypoints[i],
+            maps.short_offsets,
+            maps.stride,
+            refinements,
+            spread,
+        )
+    return replace(seeds, points=points, spread=spread)
+
+
 def follow_tree(
     points: np.ndarray, keypoints: np.ndarray, maps: Maps, skeleton: Skeleton, refinements: int
 ) -> np.ndarray:
     """Walk from each seed over the whole tree, in both directions of its edges.
 
     y_l = y_k + M_kl(y_k), refined by y_l <- y_l + S_l(y_l): the short-range field of the keypoint
-    that the step leads to.
+    that the step leads to. Where votes tell neighbours apart (`vote_spread`), cells whose votes
+    land elsewhere do not count.
 
     Args:
         points: (N, 2) (x, y) of the seeds in input pixels.
@@ -183,6 +243,7 @@ def follow_tree(
         (N, K, 2) float64 in input pixels; NaN where an offset on the way is NaN.
     """
     people = np.empty((len(points), skeleton.keypoint_count, 2))
+    spread = vote_spread(maps)
     for person, point, keypoint in zip(people, points, keypoints, strict=True):
         _walk(
             person,
@@ -193,6 +254,7 @@ def follow_tree(
             maps.mid_offsets,
             maps.stride,
             refinements,
+            spread,
         )
     return people
 

@@ -17,11 +17,14 @@ class Seeds:
         points: (N, 2) float64 (x, y) in input pixels.
         keypoints: (N,) int64, which keypoint.
         scores: (N,) float64 Hough scores, descending.
+        spread: how near in input pixels the vote of a cell has to land for the cell to count where
+            a seed is followed; 0 where all cells count (`voting.vote_spread`).
     """
 
     points: np.ndarray
     keypoints: np.ndarray
     scores: np.ndarray
+    spread: float = 0.0
 
 
 def find_peaks(hough: np.ndarray, stride: int, threshold: float) -> Seeds:

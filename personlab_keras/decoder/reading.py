@@ -9,7 +9,7 @@ import numpy as np
 
 from personlab_keras.config import DecodeConfig
 from personlab_keras.decoder.fusion import FramedMaps, pool_votes
-from personlab_keras.decoder.grouping import group, keypoint_probabilities
+from personlab_keras.decoder.grouping import group, keypoint_probabilities, settled
 from personlab_keras.decoder.instances import expected_oks, mean_shift, person_scales
 from personlab_keras.decoder.peaks import Seeds, find_peaks
 from personlab_keras.decoder.voting import Votes, bin_votes, hough_scores
@@ -66,7 +66,8 @@ class Readings:
 def find_seeds(
     passes: Sequence[FramedMaps], maps: Maps, options: DecodeConfig, radius: float
 ) -> tuple[Votes, np.ndarray, Seeds]:
-    """The votes of one size, the scores (h, w, K) in which peaks are sought, and the peaks.
+    """The votes of one size, the scores (h, w, K) in which peaks are sought, and the peaks, settled
+    among the votes.
 
     The scores are those of the Hough transform, or with `options.hough` off the heatmaps. Arguments
     as of `read_people`.
@@ -78,7 +79,7 @@ def find_seeds(
         else maps.heatmaps
     )
     seeds = find_peaks(hough, maps.stride, options.peak_threshold)
-    return votes, hough, seeds
+    return votes, hough, settled(seeds, maps, options.mid_refinements)
 
 
 def read_people(

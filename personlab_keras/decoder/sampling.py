@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from personlab_keras.config import FAINT_SHARE
 from personlab_keras.decoder.compilation import compiled
 
 
@@ -81,6 +82,40 @@ def step_along(
         + shares[2] * field[below, column, channel, 1]
         + shares[3] * field[below, beside, channel, 1],
     )
+
+
+@compiled
+def step_among_votes(
+    field: np.ndarray,
+    channel: int,
+    x: float,
+    y: float,
+    stride: int,
+    short_offsets: np.ndarray,
+    keypoint: int,
+    spread: float,
+) -> tuple[float, float]:
+    """As `step_along`, for a point at a keypoint: of the four cells around it those count whose own
+    vote for the keypoint lands near, weighted by a Gaussian of `spread` input pixels.
+
+    Between neighbours the cells belong to different people, and the mean of their offsets leads to
+    nobody. Where all votes are far, all cells count."""
+    if not (np.isnan(x) or np.isnan(y)):
+        row, column, down, across = place(x, y, field.shape[0], field.shape[1], stride)
+        total = to_x = to_y = 0.0
+        for i in range(row, row + 1 + (down > 0)):
+            for j in range(column, column + 1 + (across > 0)):
+                away_x = j * stride + short_offsets[i, j, keypoint, 0] - x
+                away_y = i * stride + short_offsets[i, j, keypoint, 1] - y
+                share = (down if i > row else 1 - down) * (across if j > column else 1 - across)
+                share *= np.exp(-(away_x**2 + away_y**2) / (2 * spread**2))
+                if share > 0:  # which NaN is not
+                    total += share
+                    to_x += share * (j * stride + field[i, j, channel, 0])
+                    to_y += share * (i * stride + field[i, j, channel, 1])
+        if total > FAINT_SHARE:
+            return to_x / total, to_y / total
+    return step_along(field, channel, x, y, stride)
 
 
 @compiled

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from personlab_keras.config import FAINT_VOTE
+from personlab_keras.config import AGREEING_VOTES, FAINT_VOTE, NEAR_VOTE
 from personlab_keras.decoder.compilation import compiled
 from personlab_keras.method.maps import Maps
 
@@ -67,9 +67,13 @@ def _cast(
     heatmaps: np.ndarray, offsets: np.ndarray, stride: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     height, width, count = heatmaps.shape
-    points = np.empty((heatmaps.size, 2), np.float32)
-    mass = np.empty(heatmaps.size, np.float32)
-    keypoints = np.empty(heatmaps.size, np.int64)
+    flat = heatmaps.reshape(-1)
+    voters = 0
+    for i in range(len(flat)):
+        voters += flat[i] >= FAINT_VOTE
+    points = np.empty((voters, 2), np.float32)
+    mass = np.empty(voters, np.float32)
+    keypoints = np.empty(voters, np.int64)
     n = 0
     for row in range(height):
         for column in range(width):
@@ -84,6 +88,39 @@ def _cast(
                     keypoints[n] = keypoint
                     n += 1
     return points[:n], mass[:n], keypoints[:n]
+
+
+@compiled
+def _agreeing_pairs(
+    heatmaps: np.ndarray, offsets: np.ndarray, stride: int, limit: float
+) -> tuple[int, int]:
+    """How many pairs of neighbouring cells both show a keypoint, and how many of them agree."""
+    height, width, count = heatmaps.shape
+    flat = heatmaps.reshape(-1)
+    pairs = agreeing = 0
+    for n in range(len(flat)):
+        if flat[n] < 0.5:
+            continue
+        row, column, k = n // (width * count), n // count % width, n % count
+        for i, j in ((row, column + 1), (row + 1, column)):
+            if i < height and j < width and heatmaps[i, j, k] >= 0.5:
+                x = (j - column) * stride + offsets[i, j, k, 0] - offsets[row, column, k, 0]
+                y = (i - row) * stride + offsets[i, j, k, 1] - offsets[row, column, k, 1]
+                pairs += 1
+                agreeing += x**2 + y**2 <= limit**2
+    return pairs, agreeing
+
+
+def vote_spread(maps: Maps) -> float:
+    """`NEAR_VOTE` where votes tell neighbours apart, 0 where they scatter too much for that.
+
+    They do where of all neighbouring cells that both show a keypoint (p >= 1/2) most agree on it,
+    within `AGREEING_VOTES`.
+    """
+    pairs, agreeing = _agreeing_pairs(
+        maps.heatmaps, maps.short_offsets, maps.stride, AGREEING_VOTES
+    )
+    return NEAR_VOTE if 2 * agreeing > pairs else 0.0
 
 
 def hough_scores(

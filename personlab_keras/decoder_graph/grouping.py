@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import tensorflow as tf
 
@@ -9,7 +11,7 @@ from personlab_keras.config import DecodeConfig
 from personlab_keras.decoder_graph.bridging import bridge_gaps
 from personlab_keras.decoder_graph.fields import Fields
 from personlab_keras.decoder_graph.peaks import Seeds
-from personlab_keras.decoder_graph.sampling import follow, value_at
+from personlab_keras.decoder_graph.sampling import follow, follow_among_votes, value_at
 from personlab_keras.method.skeleton import Skeleton
 
 SEEDS_AT_ONCE = 256
@@ -22,12 +24,14 @@ def group(
     options: DecodeConfig,
     radius: float,
     limit: int,
+    agree: tf.Tensor,
 ) -> tf.Tensor:
     """People (P, K, 2) in the order of their seeds, NaN where nothing was found; as
     `decoder.grouping.group`.
 
     The next `SEEDS_AT_ONCE` seeds that no person explains are followed together. Then, in order,
     each either starts a person or is explained by one that an earlier seed of the round started.
+    `agree` is as of `voting.votes_agree`.
     """
     count = skeleton.keypoint_count
     routes = tf.constant(tree_levels(skeleton))
@@ -53,7 +57,7 @@ def group(
             tf.boolean_mask(points, open_ones),
             tf.boolean_mask(keypoints, open_ones),
         )
-        walked = follow_tree(points, keypoints, routes, fields, options.mid_refinements)
+        walked = follow_tree(points, keypoints, routes, fields, options.mid_refinements, agree)
         walked = unfound_dropped(walked)
         number = tf.shape(walked)[0]
         earlier = tf.range(number)[None, :] < tf.range(number)[:, None]
@@ -130,10 +134,52 @@ def tree_levels(skeleton: Skeleton) -> np.ndarray:
     return table
 
 
+def settled(seeds: Seeds, fields: Fields, refinements: int, agree: tf.Tensor) -> Seeds:
+    """The seeds among the votes of one person; as `decoder.grouping.settled`."""
+    points = tf.cond(
+        agree,
+        lambda: _refined(seeds.points, seeds.keypoints, fields, refinements, among_votes=True),
+        lambda: seeds.points,
+    )
+    return replace(seeds, points=points)
+
+
+def _refined(
+    points: tf.Tensor, keypoints: tf.Tensor, fields: Fields, refinements: int, among_votes: bool
+) -> tf.Tensor:
+    """Points (..., 2) refined by the short-range field of the keypoints (...)."""
+    short = fields.short_offsets
+    if not among_votes:
+        return follow(short, keypoints, points, fields.stride, refinements)
+    for _ in range(refinements):
+        points = follow_among_votes(short, keypoints, points, short, keypoints, fields.stride)
+    return points
+
+
 def follow_tree(
-    points: tf.Tensor, keypoints: tf.Tensor, routes: tf.Tensor, fields: Fields, refinements: int
+    points: tf.Tensor,
+    keypoints: tf.Tensor,
+    routes: tf.Tensor,
+    fields: Fields,
+    refinements: int,
+    agree: tf.Tensor,
 ) -> tf.Tensor:
     """(N, K, 2): people grown from seeds over the whole tree; as `decoder.grouping.follow_tree`."""
+    return tf.cond(
+        agree,
+        lambda: _follow_tree(points, keypoints, routes, fields, refinements, True),
+        lambda: _follow_tree(points, keypoints, routes, fields, refinements, False),
+    )
+
+
+def _follow_tree(
+    points: tf.Tensor,
+    keypoints: tf.Tensor,
+    routes: tf.Tensor,
+    fields: Fields,
+    refinements: int,
+    among_votes: bool,
+) -> tf.Tensor:
     count = fields.heatmaps.shape[0]
     number = tf.shape(points)[0]
     people = tf.where(
@@ -144,10 +190,15 @@ def follow_tree(
     for level in range(routes.shape[1]):
         edge, source, target = (chosen[:, level, :, i] for i in range(3))
         channel = tf.minimum(target, count - 1)
-        reached = follow(
-            fields.mid_offsets, edge, tf.gather(people, source, batch_dims=1), fields.stride
+        start = tf.gather(people, source, batch_dims=1)
+        reached = (
+            follow_among_votes(
+                fields.mid_offsets, edge, start, fields.short_offsets, source, fields.stride
+            )
+            if among_votes
+            else follow(fields.mid_offsets, edge, start, fields.stride)
         )
-        reached = follow(fields.short_offsets, channel, reached, fields.stride, refinements)
+        reached = _refined(reached, channel, fields, refinements, among_votes)
         people = tf.tensor_scatter_nd_update(people, tf.stack([rows, target], axis=-1), reached)
     return people[:, :count]
 

@@ -9,11 +9,11 @@ import tensorflow as tf
 
 from personlab_keras.config import DecodeConfig
 from personlab_keras.decoder_graph.fields import Fields, Frame
-from personlab_keras.decoder_graph.grouping import group
+from personlab_keras.decoder_graph.grouping import group, settled
 from personlab_keras.decoder_graph.instances import expected_oks, mean_shift, person_scales
 from personlab_keras.decoder_graph.peaks import find_peaks
 from personlab_keras.decoder_graph.sampling import value_at
-from personlab_keras.decoder_graph.voting import bin_votes, hough_scores, pool_votes
+from personlab_keras.decoder_graph.voting import bin_votes, hough_scores, pool_votes, votes_agree
 from personlab_keras.method.skeleton import Skeleton
 
 
@@ -92,7 +92,9 @@ def read_people(
     votes = pool_votes(passes)
     hough = hough_scores(votes, maps, radius) if options.hough else maps.heatmaps
     seeds = find_peaks(hough, maps.stride, options.peak_threshold)
-    keypoints = group(seeds, maps, skeleton, options, radius, limit)
+    agree = votes_agree(maps)
+    seeds = settled(seeds, maps, options.mid_refinements, agree)
+    keypoints = group(seeds, maps, skeleton, options, radius, limit, agree)
 
     shifts = options.vote_refinements * options.nms_radius
     binned = bin_votes(votes, maps, keypoints, radius, max(radius, options.nms_radius) + shifts)

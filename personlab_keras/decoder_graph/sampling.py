@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from personlab_keras.config import FAINT_SHARE, NEAR_VOTE
+
 
 def value_at(field: tf.Tensor, channels: tf.Tensor, points: tf.Tensor, stride: int) -> tf.Tensor:
     """Bilinear samples (...) of a map (C, h, w), each from a channel (...) of its own, at points
@@ -35,6 +37,50 @@ def follow(
     known = tf.reduce_all(tf.math.is_finite(reached), axis=1, keepdims=True)
     reached = tf.where(known, reached, float("nan"))
     return tf.ensure_shape(tf.reshape(reached, tf.shape(points)), points.shape)
+
+
+def follow_among_votes(
+    field: tf.Tensor,
+    channels: tf.Tensor,
+    points: tf.Tensor,
+    short_offsets: tf.Tensor,
+    keypoints: tf.Tensor,
+    stride: int,
+) -> tf.Tensor:
+    """One step as of `follow`, but of the four cells around a point those count whose own votes for
+    the keypoints (...) land near; as `decoder.sampling.step_among_votes`.
+    """
+    reached, shape = tf.reshape(points, [-1, 2]), tf.shape(field)
+    last = tf.stack([shape[2], shape[1]]) - 1
+    inside = tf.where(tf.math.is_finite(reached), reached, 0.0) / stride
+    inside = tf.clip_by_value(inside, 0.0, tf.cast(last, tf.float32))
+    low = tf.floor(inside)
+    share = inside - low
+    total, to = tf.zeros_like(reached[:, :1]), tf.zeros_like(reached)
+    for corner in ((0, 0), (1, 0), (0, 1), (1, 1)):  # x, y
+        cells = tf.minimum(tf.cast(low, tf.int32) + corner, last)
+        place = tf.cast(cells * stride, tf.float32)
+
+        def read(
+            values: tf.Tensor, indices: tf.Tensor, cells: tf.Tensor = cells, at: tf.Tensor = place
+        ) -> tf.Tensor:
+            flat = tf.cast(tf.reshape(indices, [-1, 1]), tf.int32)
+            return at + tf.gather_nd(values, tf.concat([flat, cells[:, ::-1]], axis=1))
+
+        away = tf.reduce_sum((read(short_offsets, keypoints) - reached) ** 2, 1, keepdims=True)
+        weight = tf.reduce_prod(tf.where(tf.equal(corner, 1), share, 1 - share), 1, keepdims=True)
+        weight *= tf.exp(away / (-2 * NEAR_VOTE**2))
+        weight = tf.where(weight > 0, weight, 0.0)  # which NaN is not
+        total += weight
+        to += tf.math.multiply_no_nan(read(field, channels), tf.tile(weight, [1, 2]))
+    near = total > FAINT_SHARE
+    to = tf.where(near, to / tf.where(near, total, 1.0), 0.0)
+    known = tf.reduce_all(tf.math.is_finite(reached) & tf.math.is_finite(to), 1, keepdims=True)
+    to = tf.reshape(tf.where(known, to, float("nan")), tf.shape(points))
+    near = tf.reshape(near, tf.shape(points)[:-1])[..., None]
+    return tf.ensure_shape(
+        tf.where(near, to, follow(field, channels, points, stride)), points.shape
+    )
 
 
 def upsample(values: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
-from personlab_keras.config import FAINT_VOTE
+from personlab_keras.config import AGREEING_VOTES, FAINT_VOTE
 from personlab_keras.decoder_graph.fields import NOWHERE, Fields
 
 BIN_SIDE = 16.0  # input pixels
@@ -51,6 +51,31 @@ def pool_votes(passes: Sequence[Fields]) -> Votes:
         for name in ("x", "y", "mass", "keypoints")
     )
     return Votes(x, y, mass / len(votes), keypoints)
+
+
+def votes_agree(fields: Fields) -> tf.Tensor:
+    """() bool: whether votes tell neighbours apart, as `decoder.voting.vote_spread` finds it."""
+    shown = fields.heatmaps >= 0.5
+    pairs = agreeing = tf.constant(0)
+    for one, other, step in (
+        ((..., slice(None, -1)), (..., slice(1, None)), (fields.stride, 0)),
+        (
+            (..., slice(None, -1), slice(None)),
+            (..., slice(1, None), slice(None)),
+            (0, fields.stride),
+        ),
+    ):
+        both = tf.where(shown[one] & shown[other])
+        short = fields.short_offsets
+        apart = (
+            tf.gather_nd(short[(*other, slice(None))], both)
+            - tf.gather_nd(short[(*one, slice(None))], both)
+            + tf.constant(step, tf.float32)
+        )
+        near = tf.reduce_sum(apart * apart, axis=1) <= AGREEING_VOTES**2
+        pairs += tf.size(near)
+        agreeing += tf.reduce_sum(tf.cast(near, tf.int32))
+    return 2 * agreeing > pairs
 
 
 def hough_scores(votes: Votes, fields: Fields, radius: float) -> tf.Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -21,7 +22,6 @@ from personlab_keras.decoder.embedding import embed, embedding_distances
 from personlab_keras.decoder.fusion import FramedMaps, by_size, finest_first, fuse
 from personlab_keras.decoder.grouping import group, routes_of
 from personlab_keras.decoder.merging import pool_readings, suits
-from personlab_keras.decoder.peaks import Seeds
 from personlab_keras.decoder.reading import Readings, find_seeds, read_people
 from personlab_keras.decoder.sampling import follow, sample
 from personlab_keras.decoder.scoring import Scored, score_people
@@ -162,7 +162,12 @@ def _size(
         elif len(starts) == len(people):
             verdict = "finds no keypoint, or comes after the last person"
         else:
-            one = Seeds(point[None], np.array([keypoint]), np.array([score]))
+            one = replace(
+                seeds,
+                points=point[None],
+                keypoints=np.array([keypoint]),
+                scores=np.array([score]),
+            )
             if len(group(one, fused, skeleton, options, radius, 1)):
                 starts.append((point, int(keypoint)))
                 verdict = f"starts person {len(starts)}"

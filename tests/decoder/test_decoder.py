@@ -37,8 +37,14 @@ from personlab_keras.decoder.instances import (
 )
 from personlab_keras.decoder.masks import find_masks
 from personlab_keras.decoder.peaks import find_peaks
-from personlab_keras.decoder.sampling import follow, sample, upsample
-from personlab_keras.decoder.voting import BinnedVotes, bin_votes, cast_votes, hough_scores
+from personlab_keras.decoder.sampling import follow, sample, step_along, step_among_votes, upsample
+from personlab_keras.decoder.voting import (
+    BinnedVotes,
+    bin_votes,
+    cast_votes,
+    hough_scores,
+    vote_spread,
+)
 from personlab_keras.method.coordinates import flip_points
 from personlab_keras.method.maps import Maps
 from personlab_keras.method.person import Person, decode_mask
@@ -240,6 +246,48 @@ def test_walk_refines_with_the_short_field_of_the_keypoint_it_leads_to():
     maps.short_offsets[:, :, 0] = (-100, -100)
     people = follow_tree(np.array([[16.0, 16.0]]), np.array([0]), maps, PAIR, refinements=2)
     np.testing.assert_allclose(people[0], [(16, 16), (56, 16)], atol=1e-4)
+
+
+@pytest.mark.parametrize("apart", [(14, 0), (0, -24), (20, 12), (-28, 20)])
+def test_neighbours_nearer_than_two_cells_are_told_apart(apart):
+    people = [standing(160, 160), standing(160, 160) + apart]
+    found = decode(paint(people, 321, 321, 16), options=DecodeConfig(masks=False))
+    assert len(found) == 2
+    for person in people:
+        assert min(np.abs(each.keypoints - person).max() for each in found) < 3
+
+
+def test_cells_whose_votes_land_elsewhere_do_not_count():
+    # Votes of three cells for (10, 4), of the fourth for somebody at (30, 4); mid-range offsets to
+    # (10, 40) and (90, 90).
+    short, mid = np.zeros((2, 2, 1, 2), np.float32), np.zeros((2, 2, 1, 2), np.float32)
+    for i, j in np.ndindex(2, 2):
+        other = (i, j) == (1, 1)
+        short[i, j, 0] = np.subtract((30, 4) if other else (10, 4), (16 * j, 16 * i))
+        mid[i, j, 0] = np.subtract((90, 90) if other else (10, 40), (16 * j, 16 * i))
+    point = 9.0, 5.0, 16, short, 0
+    np.testing.assert_allclose(step_among_votes(mid, 0, *point, 4.0), (10, 40), atol=1e-3)
+    mean = np.subtract((90, 90), (10, 40)) * (9 * 5 / 256) + (10, 40)
+    np.testing.assert_allclose(step_along(mid, 0, *point[:3]), mean, rtol=1e-6)
+    far = 9.0, 500.0, 16, short, 0  # no vote lands near
+    assert step_among_votes(mid, 0, *far, 4.0) == step_along(mid, 0, 9.0, 500.0, 16)
+    assert np.isnan(step_among_votes(mid, 0, np.nan, 5.0, 16, short, 0, 4.0)).all()
+
+
+def test_votes_tell_neighbours_apart_where_most_cells_agree():
+    maps = paint([standing(150, 150)], 305, 305, 8)
+    rng = np.random.default_rng(0)
+    spreads = [
+        vote_spread(
+            replace(
+                maps,
+                short_offsets=maps.short_offsets + rng.normal(0, noise, maps.short_offsets.shape),
+            )
+        )
+        for noise in (0.0, 0.5, 3.0)
+    ]
+    assert spreads == [4.0, 4.0, 0.0]
+    assert vote_spread(blank_maps(5, 5)) == 0.0
 
 
 @pytest.mark.parametrize("root", range(COCO_PERSON.keypoint_count))

@@ -171,6 +171,16 @@ def test_painted_people_are_the_same(people):
     check_same(people_in_graph(maps, COCO_PERSON, FEW, FRAME, RADIUS), reference)
 
 
+def test_neighbours_are_told_apart_in_the_graph():
+    people = [standing(200, 150), standing(220, 162), standing(330, 150, 0.6)]
+    maps = paint(people, 321, 481, 16)
+    maps.short_offsets[4, 9] = np.nan
+    reference = decode(maps, COCO_PERSON, FEW, FRAME, RADIUS)
+    unsure = replace(maps, heatmaps=maps.heatmaps * np.float32(0.49))  # nobody shown, none agree
+    assert len(decode(unsure, COCO_PERSON, FEW, FRAME, RADIUS)) != len(reference)
+    check_close(people_in_graph(maps, COCO_PERSON, FEW, FRAME, RADIUS), reference)
+
+
 def test_people_of_unsure_maps_are_the_same():
     rng = np.random.default_rng(3)
     maps = paint([standing(120, 150), standing(165, 160), standing(330, 150, 0.6)], 321, 481, 8)

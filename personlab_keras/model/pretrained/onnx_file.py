@@ -76,16 +76,10 @@ def read_onnx(path: Path) -> Graph:
         if node.op_type == "Constant" and "value" in attributes:
             continue
         name = node.name or node.output[0]
-        try:
-            nodes[node.output[0]] = _translated(
+        for output in node.output[:1]:
+            nodes[output] = _translated(
                 str(path), Node(name, node.op_type, inputs, attributes), constants
             )
-        except InputError:
-            raise
-        except (TypeError, ValueError, OverflowError):
-            raise InputError(
-                f"{path}: node {name} has an attribute that {node.op_type} does not take"
-            ) from None
     return Graph(str(path), nodes, constants)
 
 
