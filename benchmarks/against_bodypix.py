@@ -7,7 +7,8 @@ Theirs is `decodeMultiplePoses` and `decodeMultipleMasksCPU` of @tensorflow-mode
 called in Node (which has to be there, with npm) on the maps of our network in their layout.
 Accuracy is that of their best case: more people than their default of 10, the best of several score
 thresholds, and the better of two ways to find masks, in the frame of the image as their API does,
-or in that of the network's input, where the long offsets, which they do not scale, are right."""
+or in that of the network's input, where the long offsets, which they do not scale, are right. Ours
+is also given for all sizes at which the model sees an image by default (`predict.scales`)."""
 
 import argparse
 import json
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from personlab_keras.config import DecodeConfig
-from personlab_keras.decoder import Frame, decode
+from personlab_keras.decoder import Frame, FramedMaps, decode
 from personlab_keras.decoder.sampling import upsample
 from personlab_keras.evaluation import Metrics, evaluate_results
 from personlab_keras.inference.input_fit import InputFit
@@ -92,10 +93,11 @@ def compare(
     for entry in entries:
         image = read_image(images / entry["file_name"], apply_orientation=False)
         fit, maps = predictor.fit(image), predictor.maps(image)
-        for person in our_people(predictor, maps, fit):
-            pose, *mask = person.to_coco(entry["id"])
-            keypoints[OURS]["everybody"].append(pose)
-            masks[OURS]["everybody"] += mask
+        for name, people in our_people(predictor, image, maps, fit).items():
+            for person in people:
+                pose, *mask = person.to_coco(entry["id"])
+                keypoints[OURS][name].append(pose)
+                masks[OURS][name] += mask
         answer = ask(request(maps, fit, folder))
         for name, people in google_poses(answer, fit).items():
             keypoints[GOOGLE][name] += [person.to_coco(entry["id"])[0] for person in people]
@@ -120,23 +122,32 @@ def compare(
 def report(
     kind: str, results: dict[str, Results], measure: Callable[[list[dict[str, Any]]], Metrics]
 ) -> None:
-    """Prints the best result of each side, and its others."""
-    best: dict[str, float] = {}
-    for side, found in results.items():
-        measured = {name: measure(entries) for name, entries in found.items()}
-        name = max(measured, key=lambda each: measured[each]["AP"])
-        ap, ap50, ap75 = (measured[name][figure] for figure in ("AP", "AP50", "AP75"))
-        print(f"  {kind} AP, {side}: {ap:.3f} (AP50 {ap50:.3f}, AP75 {ap75:.3f}), {name}")
-        for other in sorted(measured.keys() - {name}):
-            print(f"    {measured[other]['AP']:.3f} {other}")
-        best[side] = ap
-    print(f"  {kind} AP: {best[OURS] / best[GOOGLE]:.2f} times Google's")
+    """Prints the results of each side, the best first, and how often ours are Google's best."""
+    measured = {
+        side: {name: measure(entries) for name, entries in found.items()}
+        for side, found in results.items()
+    }
+    for side, of_side in measured.items():
+        for name, figures in sorted(of_side.items(), key=lambda each: -each[1]["AP"]):
+            ap, ap50, ap75 = (figures[figure] for figure in ("AP", "AP50", "AP75"))
+            print(f"  {kind} AP, {side}: {ap:.3f} (AP50 {ap50:.3f}, AP75 {ap75:.3f}), {name}")
+    best = max(figures["AP"] for figures in measured[GOOGLE].values())
+    for name, figures in measured[OURS].items():
+        print(f"  {kind} AP: {figures['AP'] / best:.2f} times Google's, {name}")
 
 
-def our_people(predictor: Predictor, maps: Maps, fit: InputFit) -> list[Person]:
-    """Everybody, as COCO's metrics want it."""
+def our_people(
+    predictor: Predictor, image: np.ndarray, maps: Maps, fit: InputFit
+) -> dict[str, list[Person]]:
+    """Everybody, as COCO's metrics want it, at one size and at those of `predict.scales`."""
     options = DecodeConfig(score_threshold=0.0)
-    return decode(maps, predictor.skeleton, options, frame=fit.frame, radius=predictor.radius)
+    passes = {"one size": [FramedMaps(maps, fit.frame)]}
+    if len(predictor.options.scales) > 1:
+        passes[f"sizes {predictor.options.scales}"] = predictor.framed_maps(image)
+    return {
+        name: decode(each, predictor.skeleton, options, radius=predictor.radius)
+        for name, each in passes.items()
+    }
 
 
 def install(folder: Path) -> Path:

@@ -8,6 +8,7 @@ import {readFileSync, writeFileSync} from 'node:fs';
 import {createRequire} from 'node:module';
 import {join} from 'node:path';
 import {createInterface} from 'node:readline';
+import {decodePosesFromArrays} from './bodypix_arrays.mjs';
 
 const require = createRequire(join(process.argv[2], 'package.json'));
 const multiPerson = '@tensorflow-models/body-pix/dist/multi_person';
@@ -44,14 +45,37 @@ function floats(bytes) {
 }
 
 function decodePoses({scores, offsets, forward, backward}, {stride, maxDetections, nmsRadius, repeats}, threshold) {
+  const buffers = [scores, offsets, forward, backward];
+  const {result: poses, milliseconds} =
+      timed(repeats, () => decodeMultiplePoses(...buffers, stride, maxDetections, threshold, nmsRadius));
+  const arrays = buffers.map(({values}) => values);
+  const {result, milliseconds: ofArrays} =
+      timed(repeats, () => decodePosesFromArrays(...arrays, scores.shape, stride, maxDetections, threshold, nmsRadius));
+  if (!same(poses, result)) throw new Error('the decoder over plain arrays finds other poses');
+  return {threshold, poses, milliseconds, ofArrays};
+}
+
+function timed(repeats, run) {
   const milliseconds = [];
-  let poses;
+  let result;
   for (let i = 0; i < repeats; ++i) {
-    const began = performance.now();
-    poses = decodeMultiplePoses(scores, offsets, forward, backward, stride, maxDetections, threshold, nmsRadius);
-    milliseconds.push(performance.now() - began);
+    const began = process.cpuUsage();
+    result = run();
+    const {user, system} = process.cpuUsage(began);
+    milliseconds.push((user + system) / 1e3);
   }
-  return {threshold, poses, milliseconds};
+  return {result, milliseconds};
+}
+
+function same(poses, {count, positions, scores, poseScores}) {
+  return poses.length === count && poses.every(({score, keypoints}, i) => near(score, poseScores[i]) && keypoints.every((keypoint, k) => {
+    const at = i * keypoints.length + k;
+    return near(keypoint.score, scores[at]) && near(keypoint.position.x, positions[2 * at]) && near(keypoint.position.y, positions[2 * at + 1]);
+  }));
+}
+
+function near(one, other) {
+  return Math.abs(one - other) < 1e-3;
 }
 
 // Masks of the poses from a score on, in a frame of so many pixels. Every pixel has one owner at most, so that one byte per pixel
@@ -61,9 +85,8 @@ function decodeMasks({longOffsets}, {stride, inputShape, refineSteps}, frame, po
   const segmentation = readFileSync(frame.segmentation);
   const indices = [...poses.keys()].filter(i => poses[i].score >= threshold);
   const chosen = indices.map(i => moved(poses[i], frame.scale));
-  const began = performance.now();
-  const masks = decodeMultipleMasksCPU(segmentation, longOffsets, chosen, height, width, stride, inputShape, padding, refineSteps);
-  const milliseconds = performance.now() - began;
+  const {result: masks, milliseconds: [milliseconds]} = timed(1, () => decodeMultipleMasksCPU(
+      segmentation, longOffsets, chosen, height, width, stride, inputShape, padding, refineSteps));
   const owners = new Uint8Array(height * width);
   masks.forEach((mask, k) => mask.forEach((own, n) => {
     if (own) owners[n] = 1 + indices[k];

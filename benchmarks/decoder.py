@@ -4,9 +4,10 @@ one to fifty people.
     python benchmarks/decoder.py --model STRIDE16 STRIDE8 --annotations JSON --images DIR
     --longer-side 801 1401
 
-Prints median and 95th percentile of the milliseconds per image, default settings on both sides: of
-poses, and of masks in the frame of the image. Theirs is @tensorflow-models/body-pix in Node (see
-`against_bodypix.py`). Then the time of a scene of one size with 1 to 50 people, perfect maps,
+Prints median and 95th percentile of the milliseconds of CPU time per image, default settings on
+both sides: of poses, and of masks in the frame of the image. Theirs is @tensorflow-models/body-pix
+in Node (see `against_bodypix.py`), and for poses also the same algorithm over plain arrays
+(`bodypix_arrays.mjs`). Then the time of a scene of one size with 1 to 50 people, perfect maps,
 everybody found."""
 
 import argparse
@@ -34,6 +35,7 @@ REPEATS = 9
 """How often everything is timed; the median counts."""
 CROWDS = (1, 2, 5, 10, 20, 50)
 SCENE_SIDE, SCENE_STRIDE, SCENE_RADIUS = 1025, 8, 12.0
+ARRAYS = "Google's over plain arrays"
 BODY = np.array(
     [
         (0, -40), (3, -43), (-3, -43), (7, -41), (-7, -41), (14, -26), (-14, -26), (20, -8), (-20, -8), (22, 8), (-22, 8), (9, 10),
@@ -78,12 +80,9 @@ def beside_google(
             seconds["poses", OURS].append(ours)
             seconds["masks", OURS].append(max(median(partial(decode, framed)) - ours, 0.0))
             answer = ask({**request(maps, fit, folder), "repeats": REPEATS + 1})
-            (poses,) = (
-                np.median(each["milliseconds"][1:])
-                for each in answer["poses"]
-                if each["threshold"] == SCORE_THRESHOLD
-            )
-            seconds["poses", GOOGLE].append(float(poses) / 1e3)
+            (poses,) = (each for each in answer["poses"] if each["threshold"] == SCORE_THRESHOLD)
+            for side, key in ((GOOGLE, "milliseconds"), (ARRAYS, "ofArrays")):
+                seconds["poses", side].append(float(np.median(poses[key][1:])) / 1e3)
             (masks, *_) = (
                 each["milliseconds"]
                 for each in answer["masks"]
@@ -94,10 +93,9 @@ def beside_google(
         f"{len(seconds['poses', OURS])} images, longer side {longer_side} px, stride {predictor.stride}"
     )
     for what in ("poses", "masks"):
-        figures = {
-            side: np.percentile(seconds[what, side], [50, 95]) * 1e3 for side in (OURS, GOOGLE)
-        }
-        means = {side: np.mean(seconds[what, side]) * 1e3 for side in (OURS, GOOGLE)}
+        sides = [side for side in (OURS, GOOGLE, ARRAYS) if (what, side) in seconds]
+        figures = {side: np.percentile(seconds[what, side], [50, 95]) * 1e3 for side in sides}
+        means = {side: np.mean(seconds[what, side]) * 1e3 for side in sides}
         for side, (middle, high) in figures.items():
             print(
                 f"  {what}, {side}: median {middle:.2f} ms, 95th percentile {high:.2f} ms, mean {means[side]:.2f} ms"
@@ -124,12 +122,12 @@ def crowds(masks: bool) -> None:
 
 
 def median(run: Callable[[], object]) -> float:
-    """Median seconds of a call; the first one does not count."""
+    """Median seconds of CPU time of a call; the first one does not count."""
     taken = []
     for _ in range(REPEATS + 1):
-        began = time.perf_counter()
+        began = time.process_time()
         run()
-        taken.append(time.perf_counter() - began)
+        taken.append(time.process_time() - began)
     return float(np.median(taken[1:]))
 
 
