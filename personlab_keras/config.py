@@ -265,6 +265,11 @@ class TrainConfig(Section):
     loss_limit: Annotated[float, Range(1, 1_000_000)] | None = 20.0
     """Stop the run if the mean loss of a log interval exceeds the lowest one so far by this factor;
     null to never stop."""
+    kept_outputs: Annotated[
+        tuple[Annotated[str, Choices(tuple(OUTPUTS))], ...], Count(0, len(OUTPUTS))
+    ] = ()
+    """Outputs that learn, in every cell, what the initial network (--init) gives, instead of the
+    annotations: few images would spoil them. Those that the network lacks are passed over."""
     heatmap_weight: _Weight = 4.0
     """Weight of the heatmap loss (paper: heatmap 4, segmentation 2, short 1, mid 1/4, long 1/8)."""
     segmentation_weight: _Weight = 2.0

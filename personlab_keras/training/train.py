@@ -52,8 +52,8 @@ def train(
     which the same call resumes; a second Ctrl-C raises KeyboardInterrupt.
 
     Args:
-        init: a network whose weights to start from instead of `model.weights`; ignored when a
-            checkpoint is there.
+        init: a network whose weights to start from instead of `model.weights`; when a checkpoint is
+            there, only `train.kept_outputs` needs it.
         skeleton: that the records must have; theirs if None.
         report: called with each line of the log: step, learning rate, images per second and mean
             losses since the line before; or step and the metrics of a validation.
@@ -65,7 +65,8 @@ def train(
 
     Raises:
         Stopped: by SIGTERM or Ctrl-C.
-        InputError: the records do not fit the configuration; nobody in them has a labelled
+        InputError: the records do not fit the configuration; outputs of an initial network are to
+            be kept, and none is given; nobody in them has a labelled
             keypoint; batch-norm is to be frozen in a
             network of random weights; the workdir holds a run of another network, or another
             process trains there; a record is damaged; the loss is no longer finite; a checkpoint
@@ -109,6 +110,13 @@ def train(
                     "and model.weights=null has none. Set train.freeze_batch_norm=false or name "
                     "weights"
                 )
+            if training_model.teacher is not None:
+                if init is None:
+                    raise InputError(
+                        "train.kept_outputs keeps outputs of an initial network: name it with "
+                        "--init, also to resume a run. Received: none"
+                    )
+                copy_weights(init, training_model.teacher)
             if init is not None:
                 copy_weights(init, training_model.network)
             start = (

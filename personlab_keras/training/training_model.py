@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 
 from personlab_keras.config import Config, TrainConfig
 from personlab_keras.data.pipeline import WAIT
-from personlab_keras.method.maps import EXTRA_OUTPUTS
+from personlab_keras.method.maps import EXTRA_OUTPUTS, PROBABILITIES, mask_name
 from personlab_keras.method.skeleton import COCO_PERSON, Skeleton
 from personlab_keras.model.losses import masked_mean, personlab_losses, total_loss
 from personlab_keras.model.network import (
@@ -110,11 +110,22 @@ class TrainingModel(keras.Model):
         network: as `build_model` makes it.
         settings: loss weights.
         radius: of the discs in pixels, the unit of offset errors.
+        teacher: a network of the same kind, whose outputs `settings.kept_outputs` are the targets
+            of ours; None if there are none.
     """
 
-    def __init__(self, network: keras.Model, settings: TrainConfig, radius: float) -> None:
+    def __init__(
+        self,
+        network: keras.Model,
+        settings: TrainConfig,
+        radius: float,
+        teacher: keras.Model | None = None,
+    ) -> None:
         super().__init__(name="training_model")
         self.network = network
+        self.teacher = teacher
+        if teacher is not None:
+            teacher.trainable = False
         self._settings = settings
         self._radius = radius
         self.averaged_statistics = (
@@ -157,6 +168,9 @@ class TrainingModel(keras.Model):
     ) -> Any:
         if training and self.averaged_statistics is not None:
             self.averaged_statistics.update()
+        if self.teacher is not None:
+            kept = [name for name in self._settings.kept_outputs if name in self.teacher.output]
+            y = {**y, **taught(self.teacher(x, training=False), y, kept)}
         mean = partial(masked_mean, mean_count=mean_over_replicas)
         losses = personlab_losses(y, y_pred, self._radius, mean)
         for name, loss in losses.items():
@@ -183,6 +197,24 @@ class TrainingModel(keras.Model):
         """
 
 
+def taught(
+    outputs: Mapping[str, Any], targets: Mapping[str, Any], kept: Sequence[str]
+) -> dict[str, Any]:
+    """Targets and masks of the outputs that are kept: what a teacher gives, in every cell.
+
+    Args:
+        outputs: of the teacher, flat, `maps.PROBABILITIES` as logits.
+        targets: of the batch, whose masks have the shapes.
+        kept: names of outputs.
+    """
+    found = {}
+    for name in kept:
+        output = keras.ops.stop_gradient(outputs[name])
+        found[name] = keras.ops.sigmoid(output) if name in PROBABILITIES else output
+        found[mask_name(name)] = keras.ops.ones_like(targets[mask_name(name)])
+    return found
+
+
 def build_training_model(
     config: Config,
     skeleton: Skeleton = COCO_PERSON,
@@ -192,7 +224,8 @@ def build_training_model(
     """A compiled network with its optimizer.
 
     Args:
-        pretrained: whether to load `model.weights`.
+        pretrained: whether to load `model.weights`. A teacher (`train.kept_outputs`) gets random
+            weights: those of the initial network are to be copied.
         on_tpu: whether its steps run on a TPU; None to look where they would run.
     """
     policy = keras.config.dtype_policy()
@@ -203,12 +236,17 @@ def build_training_model(
             config.model if pretrained else replace(config.model, weights=None), skeleton
         )
         freeze_untrained_heads(network)
-        for layer in network.layers:
-            if isinstance(layer, Refinement):
-                layer.by_products = has_tpu() if on_tpu is None else on_tpu
         if config.train.freeze_batch_norm:
             freeze_batch_norm(network)
-        training_model = TrainingModel(network, config.train, config.targets.radius)
+        teacher = None
+        if config.train.kept_outputs:
+            like_it = replace(config.model, weights=None, middle_layer=None)
+            teacher = build_model(like_it, skeleton)
+        by_products = has_tpu() if on_tpu is None else on_tpu
+        for layer in [*network.layers, *(teacher.layers if teacher else ())]:
+            if isinstance(layer, Refinement):
+                layer.by_products = by_products
+        training_model = TrainingModel(network, config.train, config.targets.radius, teacher)
         # Without, Keras computes a step of JAX operation by operation.
         compiled = config.train.jit_compile or keras.backend.backend() == "jax"
         training_model.compile(optimizer=build_optimizer(config.train), jit_compile=compiled)

@@ -260,6 +260,28 @@ def test_training_goes_on_from_a_model(
         train(records, tmp_path / "wider", wider, init=start)
 
 
+@pytest.mark.parametrize("kept", [("heatmaps", "segmentation"), ("segmentation",)])
+def test_outputs_are_kept_as_the_initial_network_gives_them(records, tiny_config, tmp_path, kept):
+    """Who keeps everything has nothing to learn; else the annotations move the backbone."""
+    start = build_model(tiny_config.model)
+    settings = replace(
+        tiny_config.train,
+        kept_outputs=kept,
+        optimizer="sgd",
+        learning_rate=0.1,
+        freeze_batch_norm=True,
+        # The gradient of an absolute error jumps at zero, with the rounding of the last bit.
+        **{f"{field}_weight": 0.0 for field in ("short", "mid", "long")},
+    )
+    config = replace(tiny_config, train=settings)
+    network = train(records, tmp_path / "run", config, init=start)
+    pairs = zip(weights(start), weights(network), strict=True)
+    moved = max(np.abs(a - b).max() for a, b in pairs)
+    assert moved < 1e-6 if "heatmaps" in kept else moved > 1e-4
+    with pytest.raises(InputError, match="name it with --init, also to resume a run"):
+        train(records, tmp_path / "run", config)
+
+
 @pytest.mark.parametrize(
     ("schedule", "expected"),
     [

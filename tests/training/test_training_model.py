@@ -19,6 +19,7 @@ from personlab_keras.training.training_model import (
     WorstStep,
     averaged_weights,
     build_training_model,
+    taught,
 )
 from personlab_keras.training.workdir import training_state
 
@@ -113,6 +114,24 @@ def test_backends_agree_on_losses_and_gradients(records, tiny_config, tmp_path, 
             difference, size = np.linalg.norm(theirs[name] - ours[name]), np.linalg.norm(ours[name])
             assert size > 0.0, name
             assert difference <= 1e-3 * size, name
+
+
+def test_targets_of_a_teacher_by_hand():
+    outputs = {
+        "segmentation": np.array([[[[0.0], [np.log(3.0)]]]], np.float32),
+        "short_offsets": np.array([[[[5.0, -7.0], [0.0, 1.0]]]], np.float32),
+        "heatmaps": np.ones((1, 1, 2, 17), np.float32),
+    }
+    masks = {
+        "segmentation_mask": np.array([[[[0.0], [1.0]]]], np.float32),
+        "short_offsets_mask": np.zeros((1, 1, 2, 1), np.float32),
+    }
+    found = taught(outputs, masks, ["segmentation", "short_offsets"])
+    assert sorted(found) == sorted([*masks, "segmentation", "short_offsets"])
+    np.testing.assert_allclose(found["segmentation"], [[[[0.5], [0.75]]]], rtol=1e-6)
+    np.testing.assert_array_equal(found["short_offsets"], outputs["short_offsets"])
+    for name, mask in masks.items():
+        np.testing.assert_array_equal(found[name], np.ones_like(mask))
 
 
 def test_averaged_weights_are_lent_and_given_back(records, tiny_config, tmp_path):
