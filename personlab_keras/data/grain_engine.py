@@ -4,7 +4,10 @@ tf.data's threads; stream and augmentation are the same.
 
 from __future__ import annotations
 
+import atexit
 import functools
+import os
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -46,20 +49,34 @@ def grain_examples(
         ) from None
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain reads flags that this command line does not have
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # of the processes: they say it all again
     dataset = (
         grain.MapDataset.source(_Source(stream, part))
         .map(_Prepared(make))
         .to_iter_dataset(grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=2 * _THREADS))
-        .mp_prefetch(grain.MultiprocessingOptions(num_workers=processes))
+        .mp_prefetch(grain.MultiprocessingOptions(num_workers=processes), _ignore_interrupts)
     )
 
     def examples() -> Iterator[dict[str, np.ndarray]]:
+        iterator = iter(dataset)
+        # The processes leave their shared memory to whoever closes them.
+        closing = atexit.register(iterator.close)
         try:
-            yield from dataset
+            yield from iterator
         except Exception as error:  # of a process, which Grain passes on as one of its own
             raise ValueError(str(error)) from error
+        finally:
+            iterator.close()
+            atexit.unregister(closing)
 
     return tf.data.Dataset.from_generator(examples, output_signature=signature)
+
+
+def _ignore_interrupts(number: int, processes: int) -> None:
+    """At the start of a process: a terminal sends Ctrl-C to all, and the one that trains ends the
+    others.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Source:
