@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import keras
@@ -38,6 +39,8 @@ SETTINGS = [
 ]
 # The paper has 2; JAX takes twice as long to compile them.
 REFINEMENTS = {"tensorflow": 2, "jax": 1}
+CLOSE = {"tensorflow": 1e-3, "jax": 1e-5}
+"""Largest relative difference of a loss: devices add gradients in another order."""
 RUN = """
 import json, os, sys
 import keras
@@ -51,7 +54,7 @@ from personlab_keras.training.train import train
 from personlab_keras.training.training_model import TrainingModel
 config = load_config(None, settings)
 join(config.train.strategy)
-if keras.backend.backend() == "jax":
+if keras.backend.backend() == "jax" and config.train.strategy != "single":
     import jax
     original = TrainingModel.compute_loss
     def inspected(self, x=None, y=None, y_pred=None, *others, **named):
@@ -83,6 +86,9 @@ def start(
         else "",
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "PYTHONPATH": str(ROOT),
+        # The process that resumes runs what the one of one device has compiled.
+        "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         **cluster,
     }
     settings = json.dumps(
@@ -96,6 +102,17 @@ def start(
     )
     arguments = [str(records), str(workdir), settings, str(devices)]
     return subprocess.Popen([sys.executable, "-c", RUN, *arguments], env=environment, cwd=ROOT)
+
+
+def killed(processes: list[subprocess.Popen], workdir: Path, step: int) -> None:
+    """Kills one process once the log has reached a step, and then the others, which wait for it."""
+    log = workdir / "log.jsonl"
+    while not (log.is_file() and any(line.get("step", 0) >= step for line in read_log(workdir))):
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.05)
+    for process in reversed(processes):
+        process.kill()
+        process.wait()
 
 
 def two_processes(backend: str) -> list[dict[str, str]]:
@@ -199,19 +216,21 @@ def test_two_devices_and_two_processes_see_the_losses_of_one(backend, records, t
             for cluster in two_processes(backend)
         ],
     }
+    if backend == "jax":
+        # Nobody says goodbye, and another number of processes resumes.
+        killed(runs["processes"], tmp_path / "processes", step=12)
+        assert latest_checkpoint(tmp_path / "processes").name == "step-00000010.npz"
+        assert runs["one"][0].wait(timeout=600) == 0  # its program is the same
+        runs["processes"] = [start(records, tmp_path / "processes", backend, 1, "single", {})]
     assert {
         name: [process.wait(timeout=600) for process in processes]
         for name, processes in runs.items()
-    } == {
-        "one": [0],
-        "two": [0],
-        "processes": [0, 0],
-    }
+    } == {name: [0] * len(processes) for name, processes in runs.items()}
     logs = {name: [line for line in read_log(tmp_path / name) if "loss" in line] for name in runs}
     losses = {name: np.array([line["loss"] for line in log]) for name, log in logs.items()}
     assert [line["step"] for line in logs["processes"]] == list(
         range(1, 21)
-    )  # one process alone writes them
+    )  # one process alone writes them, and whoever resumes goes on where the checkpoint is
     assert losses["one"][-1] < 0.9 * losses["one"][0]
     validations = {
         name: [
@@ -223,7 +242,7 @@ def test_two_devices_and_two_processes_see_the_losses_of_one(backend, records, t
     }
     assert len(validations["one"]) == 2
     for name in ("two", "processes"):
-        np.testing.assert_allclose(losses[name], losses["one"], rtol=1e-3)
+        np.testing.assert_allclose(losses[name], losses["one"], rtol=CLOSE[backend])
         np.testing.assert_allclose(validations[name], validations["one"], rtol=1e-3)
         with (
             np.load(latest_checkpoint(tmp_path / "one")) as one,
@@ -238,10 +257,3 @@ def test_two_devices_and_two_processes_see_the_losses_of_one(backend, records, t
             # A step is compiled, not computed operation by operation, which would come by here at
             # each of the 20.
             assert len((tmp_path / name / "traces").read_text()) < 20
-    if backend == "jax":
-        # As after a kill, resumed by another number of processes.
-        latest_checkpoint(tmp_path / "processes").unlink()
-        assert start(records, tmp_path / "processes", backend, 1, "single", {}).wait(600) == 0
-        resumed = [line for line in read_log(tmp_path / "processes") if "loss" in line]
-        assert [line["step"] for line in resumed] == list(range(1, 21))
-        np.testing.assert_allclose([line["loss"] for line in resumed], losses["one"], rtol=1e-3)
