@@ -31,10 +31,10 @@ from personlab_keras.model.refinement import LongRefinement, MidRefinement
 
 OFFSET_UNIT = 32.0
 """Input pixels per unit of the output of an offset head's convolution, the paper's R. Offsets reach
-hundreds of pixels: a convolution without this factor learns them slowly, and unevenly with the
-heatmaps. Adam moves an offset this number of times as far as by a head in pixels, SGD its square
-times as far; slower offset heads gained nothing (docs/results.md). A head that was trained in
-pixels is imported by dividing its kernel and bias by this number."""
+hundreds of pixels: without this factor they are learnt slowly, and at another pace than the
+heatmaps. Compared with a head in pixels, a step of Adam moves an offset this many times as far, and
+a step of SGD the square of it. A head trained in pixels is imported by dividing its kernel and bias
+by this number."""
 
 HEATMAP_PRIOR = 0.02
 """Probability that untrained heatmaps show everywhere: about the share of a view that lies within
