@@ -562,9 +562,12 @@ def test_scores_without_expected_oks_and_soft_nms_are_the_heat():
 def test_people_may_start_at_the_heatmaps():
     person = standing(150, 150)
     maps = paint([person], 305, 305, 8)
-    (found, *_) = decode(maps, options=DecodeConfig(hough=False))
-    # A disc is a plateau: its seed is one of its cells, which no vote corrects.
-    assert (np.abs(found.keypoints - person).max(axis=1) < 0.5).sum() == 16
+    # A disc is a plateau: its seed is one of its cells. It settles among the votes in as many steps
+    # as a walk refines.
+    for steps, exact in ((0, 16), (4, 17)):
+        options = DecodeConfig(hough=False, mid_refinements=steps)
+        (found, *_) = decode(maps, options=options)
+        assert (np.abs(found.keypoints - person).max(axis=1) < 0.5).sum() == exact
 
 
 def test_keypoints_settle_among_the_votes_around_them():
