@@ -17,20 +17,16 @@ def bridge_gaps(people: tf.Tensor, fields: Fields, options: DecodeConfig) -> tf.
     count = people.shape[1]
     found = tf.math.is_finite(people[..., 0])
     channels = tf.broadcast_to(tf.range(count), tf.shape(people)[:2])
-    weights = value_at(fields.heatmaps, channels, people, fields.stride)
+    weights = value_at(fields.heatmaps, channels, people, fields.grid)
     weights = tf.where(tf.math.is_finite(weights), weights, 0.0)
 
     # Only keypoints that are missing are proposed, by those that are found.
     gaps = tf.cast(tf.where(~found), tf.int32)  # person, target
     sources = tf.gather(people, gaps[:, 0])  # (G, K, 2)
     targets = tf.broadcast_to(gaps[:, 1:], tf.shape(sources)[:2])
-    proposed = follow(fields.long_offsets, targets, sources, fields.stride)
-    proposed = follow(
-        fields.short_offsets, targets, proposed, fields.stride, options.mid_refinements
-    )
-    landed = (
-        value_at(fields.heatmaps, targets, proposed, fields.stride) >= options.keypoint_threshold
-    )
+    proposed = follow(fields.long_offsets, targets, sources, fields.grid)
+    proposed = follow(fields.short_offsets, targets, proposed, fields.grid, options.mid_refinements)
+    landed = value_at(fields.heatmaps, targets, proposed, fields.grid) >= options.keypoint_threshold
     shares = tf.where(landed, tf.gather(weights, gaps[:, 0]), 0.0)
     x, y = proposed[..., 0], proposed[..., 1]
     squared = tf.math.squared_difference(x[:, :, None], x[:, None, :])

@@ -9,21 +9,20 @@ import tensorflow as tf
 
 from personlab_keras.decoder_graph.fields import Fields
 from personlab_keras.decoder_graph.reading import Readings
-from personlab_keras.decoder_graph.sampling import follow
+from personlab_keras.decoder_graph.sampling import follow_all, offsets_at
 
 
 def embed(fields: Fields, points: tf.Tensor, refinements: int) -> list[tf.Tensor]:
     """Both guesses, (..., K, 2) each, of points (..., 2) where the person at the point has every
     keypoint; as `decoder.embedding.embed`.
     """
-    count = fields.heatmaps.shape[0]
-    shape = tf.concat([tf.shape(points)[:-1], [count]], axis=0)
-    channels = tf.broadcast_to(tf.range(count), shape)
-    spread = tf.broadcast_to(points[..., None, :], tf.concat([shape, [2]], axis=0))
-    plain = follow(fields.long_offsets, channels, spread, fields.stride)
-    refined = follow(fields.long_offsets, channels, plain, fields.stride, refinements)
-    refined = follow(fields.short_offsets, channels, refined, fields.stride, refinements)
-    return [plain, refined]
+    assert fields.long_offsets is not None
+    flat = tf.reshape(points, [-1, 2])
+    plain = fields.grid.inside(flat)[:, None] + offsets_at(fields.long_offsets, flat, fields.grid)
+    refined = follow_all(fields.long_offsets, plain, fields.grid, refinements)
+    refined = follow_all(fields.short_offsets, refined, fields.grid, refinements)
+    shape = tf.concat([tf.shape(points)[:-1], tf.shape(plain)[1:]], axis=0)
+    return [tf.reshape(guess, shape) for guess in (plain, refined)]
 
 
 def keypoint_shares(people: Readings) -> tf.Tensor:

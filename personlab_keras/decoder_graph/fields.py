@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import tensorflow as tf
 
+from personlab_keras.decoder_graph.sampling import Grid
 from personlab_keras.method.skeleton import Skeleton
 
 NOWHERE = 1e6  # input pixels: farther from every keypoint than any radius
@@ -75,16 +76,17 @@ class Frame:
 
 @dataclass(frozen=True)
 class Fields:
-    """The maps of one pass, `method.maps.Maps` as tensors with the channels in front: float32,
-    probabilities in [0, 1]; an offset that is not finite leads nowhere wherever it is read.
+    """The maps of one pass, `method.maps.Maps` as tensors: float32, probabilities in [0, 1]; an
+    offset that is not finite leads nowhere wherever it is read.
 
     Attributes:
-        heatmaps: (K, h, w).
-        short_offsets: (K, h, w, 2) in input pixels, as the others.
-        mid_offsets: (2E, h, w, 2).
-        long_offsets: (K, h, w, 2); None where the network has none.
+        heatmaps: (h, w, K).
+        short_offsets: (h, w, K, 2) in input pixels, as the others.
+        mid_offsets: (h, w, 2E, 2).
+        long_offsets: (h, w, K, 2); None where the network has none.
         segmentation: (h, w); None where the network has none.
         stride: input pixels per cell.
+        grid: places in these maps.
     """
 
     heatmaps: tf.Tensor
@@ -93,12 +95,13 @@ class Fields:
     long_offsets: tf.Tensor | None
     segmentation: tf.Tensor | None
     stride: int
+    grid: Grid
 
     @property
     def shape(self) -> tuple[tf.Tensor, tf.Tensor]:
         """Rows and columns of cells."""
         shape = tf.shape(self.heatmaps)
-        return shape[1], shape[2]
+        return shape[0], shape[1]
 
 
 def fields_of(outputs: Mapping[str, tf.Tensor], stride: int) -> Fields:
@@ -109,23 +112,23 @@ def fields_of(outputs: Mapping[str, tf.Tensor], stride: int) -> Fields:
     def probabilities(name: str) -> tf.Tensor:
         values = tf.cast(outputs[name], tf.float32)
         values = tf.where(tf.math.is_finite(values), values, 0.0)
-        return tf.transpose(tf.clip_by_value(values, 0.0, 1.0), [2, 0, 1])
+        return tf.clip_by_value(values, 0.0, 1.0)
 
     def offsets(name: str) -> tf.Tensor:
         values = tf.cast(outputs[name], tf.float32)
-        shape, count = tf.shape(values), values.shape[-1] // 2
-        pairs = tf.reshape(values, [shape[0], shape[1], count, 2])
-        # A pair travels as one number of 64 bits.
-        first = tf.transpose(tf.bitcast(pairs, tf.int64), [2, 0, 1])
-        return tf.ensure_shape(tf.bitcast(first, tf.float32), [count, None, None, 2])
+        shape = tf.shape(values)
+        return tf.reshape(values, [shape[0], shape[1], values.shape[-1] // 2, 2])
 
+    heatmaps = probabilities("heatmaps")
+    height, width, _ = tf.unstack(tf.shape(heatmaps))
     return Fields(
-        heatmaps=probabilities("heatmaps"),
+        heatmaps=heatmaps,
         short_offsets=offsets("short_offsets"),
         mid_offsets=offsets("mid_offsets"),
         long_offsets=offsets("long_offsets") if "long_offsets" in outputs else None,
-        segmentation=probabilities("segmentation")[0] if "segmentation" in outputs else None,
+        segmentation=probabilities("segmentation")[..., 0] if "segmentation" in outputs else None,
         stride=stride,
+        grid=Grid.of(height, width, stride),
     )
 
 
@@ -133,7 +136,7 @@ def mirrored(fields: Fields, skeleton: Skeleton) -> Fields:
     """The maps of the mirrored input as those of the input; as `Maps.mirrored`."""
 
     def flipped(values: tf.Tensor, order: np.ndarray) -> tf.Tensor:
-        return tf.reverse(tf.gather(values, order), [2])
+        return tf.reverse(tf.gather(values, order, axis=2), [1])
 
     def turned(offsets: tf.Tensor, order: np.ndarray) -> tf.Tensor:
         return flipped(offsets, order) * tf.constant([-1.0, 1.0])

@@ -29,13 +29,15 @@ def fuse(passes: Sequence[Fields], skeleton: Skeleton) -> Fields:
         heatmaps=_mean(heat),
         short_offsets=_weighted_mean([fields.short_offsets for fields in passes], heat),
         mid_offsets=_weighted_mean(
-            [fields.mid_offsets for fields in passes], [tf.gather(each, sources) for each in heat]
+            [fields.mid_offsets for fields in passes],
+            [tf.gather(each, sources, axis=2) for each in heat],
         ),
-        long_offsets=_weighted_mean(long, [each[None] for each in segmentation])
+        long_offsets=_weighted_mean(long, [each[..., None] for each in segmentation])
         if complete
         else None,
         segmentation=_mean(segmentation) if complete else None,
         stride=first.stride,
+        grid=first.grid,
     )
 
 
@@ -44,7 +46,7 @@ def _mean(values: Sequence[tf.Tensor]) -> tf.Tensor:
 
 
 def _weighted_mean(offsets: Sequence[tf.Tensor], weights: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Mean of offset fields (F, h, w, 2), weighted by (F, h, w) or (1, h, w); NaN where all of them
+    """Mean of offset fields (h, w, F, 2), weighted by (h, w, F) or (h, w, 1); NaN where all of them
     are unknown.
     """
     known = [tf.reduce_all(tf.math.is_finite(each), axis=-1, keepdims=True) for each in offsets]

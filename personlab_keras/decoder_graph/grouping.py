@@ -150,9 +150,9 @@ def _refined(
     """Points (..., 2) refined by the short-range field of the keypoints (...)."""
     short = fields.short_offsets
     if not among_votes:
-        return follow(short, keypoints, points, fields.stride, refinements)
+        return follow(short, keypoints, points, fields.grid, refinements)
     for _ in range(refinements):
-        points = follow_among_votes(short, keypoints, points, short, keypoints, fields.stride)
+        points = follow_among_votes(short, keypoints, points, short, keypoints, fields.grid)
     return points
 
 
@@ -180,7 +180,7 @@ def _follow_tree(
     refinements: int,
     among_votes: bool,
 ) -> tf.Tensor:
-    count = fields.heatmaps.shape[0]
+    count = fields.heatmaps.shape[2]
     number = tf.shape(points)[0]
     people = tf.where(
         tf.one_hot(keypoints, count + 1)[..., None] > 0, points[:, None, :], float("nan")
@@ -193,10 +193,10 @@ def _follow_tree(
         start = tf.gather(people, source, batch_dims=1)
         reached = (
             follow_among_votes(
-                fields.mid_offsets, edge, start, fields.short_offsets, source, fields.stride
+                fields.mid_offsets, edge, start, fields.short_offsets, source, fields.grid
             )
             if among_votes
-            else follow(fields.mid_offsets, edge, start, fields.stride)
+            else follow(fields.mid_offsets, edge, start, fields.grid)
         )
         reached = _refined(reached, channel, fields, refinements, among_votes)
         people = tf.tensor_scatter_nd_update(people, tf.stack([rows, target], axis=-1), reached)
@@ -205,9 +205,7 @@ def _follow_tree(
 
 def drop_unfound(people: tf.Tensor, fields: Fields, threshold: float, radius: float) -> tf.Tensor:
     """NaN for keypoints (N, K, 2) that are improbable or farther than R from the frame."""
-    height, width = fields.shape
-    last = tf.cast((tf.stack([width, height]) - 1) * fields.stride, tf.float32)
-    near = tf.reduce_all((people >= -radius) & (people <= last + radius), axis=-1)
-    channels = tf.broadcast_to(tf.range(fields.heatmaps.shape[0]), tf.shape(people)[:2])
-    probable = value_at(fields.heatmaps, channels, people, fields.stride) >= threshold
+    near = tf.reduce_all((people >= -radius) & (people <= fields.grid.last + radius), axis=-1)
+    channels = tf.broadcast_to(tf.range(fields.heatmaps.shape[2]), tf.shape(people)[:2])
+    probable = value_at(fields.heatmaps, channels, people, fields.grid) >= threshold
     return tf.where((near & probable)[..., None], people, float("nan"))

@@ -90,18 +90,22 @@ def read_people(
         size: the index of this size.
     """
     votes = pool_votes(passes)
-    hough = hough_scores(votes, maps, radius) if options.hough else maps.heatmaps
+    hough = (
+        hough_scores(votes, maps, radius)
+        if options.hough
+        else tf.transpose(maps.heatmaps, [2, 0, 1])
+    )
     seeds = find_peaks(hough, maps.stride, options.peak_threshold)
     agree = votes_agree(maps)
     seeds = settled(seeds, maps, options.mid_refinements, agree)
     keypoints = group(seeds, maps, skeleton, options, radius, limit, agree)
 
     shifts = options.vote_refinements * options.nms_radius
-    binned = bin_votes(votes, maps, keypoints, radius, max(radius, options.nms_radius) + shifts)
+    binned = bin_votes(votes, maps, keypoints, max(radius, options.nms_radius) + shifts)
     for _ in range(options.vote_refinements):
         keypoints = mean_shift(keypoints, binned, options.nms_radius)
     channels = tf.broadcast_to(tf.range(skeleton.keypoint_count), tf.shape(keypoints)[:2])
-    heat = value_at(maps.heatmaps, channels, keypoints, maps.stride)
+    heat = value_at(maps.heatmaps, channels, keypoints, maps.grid)
     heat = tf.where(tf.math.is_finite(heat), heat, 0.0)
     scales = person_scales(keypoints, options.nms_radius)
     keypoint_scores = heat

@@ -1,39 +1,83 @@
 """Reading maps bilinearly between their cells; `decoder.sampling` in TensorFlow.
 
-One operation reads all points: `tf.image.crop_and_resize`, with crops of one pixel. It reads a
-channel as an image of its own, so the channels lie in front."""
+One operation reads all points: `tf.image.crop_and_resize`, with crops of one pixel. It reads every
+channel of a cell, of which one is kept: for the points of a pose that costs less than turning whole
+maps so that a channel is an image of its own. For all channels of thousands of points,
+`follow_all`, four gathered numbers cost less."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import tensorflow as tf
 
 from personlab_keras.config import FAINT_SHARE, NEAR_VOTE
 
 
-def value_at(field: tf.Tensor, channels: tf.Tensor, points: tf.Tensor, stride: int) -> tf.Tensor:
-    """Bilinear samples (...) of a map (C, h, w), each from a channel (...) of its own, at points
+@dataclass(frozen=True)
+class Grid:
+    """Points in input pixels as places in maps of (h, w) cells, and back.
+
+    A place is (y, x, y, x) in fractions of the frame's sides, a crop of one pixel.
+
+    Attributes:
+        stride: input pixels per cell.
+        last: (2,) float32, x and y of the last cell in input pixels.
+        to_places: (2, 4) float32; points (N, 2) times this are places (N, 4).
+        to_points: (4, 2) float32; places times this are points.
+    """
+
+    stride: int
+    last: tf.Tensor
+    to_places: tf.Tensor
+    to_points: tf.Tensor
+
+    @classmethod
+    def of(cls, height: tf.Tensor, width: tf.Tensor, stride: int) -> Grid:
+        """The grid of maps with so many rows and columns of cells."""
+        last = tf.cast((tf.stack([width, height]) - 1) * stride, tf.float32)
+        # By these products a coordinate that is unknown or infinite makes the other one unknown.
+        share = 1.0 / tf.maximum(last, 1.0)
+        to_places = share[:, None] * tf.constant([[0.0, 1.0, 0.0, 1.0], [1.0, 0.0, 1.0, 0.0]])
+        to_points = last * tf.constant([[0.0, 1.0], [1.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
+        return cls(stride, last, to_places, to_points)
+
+    def inside(self, points: tf.Tensor) -> tf.Tensor:
+        """Points (N, 2) moved into the frame; NaN where unknown."""
+        return tf.matmul(self.places(points), self.to_points)
+
+    def places(self, points: tf.Tensor) -> tf.Tensor:
+        """The places (N, 4) of points (N, 2), moved into the frame; NaN where unknown."""
+        return tf.clip_by_value(tf.matmul(points, self.to_places), 0.0, 1.0)
+
+
+def value_at(field: tf.Tensor, channels: tf.Tensor, points: tf.Tensor, grid: Grid) -> tf.Tensor:
+    """Bilinear samples (...) of a map (h, w, C), each from a channel (...) of its own, at points
     (..., 2) in input pixels.
 
     A point outside the frame reads the nearest point of the frame. NaN where the point or a cell
     that it reads is NaN."""
-    values, _, known = _read(
-        field[..., None], tf.reshape(channels, [-1]), tf.reshape(points, [-1, 2]), stride
-    )
-    values = tf.where(tf.reduce_all(known, axis=1), values[:, 0], float("nan"))
+    places = grid.places(tf.reshape(points, [-1, 2]))
+    values = _read(field[..., None], tf.reshape(channels, [-1]), places)[:, 0]
+    values += tf.reduce_sum(places - places, axis=1)  # unknown places are read at 0
     return tf.ensure_shape(tf.reshape(values, tf.shape(points)[:-1]), points.shape[:-1])
 
 
 def follow(
-    field: tf.Tensor, channels: tf.Tensor, points: tf.Tensor, stride: int, steps: int = 1
+    field: tf.Tensor, channels: tf.Tensor, points: tf.Tensor, grid: Grid, steps: int = 1
 ) -> tf.Tensor:
-    """Where channels (...) of an offset field (C, h, w, 2) send points (..., 2) in so many steps,
+    """Where channels (...) of an offset field (h, w, C, 2) send points (..., 2) in so many steps,
     each to the point plus the offset read there; a point outside the frame is first moved into it.
     NaN where a step leads nowhere.
     """
-    reached, channels = tf.reshape(points, [-1, 2]), tf.reshape(channels, [-1])
-    for _ in range(steps):
-        values, inside, known = _read(field, channels, reached, stride)
-        reached = tf.where(known, inside + values, float("nan"))
+    if not steps:
+        return points
+    channels = tf.reshape(channels, [-1])
+    places = grid.places(tf.reshape(points, [-1, 2]))
+    for _ in range(steps - 1):
+        offsets = _read(field, channels, places)
+        places = tf.clip_by_value(places + tf.matmul(offsets, grid.to_places), 0.0, 1.0)
+    reached = tf.matmul(places, grid.to_points) + _read(field, channels, places)
     known = tf.reduce_all(tf.math.is_finite(reached), axis=1, keepdims=True)
     reached = tf.where(known, reached, float("nan"))
     return tf.ensure_shape(tf.reshape(reached, tf.shape(points)), points.shape)
@@ -45,27 +89,27 @@ def follow_among_votes(
     points: tf.Tensor,
     short_offsets: tf.Tensor,
     keypoints: tf.Tensor,
-    stride: int,
+    grid: Grid,
 ) -> tf.Tensor:
     """One step as of `follow`, but of the four cells around a point those count whose own votes for
     the keypoints (...) land near; as `decoder.sampling.step_among_votes`.
     """
     reached, shape = tf.reshape(points, [-1, 2]), tf.shape(field)
-    last = tf.stack([shape[2], shape[1]]) - 1
-    inside = tf.where(tf.math.is_finite(reached), reached, 0.0) / stride
+    last = tf.stack([shape[1], shape[0]]) - 1
+    inside = tf.where(tf.math.is_finite(reached), reached, 0.0) / grid.stride
     inside = tf.clip_by_value(inside, 0.0, tf.cast(last, tf.float32))
     low = tf.floor(inside)
     share = inside - low
     total, to = tf.zeros_like(reached[:, :1]), tf.zeros_like(reached)
     for corner in ((0, 0), (1, 0), (0, 1), (1, 1)):  # x, y
         cells = tf.minimum(tf.cast(low, tf.int32) + corner, last)
-        place = tf.cast(cells * stride, tf.float32)
+        place = tf.cast(cells * grid.stride, tf.float32)
 
         def read(
             values: tf.Tensor, indices: tf.Tensor, cells: tf.Tensor = cells, at: tf.Tensor = place
         ) -> tf.Tensor:
             flat = tf.cast(tf.reshape(indices, [-1, 1]), tf.int32)
-            return at + tf.gather_nd(values, tf.concat([flat, cells[:, ::-1]], axis=1))
+            return at + tf.gather_nd(values, tf.concat([cells[:, ::-1], flat], axis=1))
 
         away = tf.reduce_sum((read(short_offsets, keypoints) - reached) ** 2, 1, keepdims=True)
         weight = tf.reduce_prod(tf.where(tf.equal(corner, 1), share, 1 - share), 1, keepdims=True)
@@ -78,9 +122,52 @@ def follow_among_votes(
     known = tf.reduce_all(tf.math.is_finite(reached) & tf.math.is_finite(to), 1, keepdims=True)
     to = tf.reshape(tf.where(known, to, float("nan")), tf.shape(points))
     near = tf.reshape(near, tf.shape(points)[:-1])[..., None]
-    return tf.ensure_shape(
-        tf.where(near, to, follow(field, channels, points, stride)), points.shape
-    )
+    return tf.ensure_shape(tf.where(near, to, follow(field, channels, points, grid)), points.shape)
+
+
+def offsets_at(field: tf.Tensor, points: tf.Tensor, grid: Grid) -> tf.Tensor:
+    """All channels (N, C, 2) of an offset field (h, w, C, 2) at points (N, 2), bilinearly."""
+    return _read_all(field, grid.places(points))
+
+
+def follow_all(field: tf.Tensor, points: tf.Tensor, grid: Grid, steps: int) -> tf.Tensor:
+    """Where the channels of an offset field (h, w, C, 2) send points (N, C, 2), each channel its
+    own; as `follow`.
+    """
+    if not steps:
+        return points
+    shape, count = tf.shape(field), field.shape[2]
+    pairs = tf.reshape(tf.bitcast(field, tf.complex64), [-1])
+    channels = tf.tile(tf.range(count), tf.shape(points)[:1])
+    flat = tf.bitcast(tf.reshape(points, [-1, 2]), tf.complex64)
+    x, y = tf.math.real(flat), tf.math.imag(flat)
+    unread = tf.zeros_like(x)
+
+    def cells(coordinate: tf.Tensor, axis: int) -> tuple[tf.Tensor, ...]:
+        inside = tf.clip_by_value(coordinate, 0.0, grid.last[axis])
+        place = tf.where(tf.equal(inside, inside), inside, unread) / grid.stride
+        near = tf.floor(place)
+        share = place - near
+        return inside, tf.cast(near, tf.int32), share, tf.cast(share > 0, tf.int32)
+
+    for _ in range(steps):
+        (x, column, across, right), (y, row, down, below) = cells(x, 0), cells(y, 1)
+        first = (row * shape[1] + column) * count + channels
+        second = first + below * (shape[1] * count)
+        right *= count
+        corners = [tf.gather(pairs, each) for each in (first, first + right)]
+        corners += [tf.gather(pairs, each) for each in (second, second + right)]
+
+        def between(values: list[tf.Tensor], across: tf.Tensor, down: tf.Tensor) -> tf.Tensor:
+            upper = values[0] + (values[1] - values[0]) * across
+            lower = values[2] + (values[3] - values[2]) * across
+            return upper + (lower - upper) * down
+
+        x += between([tf.math.real(each) for each in corners], across, down)
+        y += between([tf.math.imag(each) for each in corners], across, down)
+        lost = (x - x) + (y - y)  # an infinite coordinate, or one that is unknown, loses both
+        x, y = x + lost, y + lost
+    return tf.reshape(tf.bitcast(tf.complex(x, y), tf.float32), tf.shape(points))
 
 
 def upsample(values: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
@@ -98,15 +185,19 @@ def upsample(values: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Tenso
     return values
 
 
-def _read(
-    field: tf.Tensor, channels: tf.Tensor, points: tf.Tensor, stride: int
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """A map (C, h, w, D) at points (N, 2): the values (N, D), the points moved into the frame (N,
-    2), and which coordinates are known (N, 2); unknown ones are read at 0."""
+def _read(field: tf.Tensor, channels: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
+    """(N, D): the values of a map (h, w, C, D) at places (N, 4), each from a channel (N,) of its
+    own; unknown places are read at 0."""
+    return tf.gather(_read_all(field, places), channels, batch_dims=1)
+
+
+def _read_all(field: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
+    """(N, C, D): the values of a map (h, w, C, D) at places (N, 4); unknown ones are read at 0."""
+    count, depth = field.shape[2:]
     shape = tf.shape(field)
-    last = tf.cast(tf.stack([shape[2], shape[1]]) - 1, tf.float32) * stride
-    known = tf.math.is_finite(points)
-    inside = tf.clip_by_value(tf.where(known, points, 0.0), 0.0, last)
-    corners = tf.gather(inside / tf.maximum(last, 1.0), [1, 0, 1, 0], axis=1)
-    values = tf.image.crop_and_resize(field, corners, channels, [1, 1])
-    return tf.reshape(values, [-1, field.shape[-1]]), inside, known
+    image = tf.reshape(field, [1, shape[0], shape[1], count * depth])
+    places = tf.where(tf.equal(places, places), places, tf.zeros_like(places))
+    values = tf.image.crop_and_resize(
+        image, places, tf.zeros(tf.shape(places)[:1], tf.int32), [1, 1]
+    )
+    return tf.reshape(values, [-1, count, depth])

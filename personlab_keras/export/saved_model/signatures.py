@@ -53,11 +53,7 @@ class Served(tf.Module):
         }
         size, frame = tf.TensorSpec([2], tf.int32), tf.TensorSpec([2], tf.float64)
         self.decode = tf.function(
-            lambda outputs, size, scale, offset: self._decode(
-                [[outputs]], [Frame(size, scale, offset)]
-            ),
-            input_signature=[outputs, size, frame, frame],
-            autograph=False,
+            self._decode_one, input_signature=[outputs, size, frame, frame], autograph=False
         )
         views = [[outputs] * self._passes for _ in self._scales]
         frames = [(frame, frame) for _ in self._scales]
@@ -198,6 +194,13 @@ class Served(tf.Module):
             inputs.append([fitted, tf.reverse(fitted, [2])][: self._passes])
             frames.append(frame)
         return inputs, frames
+
+    def _decode_one(
+        self, outputs: Mapping[str, tf.Tensor], size: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        # Small operations; and a GPU may round products of matrices to ten bits.
+        with tf.device("/CPU:0"):
+            return self._decode([[outputs]], [Frame(size, scale, offset)])
 
     def _decode(
         self, views: Sequence[Sequence[Mapping[str, tf.Tensor]]], frames: Sequence[Frame]
