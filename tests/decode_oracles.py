@@ -8,7 +8,9 @@ import math
 
 import numpy as np
 
+from personlab_keras.decoder import FramedMaps
 from personlab_keras.method.coordinates import grid, map_side
+from personlab_keras.method.frame import Frame
 from personlab_keras.method.maps import Maps
 from personlab_keras.method.skeleton import COCO_PERSON, Skeleton
 
@@ -237,3 +239,17 @@ def bridge_loop(
                 if max(support) >= least_support * everybody:
                     bridged[person, missing] = proposals[int(np.argmax(support))][0]
     return bridged
+
+
+def child_before_adult() -> list[FramedMaps]:
+    """An image at two sizes: the larger shows only a child, the smaller only an adult behind it."""
+    child, adult = standing(150, 230, 0.7), standing(150, 180, 1.7)
+    passes = [
+        FramedMaps(
+            paint([person * scale + (0.1, 0.2)], round(400 * scale) + 1, round(400 * scale) + 1, 8),
+            Frame(400, 400, (scale, scale), (0.1, 0.2)),
+        )
+        for person, scale in ((child, 1.0), (adult, 0.5))
+    ]
+    passes[1].maps.long_offsets[...] += 6  # no pixel is equally near to both
+    return passes

@@ -82,15 +82,8 @@ def decode(
     people, scores = scored.people[scored.returned], scored.scores[scored.returned]
 
     masks: list[dict[str, Any] | None] = [None] * len(people)
-    for i, (size, each) in enumerate(zip(sizes, fused, strict=True)):
-        if options.masks and each.long_offsets is not None and each.segmentation is not None:
-            members = np.flatnonzero(people.sizes == i)
-            read = people[members].moved(passes[0], size[0])
-            found = find_masks(
-                read.own_keypoints, read.heat, read.scales, each, size[0].frame, options
-            )
-            for j, mask in zip(members, found, strict=True):
-                masks[j] = mask
+    if options.masks:
+        masks = find_masks(people, [size[0] for size in sizes], fused, options)
     frame = passes[0].frame
     return [
         Person(frame.inside_image(points), keypoint_scores, float(score), mask)

@@ -6,6 +6,8 @@ Papandreou et al. 2018, section 3.2.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,8 +15,9 @@ import numpy as np
 from personlab_keras.config import DecodeConfig
 from personlab_keras.decoder.compilation import compiled
 from personlab_keras.decoder.embedding import near_cells
+from personlab_keras.decoder.fusion import FramedMaps
+from personlab_keras.decoder.reading import Readings
 from personlab_keras.decoder.sampling import between
-from personlab_keras.method.frame import Frame
 from personlab_keras.method.maps import Maps
 from personlab_keras.method.person import encode_runs
 
@@ -22,13 +25,8 @@ _OUT, _MIXED, _IN = 0, 1, 2
 
 
 def find_masks(
-    people: np.ndarray,
-    weights: np.ndarray,
-    scales: np.ndarray,
-    maps: Maps,
-    frame: Frame,
-    options: DecodeConfig,
-) -> list[dict[str, Any]]:
+    people: Readings, passes: Sequence[FramedMaps], maps: Sequence[Maps], options: DecodeConfig
+) -> list[dict[str, Any] | None]:
     """A mask for every person: the pixels that show somebody and point at this person's keypoints.
 
     Distances and the logits of probabilities are known at the cells and interpolated bilinearly to
@@ -39,58 +37,97 @@ def find_masks(
     it may always belong to nobody.
 
     Args:
-        people: (P, K, 2) in input pixels, NaN where not found.
-        weights: (P, K) heatmap probability at the keypoints.
-        scales: (P,) lambda_j in input pixels.
-        maps: with long offsets and segmentation.
-        frame: the image to find masks in.
+        people: of all sizes, in the input pixels of the first.
+        passes: the first pass of every size, all over the image to find masks in.
+        maps: of every size, those of its passes fused.
         options: `long_refinements`, `segmentation_threshold`, `embedding_threshold`, and
-            `exclusive_masks`, by which a pixel goes to the nearest person alone, of equal ones to
-            the first. This takes six bytes per pixel of the image; without it no memory is needed
-            for pixels.
+            `exclusive_masks`, by which a pixel goes to the nearest person alone, whatever the size
+            at which that one was read, of equal ones to the first. This takes six bytes per pixel
+            of the image; without it no memory is needed for pixels.
 
     Returns:
-        P masks of the frame in COCO's compressed run-length form.
+        The masks of the image in COCO's compressed run-length form; None for people of a size
+        without long offsets or segmentation.
     """
-    assert maps.segmentation is not None
-    if not len(people):
-        return []
-    segmentation = np.ascontiguousarray(maps.segmentation, np.float32)
-    # Beyond the threshold only the side matters. Uncut, a distance of many times t in a
-    # neighbouring cell would pull the border towards the cell inside; cut at twice t, it lies
-    # half-way.
-    largest = 2 * options.embedding_threshold
-    near = near_cells(
-        maps,
-        _active_cells(segmentation, options.segmentation_threshold),
-        people,
-        weights,
-        scales,
-        options.long_refinements,
-        largest,
-    )
-    rows, columns = frame.cells(maps.shape, maps.stride)
-    places = (
-        rows,
-        columns,
-        *(
-            np.searchsorted(each, np.arange(cells + 1))
-            for each, cells in zip((rows, columns), maps.shape, strict=True)
-        ),
-    )
+    sizes = [
+        _Size.of(people, i, passes, each, options)
+        for i, each in enumerate(maps)
+        if each.long_offsets is not None
+        and each.segmentation is not None
+        and (people.sizes == i).any()
+    ]
     thresholds = (
         np.float32(options.embedding_threshold),
         _logits(np.float32(options.segmentation_threshold)),
     )
-    edges, ends = _all_edges(
-        (near.starts, near.cells, near.distances),
-        _logits(segmentation),
-        places,
-        np.float32(largest),
-        thresholds,
-        options.exclusive_masks,
-    )
-    return [encode_runs(each, frame.height, frame.width) for each in np.split(edges, ends[:-1])]
+    frame = passes[0].frame
+    owners = np.empty((0, 0), np.int16)
+    if options.exclusive_masks:
+        owners = np.full((frame.height, frame.width), np.int16(-1))
+        nearest = np.full(owners.shape, np.float32(np.inf))
+        for size in sizes:
+            _claim_all(size.members, *size.fields, thresholds, owners, nearest)
+    masks: list[dict[str, Any] | None] = [None] * len(people)
+    for size in sizes:
+        edges, ends = _all_edges(size.members, *size.fields, thresholds, owners)
+        for j, each in zip(size.members, np.split(edges, ends[:-1]), strict=True):
+            masks[j] = encode_runs(each, frame.height, frame.width)
+    return masks
+
+
+@dataclass(frozen=True)
+class _Size:
+    """The people of one size, and what their masks are found by.
+
+    Attributes:
+        members: (M,) int64, which people they are.
+        fields: arguments of `_all_edges`.
+    """
+
+    members: np.ndarray
+    fields: tuple[Any, ...]
+
+    @classmethod
+    def of(
+        cls,
+        people: Readings,
+        index: int,
+        passes: Sequence[FramedMaps],
+        maps: Maps,
+        options: DecodeConfig,
+    ) -> _Size:
+        """Those read at the size of this index."""
+        assert maps.segmentation is not None
+        members = np.flatnonzero(people.sizes == index)
+        read = people[members].moved(passes[0], passes[index])
+        segmentation = np.ascontiguousarray(maps.segmentation, np.float32)
+        # Beyond the threshold only the side matters. Uncut, a distance of many times t in a
+        # neighbouring cell would pull the border towards the cell inside; cut at twice t, it lies
+        # half-way.
+        largest = 2 * options.embedding_threshold
+        near = near_cells(
+            maps,
+            _active_cells(segmentation, options.segmentation_threshold),
+            read.own_keypoints,
+            read.heat,
+            read.scales,
+            options.long_refinements,
+            largest,
+        )
+        rows, columns = passes[index].frame.cells(maps.shape, maps.stride)
+        firsts = (
+            np.searchsorted(each, np.arange(cells + 1))
+            for each, cells in zip((rows, columns), maps.shape, strict=True)
+        )
+        return cls(
+            members,
+            (
+                (near.starts, near.cells, near.distances),
+                _logits(segmentation),
+                (rows, columns, *firsts),
+                np.float32(largest),
+            ),
+        )
 
 
 def _logits(probabilities: np.ndarray | np.floating) -> Any:
@@ -125,44 +162,59 @@ def _active_cells(segmentation: np.ndarray, threshold: float) -> np.ndarray:
 
 
 @compiled
-def _all_edges(
+def _claim_all(
+    members: np.ndarray,
     near_cells: tuple[np.ndarray, np.ndarray, np.ndarray],
     logits: np.ndarray,
     places: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
     largest: float,
     thresholds: tuple[float, float],
-    exclusive: bool,
+    owners: np.ndarray,
+    nearest: np.ndarray,
+) -> None:
+    """Gives the people of one size the pixels (H, W) of `owners` that are nearer to them than to
+    all before, and records how near in `nearest`. Arguments as of `_all_edges`.
+    """
+    starts, cells, distances = near_cells
+    for j in range(len(members)):
+        own = slice(starts[j], starts[j + 1])
+        corner, near = _window(cells[own], distances[own], logits.shape, largest, thresholds[0])
+        part = _part(logits, corner, near)
+        _claim(corner, near, part, places, thresholds, members[j], owners, nearest)
+
+
+@compiled
+def _all_edges(
+    members: np.ndarray,
+    near_cells: tuple[np.ndarray, np.ndarray, np.ndarray],
+    logits: np.ndarray,
+    places: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    largest: float,
+    thresholds: tuple[float, float],
+    owners: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The pixels at which the runs of every mask begin and end, counted down the columns, as
-    `encode_runs` takes them, one person after the other; and where those of each person end.
+    """The pixels at which the runs of every mask of one size begin and end, counted down the
+    columns, as `encode_runs` takes them, one person after the other; and where those of each person
+    end.
 
     Args:
+        members: (M,) int64, which people they are.
         near_cells: as of `NearCells`.
         logits: (h, w) of the segmentation.
         places: of every row and column of the image the place in the map; and of every row and
             column of cells the first row and column of the image that lies there, and the end.
         largest: the distance of all other cells.
         thresholds: largest distance and least logit of a pixel.
-        exclusive: whether a pixel goes to the nearest person alone.
+        owners: (H, W) int16, the only owner of each pixel; empty where pixels may be shared.
     """
     starts, cells, distances = near_cells
-    rows, columns = places[0], places[1]
-    owners = np.empty((0, 0), np.int16)
-    if exclusive:
-        owners = np.full((len(rows), len(columns)), np.int16(-1))
-        nearest = np.full(owners.shape, np.float32(np.inf))
-        for j in range(len(starts) - 1):
-            own = slice(starts[j], starts[j + 1])
-            corner, near = _window(cells[own], distances[own], logits.shape, largest, thresholds[0])
-            verdicts = _verdicts(near, _part(logits, corner, near), thresholds)
-            _claim(corner, near, verdicts, places, thresholds[0], j, owners, nearest)
     edges = [0 for _ in range(0)]
-    ends = np.empty(len(starts) - 1, np.int64)
-    for j in range(len(starts) - 1):
+    ends = np.empty(len(members), np.int64)
+    for j in range(len(members)):
         own = slice(starts[j], starts[j + 1])
         corner, near = _window(cells[own], distances[own], logits.shape, largest, thresholds[0])
         first = len(edges)
-        _add_edges(edges, first, corner, near, logits, places, thresholds, j, owners)
+        _add_edges(edges, first, corner, near, logits, places, thresholds, members[j], owners)
         ends[j] = len(edges)
     return np.array(edges, np.int64), ends
 
@@ -300,16 +352,17 @@ def _verdicts(near: np.ndarray, logits: np.ndarray, thresholds: tuple[float, flo
 def _claim(
     corner: tuple[int, int],
     near: np.ndarray,
-    verdicts: np.ndarray,
+    logits: np.ndarray,
     places: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
-    threshold: float,
+    thresholds: tuple[float, float],
     person: int,
     owners: np.ndarray,
     nearest: np.ndarray,
 ) -> None:
     """Gives a person those pixels (H, W) of `owners` that are nearer to it than to all before, and
-    records how near in `nearest`.
+    records how near in `nearest`. A pixel that this size does not show is left to the others.
     """
+    verdicts = _verdicts(near, logits, thresholds)
     rows, columns, first_rows, first_columns = places
     for i in range(near.shape[0]):
         for row in range(first_rows[corner[0] + i], first_rows[corner[0] + i + 1]):
@@ -320,6 +373,10 @@ def _claim(
                 for column in range(first_columns[corner[1] + j], first_columns[corner[1] + j + 1]):
                     across = columns[column] - (corner[1] + j)
                     distance = np.float32(between(near, i, j, down, across))
-                    if distance <= threshold and distance < nearest[row, column]:
+                    shown = (
+                        verdicts[i, j] == _IN
+                        or between(logits, i, j, down, across) >= thresholds[1]
+                    )
+                    if shown and distance <= thresholds[0] and distance < nearest[row, column]:
                         nearest[row, column] = distance
                         owners[row, column] = person

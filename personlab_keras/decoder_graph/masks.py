@@ -80,8 +80,6 @@ class _Size:
         def of_member(j: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             distance, (top, bottom, left, right) = self.pixels(j)
             mask = distance <= self.threshold
-            rows, columns = self._rows[top:bottom], self._columns[left:right]
-            mask &= upsample(self._logits, rows, columns) >= self._least
             if owners is not None:
                 mask &= owners[top:bottom, left:right] == self.members[j]
             counts = _compressed(
@@ -96,8 +94,8 @@ class _Size:
         return for_each(tf.size(self.members), of_member, (tf.constant(""), tf.zeros([4]), none))
 
     def pixels(self, j: tf.Tensor) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
-        """The distances (h', w') of the pixels around a member, and the box (top, bottom, left,
-        right) that they fill.
+        """The distances (h', w') of the pixels around a member, infinite for those that this size
+        does not show, and the box (top, bottom, left, right) that they fill.
         """
         inside = self.near[j] <= self.threshold
         sides: list[tf.Tensor] = []
@@ -110,8 +108,15 @@ class _Size:
                 tf.searchsorted(places, tf.cast(tf.stack([first, last]), tf.float32))
             )
         top, bottom, left, right = sides
-        distance = upsample(self.near[j], self._rows[top:bottom], self._columns[left:right])
-        return distance, (top, tf.maximum(top, bottom), left, tf.maximum(left, right))
+        rows, columns = self._rows[top:bottom], self._columns[left:right]
+        distance = upsample(self.near[j], rows, columns)
+        shown = upsample(self._logits, rows, columns) >= self._least
+        return tf.where(shown, distance, np.inf), (
+            top,
+            tf.maximum(top, bottom),
+            left,
+            tf.maximum(left, right),
+        )
 
 
 def distances(people: Readings, fields: Fields, options: DecodeConfig) -> tf.Tensor:

@@ -10,6 +10,7 @@ from decode_oracles import (
     PAIR,
     RADIUS,
     bridge_loop,
+    child_before_adult,
     distance_loop,
     embedding_loop,
     expected_oks_loop,
@@ -24,7 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from personlab_keras.config import DecodeConfig
-from personlab_keras.decoder import Frame, decode
+from personlab_keras.decoder import Frame, FramedMaps, decode
 from personlab_keras.decoder.bridging import bridge_gaps
 from personlab_keras.decoder.embedding import embed, embedding_distances, near_cells
 from personlab_keras.decoder.grouping import follow_tree
@@ -37,6 +38,7 @@ from personlab_keras.decoder.instances import (
 )
 from personlab_keras.decoder.masks import find_masks
 from personlab_keras.decoder.peaks import find_peaks
+from personlab_keras.decoder.reading import Readings
 from personlab_keras.decoder.sampling import follow, sample, step_along, step_among_votes, upsample
 from personlab_keras.decoder.voting import (
     BinnedVotes,
@@ -674,6 +676,21 @@ def test_embedding_distance_worked_by_hand():
     )
 
 
+def masks_of(
+    people: np.ndarray,
+    weights: np.ndarray,
+    scales: np.ndarray,
+    maps: Maps,
+    frame: Frame,
+    options: DecodeConfig,
+) -> list[np.ndarray]:
+    """The masks of people (P, K, 2) in one size."""
+    sizes = np.zeros(len(people), np.int64)
+    read = Readings(people, people, weights, weights, scales, sizes)
+    found = find_masks(read, [FramedMaps(maps, frame)], [maps], options)
+    return [decode_mask(mask) for mask in found]
+
+
 def test_pixels_of_a_person_with_hidden_keypoints_stay_with_it():
     """The keypoints of one lie behind another: whoever follows the fields from there arrives at
     those of the other.
@@ -693,8 +710,7 @@ def test_pixels_of_a_person_with_hidden_keypoints_stay_with_it():
         options = DecodeConfig(
             long_refinements=refinements, segmentation_threshold=0.5, embedding_threshold=0.25
         )
-        masks = find_masks(people, weights, scales, maps, Frame(73, 73), options)
-        first, second = (decode_mask(mask) for mask in masks)
+        first, second = masks_of(people, weights, scales, maps, Frame(73, 73), options)
         assert first[:, :33].all()
         assert second[:, 40:].all()
         assert not first[:, 40:].any()
@@ -732,7 +748,7 @@ def test_masks_equal_both_quantities_brought_to_every_pixel_and_compared():
     )
     frame = Frame(height=75, width=61, scale=(1.1, 0.7), offset=(-0.3, 0.4))
     options = DecodeConfig(long_refinements=1, segmentation_threshold=0.5, embedding_threshold=0.5)
-    masks = find_masks(people, weights, scales, maps, frame, options)
+    masks = masks_of(people, weights, scales, maps, frame, options)
     x, y = np.meshgrid(np.arange(61) * 1.1 - 0.3, np.arange(75) * 0.7 + 0.4)
     points, zeros = np.stack([x, y], axis=-1).reshape(-1, 2), np.zeros(61 * 75, int)
     logits = np.log(maps.segmentation / (1 - maps.segmentation))
@@ -745,7 +761,7 @@ def test_masks_equal_both_quantities_brought_to_every_pixel_and_compared():
         ).reshape(7, 9, 1)
         near = sample(np.minimum(distances, 1.0), zeros, points, 8) <= 0.5
         assert near.any()
-        np.testing.assert_array_equal(decode_mask(mask), (foreground & near).reshape(75, 61))
+        np.testing.assert_array_equal(mask, (foreground & near).reshape(75, 61))
 
 
 def test_exclusive_masks_give_every_pixel_to_the_nearest():
@@ -763,16 +779,9 @@ def test_exclusive_masks_give_every_pixel_to_the_nearest():
     )  # of equals the first takes all
     frame = Frame(height=75, width=61, scale=(1.1, 0.7), offset=(-0.3, 0.4))
     options = DecodeConfig(long_refinements=1, segmentation_threshold=0.5, embedding_threshold=0.5)
-    shared = np.array(
-        [decode_mask(mask) for mask in find_masks(people, weights, scales, maps, frame, options)]
-    )
-    alone = np.array(
-        [
-            decode_mask(mask)
-            for mask in find_masks(
-                people, weights, scales, maps, frame, replace(options, exclusive_masks=True)
-            )
-        ]
+    shared, alone = (
+        np.array(masks_of(people, weights, scales, maps, frame, each))
+        for each in (options, replace(options, exclusive_masks=True))
     )
     x, y = np.meshgrid(np.arange(61) * 1.1 - 0.3, np.arange(75) * 0.7 + 0.4)
     points, zeros = np.stack([x, y], axis=-1).reshape(-1, 2), np.zeros(61 * 75, int)
@@ -804,8 +813,8 @@ def test_border_of_a_mask_by_hand():
     maps.long_offsets[...] = (
         people[0] - np.stack([np.arange(4) * 8.0, np.zeros(4)], axis=-1)[None, :, None]
     )
-    (mask,) = find_masks(people, np.ones((1, 2)), np.array([50.0]), maps, Frame(1, 25), options)
-    np.testing.assert_array_equal(decode_mask(mask)[0], np.arange(25) <= 13)
+    (mask,) = masks_of(people, np.ones((1, 2)), np.array([50.0]), maps, Frame(1, 25), options)
+    np.testing.assert_array_equal(mask[0], np.arange(25) <= 13)
 
 
 def test_each_person_gets_its_own_pixels():
@@ -828,6 +837,17 @@ def test_pixel_may_belong_to_several_people():
     assert len(found) == 2
     assert overlap(found[0].mask, found[1].mask) > 0.95
     alone = decode(maps, options=replace(apart, exclusive_masks=True))
+    assert not (alone[0].mask & alone[1].mask).any()
+    np.testing.assert_array_equal(alone[0].mask | alone[1].mask, found[0].mask | found[1].mask)
+
+
+def test_exclusive_masks_share_no_pixel_across_sizes():
+    passes = child_before_adult()
+    options = DecodeConfig(scale_range=(60.0, 230.0))
+    found = decode(passes, options=options, radius=RADIUS)
+    alone = decode(passes, options=replace(options, exclusive_masks=True), radius=RADIUS)
+    assert len(found) == len(alone) == 2
+    assert (found[0].mask & found[1].mask).sum() > 500
     assert not (alone[0].mask & alone[1].mask).any()
     np.testing.assert_array_equal(alone[0].mask | alone[1].mask, found[0].mask | found[1].mask)
 

@@ -20,7 +20,7 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
-from decode_oracles import PAIR, RADIUS, paint, random_maps, standing
+from decode_oracles import PAIR, RADIUS, child_before_adult, paint, random_maps, standing
 from PIL import Image
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2, prediction_service_pb2_grpc
 
@@ -55,6 +55,7 @@ pytestmark = pytest.mark.slow
 
 GREY = (128, 128, 128)
 FEW = DecodeConfig(score_threshold=0.0, max_people=12)
+AT_TWO_SIZES = DecodeConfig(score_threshold=0.05, max_people=12, scale_range=(60.0, 230.0))
 
 
 @cache
@@ -298,19 +299,18 @@ def test_all_settings_are_varied():
 @pytest.mark.parametrize("changes", [{}, *CHANGED], ids=lambda changes: " ".join(changes) or "none")
 def test_every_setting_is_heeded_at_two_sizes(changes):
     maps, frames = two_sizes()
-    base = DecodeConfig(score_threshold=0.05, max_people=12, scale_range=(60.0, 230.0))
     passes = [FramedMaps(each, frame) for each, frame in zip(maps, frames, strict=True)]
     sizes = [[each] for each in maps]
     if "merge" in changes:  # is always on with two sizes
         passes, sizes, frames = passes[:1], sizes[:1], frames[:1]
 
     def people(**changes) -> list[Person]:
-        return decode(passes, COCO_PERSON, replace(base, **changes), radius=RADIUS)
+        return decode(passes, COCO_PERSON, replace(AT_TWO_SIZES, **changes), radius=RADIUS)
 
     assert people()
     for name, value in changes.items():  # each alone changes something here
         assert as_decoded(people(**{name: value})) != as_decoded(people()), name
-    found = people_in_graph(sizes, COCO_PERSON, replace(base, **changes), frames, RADIUS)
+    found = people_in_graph(sizes, COCO_PERSON, replace(AT_TWO_SIZES, **changes), frames, RADIUS)
     check_close(found, people(**changes))
 
 
@@ -388,6 +388,16 @@ def test_exclusive_masks_share_nothing_in_the_graph():
         shared.append(int((first.mask & second.mask).sum()))
     assert shared[0] > 1000
     assert shared[1] == 0
+
+
+def test_exclusive_masks_share_nothing_across_sizes_in_the_graph():
+    passes = child_before_adult()
+    options = replace(AT_TWO_SIZES, exclusive_masks=True)
+    reference = decode(passes, COCO_PERSON, options, radius=RADIUS)
+    sizes, frames = [[each.maps] for each in passes], [each.frame for each in passes]
+    found = people_in_graph(sizes, COCO_PERSON, options, frames, RADIUS)
+    check_close(found, reference)
+    assert not (found[0].mask & found[1].mask).any()
 
 
 def test_masks_are_sampled_at_the_middles_of_pixels():
