@@ -18,7 +18,7 @@ def register() -> None:
     """Registers the layers if Keras is imported, or else as soon as it is: importing this package
     loads neither Keras nor what Keras computes with.
     """
-    if "keras" in sys.modules:
+    if sys.modules.get("keras") is not None:
         _import_layers()
     elif not any(isinstance(finder, _KerasFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _KerasFinder())

@@ -156,6 +156,16 @@ def check_same(ours: list[Person], reference: list[Person]) -> None:
 FRAME = Frame(300, 437, (1.1, 1.05), (0.05, 0.025))
 
 
+@pytest.fixture
+def eagerly():
+    """Runs the steps one by one: tracing them takes half a minute for each set of settings. The
+    tests of painted people and of noise trace them.
+    """
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
 @pytest.mark.parametrize(
     "people",
     [
@@ -246,6 +256,7 @@ def unsure(people: list[np.ndarray], side: int, seed: int) -> Maps:
     )
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_keypoints_beyond_the_image_are_at_its_edge_in_the_graph():
     person = standing(40, 260)
     maps = [
@@ -296,6 +307,7 @@ def test_all_settings_are_varied():
     assert sorted([*varied, "masks"]) == sorted(field.name for field in fields(DecodeConfig))
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("changes", [{}, *CHANGED], ids=lambda changes: " ".join(changes) or "none")
 def test_every_setting_is_heeded_at_two_sizes(changes):
     maps, frames = two_sizes()
@@ -314,6 +326,7 @@ def test_every_setting_is_heeded_at_two_sizes(changes):
     check_close(found, people(**changes))
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_mirrored_passes_are_fused_in_the_graph():
     maps, frames = two_sizes()
     others = [unsure([standing(150, 180, 1.4)], 401, 7), unsure([standing(75, 90, 0.7)], 201, 8)]
@@ -347,6 +360,7 @@ def test_maps_of_noise_are_decoded_alike(change):
     assert people >= 4
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_readings_merge_in_the_graph_as_outside():
     people = [standing(150, 150), standing(161, 150), standing(320, 160, 0.8)]
     maps = paint(people, 305, 433, 8)
@@ -359,6 +373,7 @@ def test_readings_merge_in_the_graph_as_outside():
     check_same(people_in_graph(maps, COCO_PERSON, options, FRAME, RADIUS), reference)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_bridge_support_counts_in_the_graph():
     elbow = COCO_PERSON.index("left_elbow")
     person = standing(152, 154)  # the nose on a cell: the first seed
@@ -376,6 +391,7 @@ def test_bridge_support_counts_in_the_graph():
     assert found == [[True], [True, False]]  # the second time its own seed starts another person
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_exclusive_masks_share_nothing_in_the_graph():
     person = standing(200, 150)
     maps = paint([person + (6, 0), person - (6, 0)], 305, 433, 8)
@@ -390,6 +406,7 @@ def test_exclusive_masks_share_nothing_in_the_graph():
     assert shared[1] == 0
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_exclusive_masks_share_nothing_across_sizes_in_the_graph():
     passes = child_before_adult()
     options = replace(AT_TWO_SIZES, exclusive_masks=True)

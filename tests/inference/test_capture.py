@@ -83,12 +83,13 @@ def test_a_stream_is_predicted_from_the_command_line(camera, tmp_path, capsys, m
     stand_in = predict.Predictor(model=Nobody())
     monkeypatch.setattr(predict.Predictor, "framed_maps", lambda *_: [])
     monkeypatch.setattr(predict, "load", lambda *_: stand_in)
-    source = camera(6, 5)
-    arguments = ["predict", source, "--model", "m", "--out", str(tmp_path), "--reconnects", "1"]
+    source, model, out = camera(6, 5), tmp_path / "model", tmp_path / "out"
+    model.mkdir()
+    arguments = ["predict", source, "--model", str(model), "--out", str(out), "--reconnects", "1"]
     assert main(arguments) == 0
     assert "11 frames" in (said := capsys.readouterr().out)
     assert "reconnected 1 times" in said
-    lines = (tmp_path / "127.0.0.1_live_1.jsonl").read_text().splitlines()
+    lines = (out / "127.0.0.1_live_1.jsonl").read_text().splitlines()
     assert [json.loads(line)["frame"] for line in lines] == list(range(11))
     assert main([*arguments[:-1], "-1"]) == 2
     assert "--reconnects must be at least 0" in capsys.readouterr().err

@@ -55,14 +55,16 @@ def test_every_format_is_answered_as_exif_orients_it(server):
         assert (status, answer["width"], answer["height"]) == (200, 90, 60), kind
     status, answer = server.people(encoded(picture, "JPEG", exif=turned))
     assert (answer["width"], answer["height"]) == (60, 90)
-    assert answer["people"][0]["mask"]["size"] == [90, 60]
+    masks = [person["mask"] for person in answer["people"] if "mask" in person]
+    assert masks
+    assert all(mask["size"] == [90, 60] for mask in masks)
 
 
 def test_what_a_request_may_ask_for(server, scenes):
     data = scene(scenes)
     _, whole = server.people(data)
     _, without = server.people(data, "?masks=false")
-    assert all("mask" in person for person in whole["people"])
+    assert any("mask" in person for person in whole["people"])  # an empty mask is left out
     assert without["people"]
     assert not any("mask" in person for person in without["people"])
     assert [person["keypoints"] for person in without["people"]] == [
