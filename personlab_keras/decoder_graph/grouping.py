@@ -151,8 +151,14 @@ def _refined(
     short = fields.short_offsets
     if not among_votes:
         return follow(short, keypoints, points, fields.grid, refinements)
-    for _ in range(refinements):
-        points = follow_among_votes(short, keypoints, points, short, keypoints, fields.grid)
+    _, points = tf.while_loop(  # a graph of all steps would be slow to load
+        lambda step, _: step < refinements,
+        lambda step, points: (
+            step + 1,
+            follow_among_votes(short, keypoints, points, short, keypoints, fields.grid),
+        ),
+        (tf.constant(0), points),
+    )
     return points
 
 

@@ -97,26 +97,28 @@ def follow_among_votes(
     reached, shape = tf.reshape(points, [-1, 2]), tf.shape(field)
     last = tf.stack([shape[1], shape[0]]) - 1
     inside = tf.where(tf.math.is_finite(reached), reached, 0.0) / grid.stride
-    inside = tf.clip_by_value(inside, 0.0, tf.cast(last, tf.float32))
+    inside = tf.clip_by_value(inside, 0.0, tf.cast(last, tf.float32))[:, None]
     low = tf.floor(inside)
     share = inside - low
-    total, to = tf.zeros_like(reached[:, :1]), tf.zeros_like(reached)
-    for corner in ((0, 0), (1, 0), (0, 1), (1, 1)):  # x, y
-        cells = tf.minimum(tf.cast(low, tf.int32) + corner, last)
-        place = tf.cast(cells * grid.stride, tf.float32)
+    corners = tf.constant([(0, 0), (1, 0), (0, 1), (1, 1)])  # x, y
+    cells = tf.minimum(tf.cast(low, tf.int32) + corners, last)
+    places = tf.cast(cells * grid.stride, tf.float32)
 
-        def read(
-            values: tf.Tensor, indices: tf.Tensor, cells: tf.Tensor = cells, at: tf.Tensor = place
-        ) -> tf.Tensor:
-            flat = tf.cast(tf.reshape(indices, [-1, 1]), tf.int32)
-            return at + tf.gather_nd(values, tf.concat([cells[:, ::-1], flat], axis=1))
+    def votes(values: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
+        """(P, 4, 2): where the cells around each point send it."""
+        flat = tf.cast(tf.reshape(indices, [-1, 1, 1]), tf.int32)
+        index = tf.concat([cells[..., ::-1], tf.tile(flat, [1, 4, 1])], axis=2)
+        return places + tf.gather_nd(values, index)
 
-        away = tf.reduce_sum((read(short_offsets, keypoints) - reached) ** 2, 1, keepdims=True)
-        weight = tf.reduce_prod(tf.where(tf.equal(corner, 1), share, 1 - share), 1, keepdims=True)
-        weight *= tf.exp(away / (-2 * NEAR_VOTE**2))
-        weight = tf.where(weight > 0, weight, 0.0)  # which NaN is not
-        total += weight
-        to += tf.math.multiply_no_nan(read(field, channels), tf.tile(weight, [1, 2]))
+    away = tf.reduce_sum((votes(short_offsets, keypoints) - reached[:, None]) ** 2, 2)
+    weights = tf.reduce_prod(tf.where(tf.equal(corners, 1), share, 1 - share), 2)
+    weights *= tf.exp(away / (-2 * NEAR_VOTE**2))
+    weights = tf.where(weights > 0, weights, 0.0)  # which NaN is not
+    total = tf.reduce_sum(weights, 1, keepdims=True)
+    weighted = tf.math.multiply_no_nan(
+        votes(field, channels), tf.tile(weights[..., None], [1, 1, 2])
+    )
+    to = tf.reduce_sum(weighted, 1)
     near = total > FAINT_SHARE
     to = tf.where(near, to / tf.where(near, total, 1.0), 0.0)
     known = tf.reduce_all(tf.math.is_finite(reached) & tf.math.is_finite(to), 1, keepdims=True)
