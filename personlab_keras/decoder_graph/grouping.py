@@ -193,8 +193,9 @@ def _follow_tree(
     )
     chosen = tf.gather(routes, keypoints)
     rows = tf.broadcast_to(tf.range(number)[:, None], [number, routes.shape[2]])
-    for level in range(routes.shape[1]):
-        edge, source, target = (chosen[:, level, :, i] for i in range(3))
+
+    def follow_level(level: tf.Tensor, people: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        edge, source, target = tf.unstack(tf.gather(chosen, level, axis=1), axis=-1)
         channel = tf.minimum(target, count - 1)
         start = tf.gather(people, source, batch_dims=1)
         reached = (
@@ -205,7 +206,12 @@ def _follow_tree(
             else follow(fields.mid_offsets, edge, start, fields.grid)
         )
         reached = _refined(reached, channel, fields, refinements, among_votes)
-        people = tf.tensor_scatter_nd_update(people, tf.stack([rows, target], axis=-1), reached)
+        places = tf.stack([rows, target], axis=-1)
+        return level + 1, tf.tensor_scatter_nd_update(people, places, reached)
+
+    _, people = tf.while_loop(  # a graph of all levels would be slow to load
+        lambda level, _: level < routes.shape[1], follow_level, (tf.constant(0), people)
+    )
     return people[:, :count]
 
 
