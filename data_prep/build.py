@@ -44,8 +44,10 @@ _BAKED = (
     "image_quality",
     "shard_records",
     "seed",
+    "pad_colour",
+    "follow_links",
+    "annotation_frame",
 )
-_BAKED_TOO = ("pad_colour", "follow_links", "annotation_frame")
 """Settings of `data` that determine the records; the others determine how they are read."""
 
 
@@ -122,7 +124,7 @@ def prepare(
         "categories": list(categories),
         "images": _listing(chosen, folder),
         "data": {
-            **{name: config_to_dict(config.data)[name] for name in (*_BAKED, *_BAKED_TOO)},
+            **{name: config_to_dict(config.data)[name] for name in _BAKED},
             # Defaults of newer settings are omitted, so that older records still match.
             **({"online": True} if config.data.online else {}),
             **(
@@ -286,9 +288,8 @@ def _claim(target: Path, plan: Mapping[str, Any], overwrite: bool) -> None:
             f"{target}: holds records made from other input or settings: {changes}. Choose another folder, or use --overwrite"
         )
     if before is None:
-        (target / META_FILE).unlink(
-            missing_ok=True
-        )  # first: its presence marks a folder as complete
+        # First: its presence marks a folder as complete.
+        (target / META_FILE).unlink(missing_ok=True)
         shutil.rmtree(target / STATE, ignore_errors=True)
         for ending in ENDINGS.values():
             for shard in target.glob(f"views-*-of-*{ending}"):

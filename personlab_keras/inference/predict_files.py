@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from personlab_keras.errors import InputError
-from personlab_keras.inference.kept import from_values, to_values
+from personlab_keras.inference.journal_people import from_values, to_values
 from personlab_keras.inference.predict import Predictor
 from personlab_keras.io.files import make_folder, write_atomically
 from personlab_keras.io.images import list_images, read_image, silent_opencv, unread_media

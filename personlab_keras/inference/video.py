@@ -22,7 +22,7 @@ import numpy as np
 from personlab_keras.decoder import decode
 from personlab_keras.errors import InputError
 from personlab_keras.inference.capture import RECONNECTS, Capture, result_path
-from personlab_keras.inference.kept import from_values, to_values
+from personlab_keras.inference.journal_people import from_values, to_values
 from personlab_keras.inference.predict import Predictor
 from personlab_keras.inference.predict_files import output_names
 from personlab_keras.io.files import write_atomically

@@ -14,7 +14,7 @@ import re
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -157,17 +157,26 @@ def sole_writer(folder: Path) -> Iterator[None]:
     Raises:
         InputError: another process is writing to the folder.
     """
-    import fcntl  # missing on Windows, where everything but training still works
-
     make_folder(folder)
     with open(folder / LOCK_FILE, "w", encoding="ascii") as lock:
-        try:
-            # The system releases the lock however the process ends.
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{folder}: another process is writing there") from None
+        lock_file(lock, folder)
         remove_unfinished(folder)
         yield
+
+
+def lock_file(file: IO[Any], folder: Path) -> None:
+    """Locks an open file of a folder until it is closed or the process ends, however it does.
+
+    Raises:
+        InputError: another process has locked it.
+        ImportError: on Windows, which has no such lock.
+    """
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(f"{folder}: another process is writing there") from None
 
 
 def remove_unfinished(folder: Path) -> None:

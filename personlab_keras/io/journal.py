@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -12,7 +13,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from personlab_keras.errors import InputError
-from personlab_keras.io.files import make_folder, remove_unfinished
+from personlab_keras.io.files import lock_file, make_folder, remove_unfinished
 
 JOURNAL_FILE = ".results.jsonl"
 
@@ -53,9 +54,12 @@ class Journal:
             file = open(path, "a+b")  # noqa: SIM115 - closed by __exit__
         except OSError as error:
             raise InputError(f"{path}: cannot be written: {error.strerror}") from None
-        if not _locked(file):
+        try:
+            with contextlib.suppress(ImportError):  # Windows has no such lock
+                lock_file(file, folder)
+        except InputError:
             file.close()
-            raise InputError(f"{folder}: another process is writing there")
+            raise
         file.seek(0)
         found = file.read(1)
         file.seek(0)
@@ -147,20 +151,6 @@ def fingerprint(path: str | Path) -> str:
             inner = hashlib.file_digest(opened, "sha256").hexdigest()
         digest.update(f"{file.relative_to(root) if file != root else ''} {inner}\n".encode())
     return digest.hexdigest()
-
-
-def _locked(file: IO[bytes]) -> bool:
-    """Whether this process is the only one that has the file open for writing."""
-    try:
-        import fcntl
-    except ImportError:  # Windows has no such lock
-        return True
-    try:
-        # The system releases the lock however the process ends.
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _sound_lines(file: IO[bytes], task: str | None) -> tuple[dict[Key, tuple[int, int]], int]:
