@@ -15,7 +15,7 @@ from personlab_keras.config import DecodeConfig
 from personlab_keras.decoder.bridging import bridge_person
 from personlab_keras.decoder.compilation import compiled
 from personlab_keras.decoder.peaks import Seeds
-from personlab_keras.decoder.sampling import step_along, step_among_votes, value_at
+from personlab_keras.decoder.sampling import step_among_votes, value_at
 from personlab_keras.decoder.voting import vote_spread
 from personlab_keras.method.maps import Maps
 from personlab_keras.method.skeleton import Skeleton
@@ -145,10 +145,7 @@ def _walk(
     for step in range(routes.shape[1]):
         edge, source, target = routes[keypoint, step]
         x, y = person[source]
-        if spread > 0:
-            x, y = step_among_votes(mid_offsets, edge, x, y, stride, short_offsets, source, spread)
-        else:
-            x, y = step_along(mid_offsets, edge, x, y, stride)
+        x, y = step_among_votes(mid_offsets, edge, x, y, stride, short_offsets, source, spread)
         x, y = settle(x, y, target, short_offsets, stride, refinements, spread)
         person[target, 0], person[target, 1] = x, y
 
@@ -165,12 +162,9 @@ def settle(
 ) -> tuple[float, float]:
     """A point refined by the short-range field of a keypoint."""
     for _ in range(refinements):
-        if spread > 0:
-            x, y = step_among_votes(
-                short_offsets, keypoint, x, y, stride, short_offsets, keypoint, spread
-            )
-        else:
-            x, y = step_along(short_offsets, keypoint, x, y, stride)
+        x, y = step_among_votes(
+            short_offsets, keypoint, x, y, stride, short_offsets, keypoint, spread
+        )
     return x, y
 
 

@@ -99,8 +99,8 @@ def step_among_votes(
     vote for the keypoint lands near, weighted by a Gaussian of `spread` input pixels.
 
     Between neighbours the cells belong to different people, and the mean of their offsets leads to
-    nobody. Where all votes are far, all cells count."""
-    if not (np.isnan(x) or np.isnan(y)):
+    nobody. Where all votes are far, or with a spread of 0, all cells count."""
+    if spread > 0 and not (np.isnan(x) or np.isnan(y)):
         row, column, down, across = place(x, y, field.shape[0], field.shape[1], stride)
         total = to_x = to_y = 0.0
         for i in range(row, row + 1 + (down > 0)):

@@ -23,8 +23,9 @@ from personlab_keras.decoder.fusion import FramedMaps, by_size, finest_first, fu
 from personlab_keras.decoder.grouping import group, routes_of
 from personlab_keras.decoder.merging import pool_readings, suits
 from personlab_keras.decoder.reading import Readings, find_seeds, read_people
-from personlab_keras.decoder.sampling import follow, sample
+from personlab_keras.decoder.sampling import sample, step_among_votes
 from personlab_keras.decoder.scoring import Scored, score_people
+from personlab_keras.decoder.voting import vote_spread
 from personlab_keras.inference.predict import Predictor
 from personlab_keras.method.maps import Maps
 from personlab_keras.method.skeleton import Skeleton
@@ -214,14 +215,17 @@ def _person(
     frame = framed.frame
     point, root = seed
     places: dict[int, np.ndarray] = {root: point}
+    spread = vote_spread(maps)
     steps = []
     for edge, source, target in routes_of(skeleton)[root].tolist():
         path = [places[source]]
-        path.append(follow(maps.mid_offsets, np.array([edge]), path[-1][None], maps.stride)[0])
-        for _ in range(options.mid_refinements):
-            path.append(
-                follow(maps.short_offsets, np.array([target]), path[-1][None], maps.stride)[0]
+        hops = [(maps.mid_offsets, edge, source)]
+        hops += [(maps.short_offsets, target, target)] * options.mid_refinements
+        for field, channel, keypoint in hops:
+            x, y = step_among_votes(
+                field, channel, *path[-1], maps.stride, maps.short_offsets, keypoint, spread
             )
+            path.append(np.array([x, y]))
         places[target] = path[-1]
         heat = float(
             np.nan_to_num(sample(maps.heatmaps, np.array([target]), path[-1][None], maps.stride)[0])
