@@ -681,6 +681,42 @@ def test_files_that_are_no_such_model(name, content, words, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("operation", "attributes", "words"),
+    [
+        # The first was found by fuzzing: an attribute without a value.
+        ("Conv", {"strides": None}, "strides of g must be two whole numbers of at least 1"),
+        ("Conv", {"strides": [2]}, r"two whole .* Received: '\[2\]'"),
+        ("Conv", {"dilations": [1, -2]}, "dilations of g must be two"),
+        ("Conv", {"dilations": "ab"}, "dilations of g must be two"),
+        ("Conv", {"group": 0}, "group of g must be a whole number of at least 1"),
+        ("Conv", {"group": 1.5}, "group of g must be a whole"),
+        ("MaxPool", {"kernel_shape": 3}, "kernel_shape of g must be two"),
+        ("BatchNormalization", {"epsilon": "small"}, "epsilon of g must be a number"),
+        ("Clip", {"min": [0.0], "max": 6.0}, "min of g must be a number"),
+        ("Clip", {}, "it has no head of heatmaps"),  # whose limits are words
+    ],
+)
+def test_attributes_of_an_onnx_file_are_checked(operation, attributes, words, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    helper, floats = onnx.helper, onnx.TensorProto.FLOAT
+    arrays = {"k": np.zeros((8, 3, 3, 3), np.float32), "few": np.array(["0"], object)}
+    node = helper.make_node(operation, ["x", "few" if operation == "Clip" else "k", "few"], ["g"])
+    for name, value in attributes.items():
+        attribute = helper.make_attribute(name, 1 if value is None else value)
+        if value is None:
+            attribute.type = onnx.AttributeProto.UNDEFINED
+        node.attribute.append(attribute)
+    tensors = [onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    inputs = [helper.make_tensor_value_info("x", floats, [1, 3, 9, 9])]
+    outputs = [helper.make_tensor_value_info("g", floats, None)]
+    model = helper.make_model(helper.make_graph([node], "net", inputs, outputs, tensors))
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(InputError, match=words) as caught:
+        read_network(tmp_path / "model.onnx")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_folder_with_two_networks_asks_which(file, tmp_path):
     shutil.copytree(file.parent, tmp_path / "two")
     shutil.copy(file, tmp_path / "two" / "model-stride8.json")

@@ -3,7 +3,7 @@ maintained with the format. The published networks are TensorFlow.js models and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,19 @@ _SAME_MEANING = {
     "Squeeze": "Reshape",
 }
 """ONNX op -> TensorFlow's op with the same inputs in the same order."""
+
+_SIDES = ("two whole numbers of at least 1", lambda value: _whole(value, 2))
+_FORMS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "strides": _SIDES,
+    "dilations": _SIDES,
+    "kernel_shape": _SIDES,
+    "group": ("a whole number of at least 1", lambda value: _whole([value], 1)),
+    "epsilon": ("a number", lambda value: isinstance(value, float)),
+    "min": ("a number", lambda value: isinstance(value, float)),
+    "max": ("a number", lambda value: isinstance(value, float)),
+}
+"""Attribute that is read -> what it must be, in words and as a test: a file may give any name any
+type."""
 
 
 def read_onnx(path: Path) -> Graph:
@@ -87,6 +100,12 @@ def _translated(source: str, node: Node, constants: dict[str, np.ndarray]) -> No
     """A node in TensorFlow's terms; the kernel of a convolution is added to the constants with
     channels last.
     """
+    for name, (words, fits) in _FORMS.items():
+        if name in node.attributes and not fits(node.attributes[name]):
+            raise InputError(
+                f"{source}: {name} of {node.name} must be {words}. "
+                f"Received: {str(node.attributes[name])[:80]!r}"
+            )
     if node.op == "Conv":
         return _convolution(source, node, constants)
     if node.op == "Clip" and _limits(node, constants) == (0.0, 6.0):
@@ -133,6 +152,15 @@ def _convolution(source: str, node: Node, constants: dict[str, np.ndarray]) -> N
     )
 
 
+def _whole(values: Any, count: int) -> bool:
+    return (
+        isinstance(values, Sequence)
+        and not isinstance(values, bytes)
+        and len(values) == count
+        and all(isinstance(each, int) and each >= 1 for each in values)
+    )
+
+
 def _sides(node: Node, name: str) -> tuple[int, ...]:
     return (1, *node.attributes.get(name, (1, 1)), 1)
 
@@ -142,7 +170,9 @@ def _limits(node: Node, constants: Mapping[str, np.ndarray]) -> tuple[float, flo
     if "min" in node.attributes and "max" in node.attributes:
         return float(node.attributes["min"]), float(node.attributes["max"])
     limits = [constants.get(name) for name in node.inputs[1:3]]
-    if len(limits) < 2 or any(limit is None or limit.size != 1 for limit in limits):
+    if len(limits) < 2 or any(
+        limit is None or limit.size != 1 or limit.dtype.kind not in "iuf" for limit in limits
+    ):
         return None
     lowest, highest = (float(limit.item()) for limit in limits if limit is not None)
     return lowest, highest
