@@ -167,7 +167,7 @@ def _compile(
         },
         donated=memory.alias_size_in_bytes,
         flops=cost["flops"],
-        traffic=cost["bytes accessed"],
+        counted_bytes=cost["bytes accessed"],
         program=read_program(compiled.as_text()),
         chip=devices.chip,
         seconds=seconds,

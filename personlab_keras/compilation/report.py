@@ -23,7 +23,8 @@ class Report:
             and "results" that do not take over the memory of arguments.
         donated: bytes of the arguments whose memory the new state takes over.
         flops: operations of a device in a step, as XLA counts them.
-        traffic: bytes that a device reads and writes in a step, as XLA counts them.
+        counted_bytes: that a device moves in a step, as XLA counts them: between any of its
+            memories, with operands and results that lie beside the arithmetic units.
         program: what its text says.
         chip: rates and memory of a device; None where they are not known.
         seconds: that compiling took.
@@ -36,7 +37,7 @@ class Report:
     memory: Mapping[str, int]
     donated: int
     flops: float
-    traffic: float
+    counted_bytes: float
     program: Program
     chip: Chip | None
     seconds: float
@@ -45,6 +46,11 @@ class Report:
     def needed(self) -> int:
         """Bytes of memory that a device needs."""
         return sum(self.memory.values())
+
+    @property
+    def traffic(self) -> int:
+        """Bytes that a device reads from its main memory and writes to it in a step."""
+        return self.program.memory.read + self.program.memory.written
 
     @property
     def views(self) -> float:
@@ -72,6 +78,7 @@ class Report:
             "needed": self.needed,
             "flops_per_view": self.flops / self.views,
             "traffic_per_view": self.traffic / self.views,
+            "counted_bytes_per_view": self.counted_bytes / self.views,
             "floor_seconds": self.floors
             and dict(zip(("arithmetic", "traffic"), self.floors, strict=True)),
             "views_per_second": self.views_per_second,
@@ -94,7 +101,11 @@ class Report:
             ),
             ("state donated", f"{self.donated / GIB:.3g} GiB"),
             ("operations a view", f"{self.flops / self.views / 1e9:.3g} GFLOP"),
-            ("bytes a view", f"{self.traffic / self.views / 1e9:.3g} GB"),
+            (
+                "bytes of memory a view",
+                f"{self.traffic / self.views / 1e9:.3g} GB read or written; XLA counts "
+                f"{self.counted_bytes / self.views / 1e9:.3g} GB in all memories of a device",
+            ),
         ]
         if chip is not None and self.floors is not None:
             arithmetic, traffic = (1e3 * floor for floor in self.floors)
