@@ -5,6 +5,7 @@ loops.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -102,6 +103,25 @@ def paint(
         long[body] = np.nan_to_num(person - cells[:, :, None])[body]
     arrays = (array.astype(np.float32) for array in (heatmaps, short, mid, long, segmentation))
     return Maps(*arrays, stride=stride)
+
+
+def unsure(people: list[np.ndarray], side: int, seed: int, radius: float = RADIUS) -> Maps:
+    """Maps of people (17, 2) as a network has them at stride 8; zeros where `paint` has them."""
+    rng = np.random.default_rng(seed)
+    maps = paint(people, side, side, 8, radius)
+
+    def noisy(values: np.ndarray, spread: float) -> np.ndarray:
+        return (values + rng.normal(0, spread, values.shape) * (values != 0)).astype(np.float32)
+
+    heatmaps = maps.heatmaps * rng.uniform(0.3, 0.95, maps.heatmaps.shape)
+    return replace(
+        maps,
+        heatmaps=heatmaps.astype(np.float32),
+        short_offsets=noisy(maps.short_offsets, 2),
+        mid_offsets=noisy(maps.mid_offsets, 4),
+        long_offsets=noisy(maps.long_offsets, 6),
+        segmentation=np.clip(noisy(maps.segmentation, 0.3), 0, 1),
+    )
 
 
 def mirrored(maps: Maps, skeleton: Skeleton = COCO_PERSON) -> Maps:

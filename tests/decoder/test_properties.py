@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from decode_oracles import mirrored, paint, random_maps, standing
+from decode_oracles import mirrored, random_maps, standing, unsure
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,21 +27,7 @@ quick = settings(max_examples=25, deadline=None)
 
 
 def seen(crowd: list[tuple[float, float, float]], seed: int) -> Maps:
-    """Maps of people as a network has them, and nothing in between."""
-    rng = np.random.default_rng(seed)
-    maps = paint([standing(*place) for place in crowd], SIDE, SIDE, STRIDE, radius=24.0)
-
-    def noisy(values: np.ndarray, spread: float) -> np.ndarray:
-        return (values + rng.normal(0, spread, values.shape) * (values != 0)).astype(np.float32)
-
-    heatmaps = maps.heatmaps * rng.uniform(0.3, 1, maps.heatmaps.shape)
-    return replace(
-        maps,
-        heatmaps=heatmaps.astype(np.float32),
-        short_offsets=noisy(maps.short_offsets, 2),
-        mid_offsets=noisy(maps.mid_offsets, 4),
-        long_offsets=noisy(maps.long_offsets, 5),
-    )
+    return unsure([standing(*place) for place in crowd], SIDE, seed, radius=24.0)
 
 
 def people_in(maps: Maps) -> list[Person]:

@@ -20,7 +20,15 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
-from decode_oracles import PAIR, RADIUS, child_before_adult, paint, random_maps, standing
+from decode_oracles import (
+    PAIR,
+    RADIUS,
+    child_before_adult,
+    paint,
+    random_maps,
+    standing,
+    unsure,
+)
 from PIL import Image
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2, prediction_service_pb2_grpc
 
@@ -235,25 +243,6 @@ CHANGED = [
 ]
 """Another value than the default of every setting of the decoder but `masks`, by which the graph
 has masks or not."""
-
-
-def unsure(people: list[np.ndarray], side: int, seed: int) -> Maps:
-    """Maps of people as a network has them."""
-    rng = np.random.default_rng(seed)
-    maps = paint(people, side, side, 8)
-
-    def noisy(values: np.ndarray, spread: float) -> np.ndarray:
-        return (values + rng.normal(0, spread, values.shape)).astype(np.float32)
-
-    heatmaps = maps.heatmaps * rng.uniform(0.3, 0.95, maps.heatmaps.shape)
-    return replace(
-        maps,
-        heatmaps=heatmaps.astype(np.float32),
-        short_offsets=noisy(maps.short_offsets, 2),
-        mid_offsets=noisy(maps.mid_offsets, 4),
-        long_offsets=noisy(maps.long_offsets, 6),
-        segmentation=np.clip(noisy(maps.segmentation, 0.3), 0, 1),
-    )
 
 
 @pytest.mark.usefixtures("eagerly")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from decode_oracles import RADIUS, paint, standing
+from decode_oracles import RADIUS, paint, standing, unsure
 
 from personlab_keras.config import DecodeConfig
 from personlab_keras.decoder import FramedMaps, decode
@@ -52,6 +53,27 @@ def test_it_tells_of_the_people_that_decode_returns(passes):
                 )
     assert [each["bridged"] for each in returned] == [[], [WRIST]]
     assert returned[1]["points"][ELBOW] is None
+
+
+@pytest.mark.parametrize(
+    "maps",
+    [
+        # Close neighbours, whose cells the decoder tells apart by their votes.
+        paint([standing(120, 150), standing(132, 153)], 401, 401, 8),
+        unsure([standing(120, 150), standing(132, 153)], 401, seed=3),
+    ],
+    ids=["perfect", "unsure"],
+)
+def test_the_walks_on_the_page_are_those_of_the_decoder(maps):
+    options = replace(OPTIONS, bridge=False, vote_refinements=0)
+    story = told([FramedMaps(maps, Frame(401, 401))], COCO_PERSON, options, RADIUS)
+    walked = 0
+    for each in story["people"]:
+        for step in each["steps"]:
+            if step["found"]:
+                assert step["path"][-1] == each["points"][step["target"]]
+                walked += 1
+    assert walked >= 20
 
 
 def test_everything_has_a_fate(passes):
