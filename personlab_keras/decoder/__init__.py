@@ -84,12 +84,10 @@ def decode(
     masks: list[dict[str, Any] | None] = [None] * len(people)
     if options.masks:
         masks = find_masks(people, [size[0] for size in sizes], fused, options)
-    frame = passes[0].frame
+    keypoints = passes[0].frame.inside_image(people.keypoints)
     return [
-        Person(frame.inside_image(points), keypoint_scores, float(score), mask)
-        for points, keypoint_scores, score, mask in zip(
-            people.keypoints, people.keypoint_scores, scores, masks, strict=True
-        )
+        Person(*each)
+        for each in zip(keypoints, people.keypoint_scores, scores.tolist(), masks, strict=True)
     ]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from personlab_keras.config import DecodeConfig
 from personlab_keras.decoder.compilation import compiled
-from personlab_keras.decoder.sampling import step_each, value_at
+from personlab_keras.decoder.sampling import step_each, step_room, value_at
 from personlab_keras.method.maps import Maps
 
 
@@ -76,13 +76,14 @@ def bridge_person(
         weight = value_at(heatmaps, source, person[source, 0], person[source, 1], stride)
         weights[source] = 0.0 if np.isnan(weight) else weight
     # The proposals of all sources for all targets, target by target.
-    channels = np.repeat(targets, len(sources))
+    channels = np.repeat(targets, len(sources)).astype(np.int32)
     points = np.empty((2, len(channels)))
     for i in range(len(channels)):
         points[0, i], points[1, i] = person[sources[i % len(sources)]]
-    step_each(long_offsets, channels, points, stride)
+    room = step_room(len(channels))
+    step_each(long_offsets, channels, points, stride, room)
     for _ in range(refinements):
-        step_each(short_offsets, channels, points, stride)
+        step_each(short_offsets, channels, points, stride, room)
     proposed, shares = np.empty((count, 2)), np.empty(count)
     for t, target in enumerate(targets):
         landed = 0

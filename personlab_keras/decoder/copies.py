@@ -47,15 +47,15 @@ def copy_shares(
     shares = np.zeros(len(first))
     alike = np.minimum(similarities(first.own_keypoints, first.scales, kappas) / SAME_PERSON, 1.0)
     threshold = options.embedding_threshold
-    for j in range(1, len(first)):
+    counts = alike > _FAINT
+    for j in np.flatnonzero(counts.any(axis=0)):
         own, its_maps = readings[first.sizes[j]], maps[first.sizes[j]]
-        better = np.flatnonzero(alike[:j, j] > _FAINT)
-        if its_maps.long_offsets is None or not len(better):
+        if its_maps.long_offsets is None:
             continue
         found = np.isfinite(own.own_keypoints[j, :, 0])
         weights = own.heat[j, found] / max(own.heat[j, found].sum(), 1e-12)
         embedding = embed(its_maps, own.own_keypoints[j, found], options.long_refinements)
-        for i in better:
+        for i in np.flatnonzero(counts[:, j]):
             distances = embedding_distances(
                 embedding, own.own_keypoints[i], own.heat[i], own.scales[i], 1.5 * threshold
             )

@@ -5,13 +5,16 @@ Papandreou et al. 2018, section 3.2.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from personlab_keras.decoder.compilation import compiled
-from personlab_keras.decoder.sampling import step_each
+from personlab_keras.decoder.sampling import step_each, step_room
 from personlab_keras.method.maps import Maps
+
+_BLOCK = 16
+"""Cells that are embedded together; the loops over them then fill the processor's vectors."""
 
 
 def embed(maps: Maps, points: np.ndarray, refinements: int) -> np.ndarray:
@@ -61,8 +64,7 @@ def embedding_distances(
     return np.minimum(_distances(guesses, places, shares), np.float32(largest))
 
 
-@dataclass(frozen=True)
-class NearCells:
+class NearCells(NamedTuple):
     """The cells near each of P people, one person after the other.
 
     Attributes:
@@ -103,21 +105,19 @@ def near_cells(
         largest: the limit of D_ij.
     """
     places, shares = _anchors(people, weights, scales)
-    margin = largest * scales[:, None]
+    margin = largest * scales
     used = np.where(shares[:, None] > 0, places, np.nan)
     reach = np.concatenate(
         [
-            np.fmin.reduce(used, axis=2, initial=np.inf) - margin,
-            np.fmax.reduce(used, axis=2, initial=-np.inf) + margin,
-        ],
-        axis=1,
+            np.fmin.reduce(used, axis=2, initial=np.inf).T - margin,
+            np.fmax.reduce(used, axis=2, initial=-np.inf).T + margin,
+        ]
     )
-    owners, indices, distances = _near(
-        *_fields(maps), cells, maps.stride, refinements, (places, shares), reach, float(largest)
+    return NearCells(
+        *_near(
+            *_fields(maps), cells, maps.stride, refinements, places, shares, reach, float(largest)
+        )
     )
-    order = np.argsort(owners, kind="stable")
-    starts = np.searchsorted(owners[order], np.arange(len(people) + 1))
-    return NearCells(starts, cells[indices[order]], distances[order])
 
 
 def _fields(maps: Maps) -> tuple[np.ndarray, np.ndarray]:
@@ -151,54 +151,71 @@ def _embed(
     refinements: int,
 ) -> np.ndarray:
     count = long_offsets.shape[2]
-    embedding = np.empty((len(points), count, 2, 2), np.float32)
-    guesses, reached = np.empty((2, 2, count), np.float32), np.empty((2, count))
+    channels, reached, room = _walkers(len(points), count)
     for a in range(len(points)):
-        reached[0], reached[1] = points[a, 0], points[a, 1]
-        _guess(guesses, reached, long_offsets, short_offsets, stride, refinements)
-        embedding[a] = guesses.transpose(2, 0, 1)
+        reached[0, a * count : (a + 1) * count] = points[a, 0]
+        reached[1, a * count : (a + 1) * count] = points[a, 1]
+    embedding = np.empty((len(points), count, 2, 2), np.float32)
+    step_each(long_offsets, channels, reached, stride, room)
+    embedding[:, :, 0] = reached.T.copy().reshape(len(points), count, 2)
+    _refine(reached, channels, long_offsets, short_offsets, stride, refinements, room)
+    embedding[:, :, 1] = reached.T.copy().reshape(len(points), count, 2)
     return embedding
 
 
 @compiled
-def _guess(
-    guesses: np.ndarray,
+def _walkers(
+    points: int, count: int
+) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """For `count` channels at each of so many points: the channels, zeros as points, and room for
+    `step_each`.
+    """
+    channels = (np.arange(points * count) % count).astype(np.int32)
+    return channels, np.zeros((2, points * count)), step_room(points * count)
+
+
+@compiled
+def _refine(
     reached: np.ndarray,
+    channels: np.ndarray,
     long_offsets: np.ndarray,
     short_offsets: np.ndarray,
     stride: int,
     refinements: int,
+    room: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> None:
-    """Fills in both guesses (2, 2, K) of one point, of which `reached` (2, K) holds K copies."""
-    channels = np.arange(long_offsets.shape[2])
-    step_each(long_offsets, channels, reached, stride)
-    guesses[0] = reached
+    """Makes second guesses of the first, in place."""
     for _ in range(refinements):
-        step_each(long_offsets, channels, reached, stride)
+        step_each(long_offsets, channels, reached, stride, room)
     for _ in range(refinements):
-        step_each(short_offsets, channels, reached, stride)
-    guesses[1] = reached
+        step_each(short_offsets, channels, reached, stride, room)
 
 
 @compiled
-def _distance(guesses: np.ndarray, places: np.ndarray, shares: np.ndarray) -> float:
-    """D_ij of one point with guesses (2, 2, K) to a person with places (2, K)."""
-    total = 0.0
+def _distance(
+    guesses: np.ndarray, places: np.ndarray, shares: np.ndarray, terms: np.ndarray
+) -> float:
+    """D_ij of one point with guesses (2, 2, K) to a person with places (2, K); `terms` (K,) is
+    overwritten.
+    """
     for k in range(len(shares)):
-        nearer = np.inf
-        for guess in range(2):
-            x, y = guesses[guess, 0, k] - places[0, k], guesses[guess, 1, k] - places[1, k]
-            square = x * x + y * y
-            nearer = square if square < nearer else nearer  # which an unknown guess is not
-        total += shares[k] * np.sqrt(nearer) if shares[k] > 0 else 0.0
+        x, y = guesses[0, 0, k] - places[0, k], guesses[0, 1, k] - places[1, k]
+        other_x, other_y = guesses[1, 0, k] - places[0, k], guesses[1, 1, k] - places[1, k]
+        square, other = x * x + y * y, other_x * other_x + other_y * other_y
+        nearer = square if square < np.inf else np.inf  # which an unknown guess is not
+        nearer = other if other < nearer else nearer
+        terms[k] = shares[k] * np.sqrt(nearer) if shares[k] > 0 else 0.0
+    total = 0.0
+    for k in range(len(terms)):
+        total += terms[k]
     return total
 
 
 @compiled
 def _distances(guesses: np.ndarray, places: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    distances = np.empty(len(guesses), np.float32)
+    distances, terms = np.empty(len(guesses), np.float32), np.empty(len(shares))
     for a in range(len(guesses)):
-        distances[a] = _distance(guesses[a], places, shares)
+        distances[a] = _distance(guesses[a], places, shares, terms)
     return distances
 
 
@@ -209,51 +226,103 @@ def _near(
     cells: np.ndarray,
     stride: int,
     refinements: int,
-    anchors: tuple[np.ndarray, np.ndarray],
+    places: np.ndarray,
+    shares: np.ndarray,
     reach: np.ndarray,
     largest: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Person, index of the cell, and distance of all pairs nearer than `largest`, by cell.
+    """The fields of `NearCells`.
 
-    `reach` (P, 4) has the least and largest (x, y) at which a guess may lie that is near enough.
+    `reach` (4, P) has the least and largest (x, y) at which a guess may lie that is near enough.
     """
-    places, shares = anchors
     count = long_offsets.shape[2]
-    guesses, reached = np.empty((2, 2, count), np.float32), np.empty((2, count))
+    channels, reached, room = _walkers(_BLOCK, count)
+    guesses = np.empty((_BLOCK, 2, 2, count), np.float32)
+    terms = np.empty(count)
+    candidates = np.empty(len(shares), np.int64)
     owners, indices, distances = (
         np.empty(2 * len(cells), np.int64),
         np.empty(2 * len(cells), np.int64),
         np.empty(2 * len(cells), np.float32),
     )
     n = 0
-    for a in range(len(cells)):
-        reached[0], reached[1] = cells[a, 1] * stride, cells[a, 0] * stride
-        _guess(guesses, reached, long_offsets, short_offsets, stride, refinements)
-        left = top = np.float32(np.inf)
-        right = bottom = np.float32(-np.inf)
-        for guess in range(2):
+    for first in range(0, len(cells), _BLOCK):
+        block = cells[first : first + _BLOCK]
+        for a in range(len(block)):
+            row, column = block[a]
+            for k in range(count):  # a cell itself needs no interpolation
+                offsets = long_offsets[row, column, k]
+                reached[0, a * count + k] = column * stride + np.float64(offsets[0])
+                reached[1, a * count + k] = row * stride + np.float64(offsets[1])
+        _write_guesses(reached, guesses[:, 0])
+        _refine(reached, channels, long_offsets, short_offsets, stride, refinements, room)
+        _write_guesses(reached, guesses[:, 1])
+        for a in range(len(block)):
+            for i in range(_select(guesses[a], reach, candidates)):
+                j = candidates[i]
+                distance = np.float32(_distance(guesses[a], places[j], shares[j], terms))
+                if distance < largest:
+                    if n == len(owners):
+                        owners, indices, distances = (
+                            np.concatenate((owners, owners)),
+                            np.concatenate((indices, indices)),
+                            np.concatenate((distances, distances)),
+                        )
+                    owners[n], indices[n], distances[n] = j, first + a, distance
+                    n += 1
+    return _by_person(owners[:n], indices[:n], distances[:n], cells, len(shares))
+
+
+@compiled
+def _write_guesses(reached: np.ndarray, guesses: np.ndarray) -> None:
+    """Copies points (2, A * K) to guesses (A, 2, K)."""
+    count = guesses.shape[2]
+    for a in range(len(guesses)):
+        for axis in range(2):
             for k in range(count):
-                x, y = guesses[guess, 0, k], guesses[guess, 1, k]
-                left = x if x < left else left  # which NaN is not
-                right = x if x > right else right
-                top = y if y < top else top
-                bottom = y if y > bottom else bottom
-        for j in range(len(reach)):
-            if (
-                left > reach[j, 2]
-                or right < reach[j, 0]
-                or top > reach[j, 3]
-                or bottom < reach[j, 1]
-            ):
-                continue
-            distance = np.float32(_distance(guesses, places[j], shares[j]))
-            if distance < largest:
-                if n == len(owners):
-                    owners, indices, distances = (
-                        np.concatenate((owners, owners)),
-                        np.concatenate((indices, indices)),
-                        np.concatenate((distances, distances)),
-                    )
-                owners[n], indices[n], distances[n] = j, a, distance
-                n += 1
-    return owners[:n], indices[:n], distances[:n]
+                guesses[a, axis, k] = reached[axis, a * count + k]
+
+
+@compiled
+def _select(guesses: np.ndarray, reach: np.ndarray, candidates: np.ndarray) -> int:
+    """Writes down the people whose reach (4, P) the box around the guesses (2, 2, K) touches, and
+    returns how many there are.
+    """
+    left = top = np.float32(np.inf)
+    right = bottom = np.float32(-np.inf)
+    for guess in range(2):
+        for k in range(guesses.shape[2]):
+            x, y = guesses[guess, 0, k], guesses[guess, 1, k]
+            left = x if x < left else left  # which NaN is not
+            right = x if x > right else right
+            top = y if y < top else top
+            bottom = y if y > bottom else bottom
+    n = 0
+    for j in range(reach.shape[1]):
+        candidates[n] = j
+        n += (
+            (right >= reach[0, j])
+            & (bottom >= reach[1, j])
+            & (left <= reach[2, j])
+            & (top <= reach[3, j])
+        )
+    return n
+
+
+@compiled
+def _by_person(
+    owners: np.ndarray, indices: np.ndarray, distances: np.ndarray, cells: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs (N,) of a person and a cell in the order of people, as the fields of `NearCells`."""
+    starts = np.zeros(count + 1, np.int64)
+    for n in range(len(owners)):
+        starts[owners[n] + 1] += 1
+    for j in range(count):
+        starts[j + 1] += starts[j]
+    ends = starts.copy()
+    own_cells, own_distances = np.empty((len(owners), 2), np.int64), np.empty_like(distances)
+    for n in range(len(owners)):
+        to = ends[owners[n]]
+        own_cells[to], own_distances[to] = cells[indices[n]], distances[n]
+        ends[owners[n]] += 1
+    return starts, own_cells, own_distances

@@ -203,18 +203,31 @@ def settled(seeds: Seeds, maps: Maps, refinements: int) -> Seeds:
     spread = vote_spread(maps)
     if not spread:
         return seeds
-    points = seeds.points.copy()
-    for i in range(len(points)):
-        points[i] = settle(
-            points[i, 0],
-            points[i, 1],
-            seeds.keypoints[i],
-            maps.short_offsets,
-            maps.stride,
-            refinements,
-            spread,
-        )
+    points = _settle_each(
+        seeds.points,
+        seeds.keypoints,
+        maps.short_offsets,
+        maps.stride,
+        refinements,
+        spread,
+    )
     return replace(seeds, points=points, spread=spread)
+
+
+@compiled
+def _settle_each(
+    points: np.ndarray,
+    keypoints: np.ndarray,
+    short_offsets: np.ndarray,
+    stride: int,
+    refinements: int,
+    spread: float,
+) -> np.ndarray:
+    settled = np.empty_like(points)
+    for i in range(len(points)):
+        x, y = points[i]
+        settled[i] = settle(x, y, keypoints[i], short_offsets, stride, refinements, spread)
+    return settled
 
 
 def follow_tree(

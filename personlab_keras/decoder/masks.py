@@ -7,21 +7,19 @@ Papandreou et al. 2018, section 3.2.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from personlab_keras.config import DecodeConfig
 from personlab_keras.decoder.compilation import compiled
-from personlab_keras.decoder.embedding import near_cells
+from personlab_keras.decoder.embedding import NearCells, near_cells
 from personlab_keras.decoder.fusion import FramedMaps
 from personlab_keras.decoder.reading import Readings
-from personlab_keras.decoder.sampling import between
 from personlab_keras.method.maps import Maps
-from personlab_keras.method.person import encode_runs
 
 _OUT, _MIXED, _IN = 0, 1, 2
+_GROUPS = 7  # of five bits: as many as a run of 32 bits can need
 
 
 def find_masks(
@@ -30,7 +28,7 @@ def find_masks(
     """A mask for every person: the pixels that show somebody and point at this person's keypoints.
 
     Distances and the logits of probabilities are known at the cells and interpolated bilinearly to
-    the image before they are compared with their thresholds; between four cells that agree nothing
+    the image before they are compared with their thresholds; between cells that agree nothing
     needs interpolating. Logits rather than probabilities: that is what an upsampled network would
     interpolate, and a probability, which is flat far from one half, draws the border towards the
     less certain cell. Unless `options.exclusive_masks` is on, a pixel may belong to several people;
@@ -49,85 +47,92 @@ def find_masks(
         The masks of the image in COCO's compressed run-length form; None for people of a size
         without long offsets or segmentation.
     """
-    sizes = [
-        _Size.of(people, i, passes, each, options)
-        for i, each in enumerate(maps)
-        if each.long_offsets is not None
-        and each.segmentation is not None
-        and (people.sizes == i).any()
-    ]
-    thresholds = (
-        np.float32(options.embedding_threshold),
-        _logits(np.float32(options.segmentation_threshold)),
-    )
     frame = passes[0].frame
+    sizes = []
+    for i, each in enumerate(maps):
+        members = np.flatnonzero(people.sizes == i)
+        if len(members) and each.long_offsets is not None and each.segmentation is not None:
+            read = people[members].moved(passes[0], passes[i])
+            sizes.append((members, _seen(read, passes[i], each, options)))
     owners = np.empty((0, 0), np.int16)
     if options.exclusive_masks:
-        owners = np.full((frame.height, frame.width), np.int16(-1))
+        owners = np.full((frame.width, frame.height), np.int16(-1))
         nearest = np.full(owners.shape, np.float32(np.inf))
-        for size in sizes:
-            _claim_all(size.members, *size.fields, thresholds, owners, nearest)
+        for members, seen in sizes:
+            _claim(members, seen, owners, nearest)
     masks: list[dict[str, Any] | None] = [None] * len(people)
-    for size in sizes:
-        edges, ends = _all_edges(size.members, *size.fields, thresholds, owners)
-        for j, each in zip(size.members, np.split(edges, ends[:-1]), strict=True):
-            masks[j] = encode_runs(each, frame.height, frame.width)
+    for members, seen in sizes:
+        text, ends = _all_counts(members, seen, owners)
+        counts, start = text.tobytes().decode("ascii"), 0
+        for j, end in zip(members.tolist(), ends.tolist(), strict=True):
+            masks[j] = {"size": [frame.height, frame.width], "counts": counts[start:end]}
+            start = end
     return masks
 
 
-@dataclass(frozen=True)
-class _Size:
-    """The people of one size, and what their masks are found by.
+class _Seen(NamedTuple):
+    """What one size tells of the pixels of an image (H, W) by its maps (h, w).
 
     Attributes:
-        members: (M,) int64, which people they are.
-        fields: arguments of `_all_edges`.
+        near: the cells near each person of this size.
+        logits: (w, h) float32 of the segmentation, cells by columns; the least one for cells that
+            have nobody beside them.
+        rows, columns: (H,), (W,) float64, the place of every row and column of pixels in the map.
+        first_rows, first_columns: (h + 1,), (w + 1,) int64, the first row and column of pixels at
+            or behind each of the map, and their ends.
+        largest: float32, the distance of all cells that are not near.
+        embedding_threshold: float32, the largest distance of a pixel in the mask.
+        least_logit: float32, its least logit.
     """
 
-    members: np.ndarray
-    fields: tuple[Any, ...]
+    near: NearCells
+    logits: np.ndarray
+    rows: np.ndarray
+    columns: np.ndarray
+    first_rows: np.ndarray
+    first_columns: np.ndarray
+    largest: np.float32
+    embedding_threshold: np.float32
+    least_logit: np.float32
 
-    @classmethod
-    def of(
-        cls,
-        people: Readings,
-        index: int,
-        passes: Sequence[FramedMaps],
-        maps: Maps,
-        options: DecodeConfig,
-    ) -> _Size:
-        """Those read at the size of this index."""
-        assert maps.segmentation is not None
-        members = np.flatnonzero(people.sizes == index)
-        read = people[members].moved(passes[0], passes[index])
-        segmentation = np.ascontiguousarray(maps.segmentation, np.float32)
-        # Beyond the threshold only the side matters. Uncut, a distance of many times t in a
-        # neighbouring cell would pull the border towards the cell inside; cut at twice t, it lies
-        # half-way.
-        largest = 2 * options.embedding_threshold
-        near = near_cells(
-            maps,
-            _active_cells(segmentation, options.segmentation_threshold),
-            read.own_keypoints,
-            read.heat,
-            read.scales,
-            options.long_refinements,
-            largest,
-        )
-        rows, columns = passes[index].frame.cells(maps.shape, maps.stride)
-        firsts = (
-            np.searchsorted(each, np.arange(cells + 1))
-            for each, cells in zip((rows, columns), maps.shape, strict=True)
-        )
-        return cls(
-            members,
-            (
-                (near.starts, near.cells, near.distances),
-                _logits(segmentation),
-                (rows, columns, *firsts),
-                np.float32(largest),
-            ),
-        )
+
+def _seen(people: Readings, framed: FramedMaps, maps: Maps, options: DecodeConfig) -> _Seen:
+    assert maps.segmentation is not None
+    threshold = np.float32(options.segmentation_threshold)
+    # Beyond the threshold only the side matters. Uncut, a distance of many times t in a
+    # neighbouring cell would pull the border towards the cell inside; cut at twice t, it lies
+    # half-way.
+    largest = np.float32(2 * options.embedding_threshold)
+    segmentation = np.ascontiguousarray(maps.segmentation, np.float32)
+    cells = _active_cells(segmentation, threshold)
+    near = near_cells(
+        maps,
+        cells,
+        people.own_keypoints,
+        people.heat,
+        people.scales,
+        options.long_refinements,
+        float(largest),
+    )
+    down, across = cells.T
+    logits = np.full(segmentation.shape[::-1], _logits(np.float32(0)))
+    logits[across, down] = _logits(segmentation[down, across])
+    rows, columns = framed.frame.cells(maps.shape, maps.stride)
+    first_rows, first_columns = (
+        np.searchsorted(each, np.arange(count + 1))
+        for each, count in zip((rows, columns), maps.shape, strict=True)
+    )
+    return _Seen(
+        near,
+        logits,
+        rows,
+        columns,
+        first_rows,
+        first_columns,
+        largest,
+        np.float32(options.embedding_threshold),
+        _logits(threshold),
+    )
 
 
 def _logits(probabilities: np.ndarray | np.floating) -> Any:
@@ -162,221 +167,197 @@ def _active_cells(segmentation: np.ndarray, threshold: float) -> np.ndarray:
 
 
 @compiled
-def _claim_all(
-    members: np.ndarray,
-    near_cells: tuple[np.ndarray, np.ndarray, np.ndarray],
-    logits: np.ndarray,
-    places: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
-    largest: float,
-    thresholds: tuple[float, float],
-    owners: np.ndarray,
-    nearest: np.ndarray,
-) -> None:
-    """Gives the people of one size the pixels (H, W) of `owners` that are nearer to them than to
-    all before, and records how near in `nearest`. Arguments as of `_all_edges`.
-    """
-    starts, cells, distances = near_cells
-    for j in range(len(members)):
-        own = slice(starts[j], starts[j + 1])
-        corner, near = _window(cells[own], distances[own], logits.shape, largest, thresholds[0])
-        part = _part(logits, corner, near)
-        _claim(corner, near, part, places, thresholds, members[j], owners, nearest)
-
-
-@compiled
-def _all_edges(
-    members: np.ndarray,
-    near_cells: tuple[np.ndarray, np.ndarray, np.ndarray],
-    logits: np.ndarray,
-    places: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
-    largest: float,
-    thresholds: tuple[float, float],
-    owners: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The pixels at which the runs of every mask of one size begin and end, counted down the
-    columns, as `encode_runs` takes them, one person after the other; and where those of each person
-    end.
+def _claim(members: np.ndarray, seen: _Seen, owners: np.ndarray, nearest: np.ndarray) -> None:
+    """Gives the people of one size the pixels (W, H) of `owners` that are nearer to them than to
+    all before, and records how near in `nearest`. A pixel that this size does not show is left to
+    the others.
 
     Args:
         members: (M,) int64, which people they are.
-        near_cells: as of `NearCells`.
-        logits: (h, w) of the segmentation.
-        places: of every row and column of the image the place in the map; and of every row and
-            column of cells the first row and column of the image that lies there, and the end.
-        largest: the distance of all other cells.
-        thresholds: largest distance and least logit of a pixel.
-        owners: (H, W) int16, the only owner of each pixel; empty where pixels may be shared.
     """
-    starts, cells, distances = near_cells
-    edges = [0 for _ in range(0)]
-    ends = np.empty(len(members), np.int64)
     for j in range(len(members)):
-        own = slice(starts[j], starts[j + 1])
-        corner, near = _window(cells[own], distances[own], logits.shape, largest, thresholds[0])
-        first = len(edges)
-        _add_edges(edges, first, corner, near, logits, places, thresholds, members[j], owners)
-        ends[j] = len(edges)
-    return np.array(edges, np.int64), ends
+        (left, top), near, logits = _window(seen, j)
+        width, height = near.shape
+        distances, shown = np.empty(height), np.empty(height)
+        for column in range(seen.first_columns[left], seen.first_columns[left + width]):
+            _interpolate(near, seen.columns[column] - left, distances)
+            _interpolate(logits, seen.columns[column] - left, shown)
+            for i in range(height):
+                verdict = _verdict(distances, shown, i, seen)
+                if verdict == _OUT:
+                    continue
+                for row in range(seen.first_rows[top + i], seen.first_rows[top + i + 1]):
+                    down = seen.rows[row] - (top + i)
+                    distance = np.float32(_between(distances, i, down))
+                    inside = verdict == _IN or (
+                        distance <= seen.embedding_threshold
+                        and _between(shown, i, down) >= seen.least_logit
+                    )
+                    if inside and distance < nearest[column, row]:
+                        nearest[column, row] = distance
+                        owners[column, row] = members[j]
 
 
 @compiled
-def _window(
-    cells: np.ndarray,
-    distances: np.ndarray,
-    shape: tuple[int, int],
-    largest: float,
-    threshold: float,
-) -> tuple[tuple[int, int], np.ndarray]:
-    """The distances (h', w') of a person's cells from one before to one behind those within the
-    threshold, and the row and column of the first; (0, 0) where there are none.
-
-    In this window lies every pixel that is interpolated from one of the cells within."""
-    top, left = shape
-    bottom = right = -1
-    for i in range(len(cells)):
-        if distances[i] <= threshold:
-            row, column = cells[i]
-            top, bottom = min(top, row), max(bottom, row)
-            left, right = min(left, column), max(right, column)
-    if bottom < 0:
-        return (0, 0), np.empty((0, 0), np.float32)
-    top, left = max(top - 1, 0), max(left - 1, 0)
-    bottom, right = min(bottom + 2, shape[0]), min(right + 2, shape[1])
-    near = np.full((bottom - top, right - left), np.float32(largest))
-    for i in range(len(cells)):
-        row, column = cells[i]
-        if top <= row < bottom and left <= column < right:
-            near[row - top, column - left] = distances[i]
-    return (top, left), near
-
-
-@compiled
-def _part(values: np.ndarray, corner: tuple[int, int], window: np.ndarray) -> np.ndarray:
-    """The part of a map (h, w) that lies in a window (h', w') with this corner."""
-    top, left = corner
-    return values[top : top + window.shape[0], left : left + window.shape[1]]
-
-
-@compiled
-def _add_edges(
-    edges: list[int],
-    first: int,
-    corner: tuple[int, int],
-    near: np.ndarray,
-    logits: np.ndarray,
-    places: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
-    thresholds: tuple[float, float],
-    person: int,
-    owners: np.ndarray,
-) -> None:
-    """Appends the edges of one person, which begin at index `first`.
+def _all_counts(
+    members: np.ndarray, seen: _Seen, owners: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The compressed run lengths of the masks of all people of one size, one after the other, as
+    the bytes (N,) of a text; and where those of each person (M,) end.
 
     Args:
-        corner, near: as of `_window`.
-        person: index of the person.
-        owners: (H, W) index of the only owner of each pixel; empty where pixels may be shared.
+        members: (M,) int64, which people they are.
+        owners: (W, H) int16, the only owner of each pixel; empty where pixels may be shared.
     """
-    rows, columns, first_rows, first_columns = places
-    logits = _part(logits, corner, near)
-    verdicts = _verdicts(near, logits, thresholds)
-    for j in range(near.shape[1]):
-        for column in range(first_columns[corner[1] + j], first_columns[corner[1] + j + 1]):
-            across = columns[column] - (corner[1] + j)
-            start = column * len(rows)
-            inside = False
-            bottom = 0
-            for i in range(near.shape[0]):
-                top, bottom = first_rows[corner[0] + i], first_rows[corner[0] + i + 1]
-                verdict = verdicts[i, j]
-                if top == bottom:
-                    continue
-                if verdict == _OUT or (verdict == _IN and not len(owners)):
-                    if inside != (verdict == _IN):
-                        _add_edge(edges, first, start + top)
-                        inside = not inside
-                    continue
-                for row in range(top, bottom):
-                    own = verdict == _IN
-                    if not own:
-                        down = rows[row] - (corner[0] + i)
-                        own = (
-                            between(near, i, j, down, across) <= thresholds[0]
-                            and between(logits, i, j, down, across) >= thresholds[1]
-                        )
-                    if own and len(owners):
-                        own = owners[row, column] == person
-                    if own != inside:
-                        _add_edge(edges, first, start + row)
-                        inside = own
-            if inside:
-                _add_edge(edges, first, start + bottom)
+    text, ends, n = np.empty(1024, np.uint8), np.empty(len(members), np.int64), 0
+    for j in range(len(members)):
+        edges = _edges(seen, j, members[j], owners)
+        while len(text) < n + _GROUPS * (len(edges) + 1):
+            text = np.concatenate((text, text))
+        n = _compress(edges, len(seen.rows) * len(seen.columns), text, n)
+        ends[j] = n
+    return text[:n], ends
 
 
 @compiled
-def _add_edge(edges: list[int], first: int, position: int) -> None:
+def _edges(seen: _Seen, j: int, person: int, owners: np.ndarray) -> list[int]:
+    """The pixels at which the runs of a mask begin and end, counted down the columns.
+
+    Args:
+        j: index of the person in `seen`, which is called `person` in `owners`.
+    """
+    (left, top), near, logits = _window(seen, j)
+    width, height = near.shape
+    distances, shown = np.empty(height), np.empty(height)
+    edges = [0 for _ in range(0)]
+    for column in range(seen.first_columns[left], seen.first_columns[left + width]):
+        _interpolate(near, seen.columns[column] - left, distances)
+        _interpolate(logits, seen.columns[column] - left, shown)
+        start = column * len(seen.rows)
+        inside = False
+        for i in range(height):
+            first, end = seen.first_rows[top + i], seen.first_rows[top + i + 1]
+            verdict = _verdict(distances, shown, i, seen)
+            if first == end:
+                continue
+            if verdict == _OUT or (verdict == _IN and not len(owners)):
+                if inside != (verdict == _IN):
+                    _add_edge(edges, start + first)
+                    inside = not inside
+                continue
+            for row in range(first, end):
+                own = verdict == _IN
+                if not own:
+                    down = seen.rows[row] - (top + i)
+                    own = (
+                        _between(distances, i, down) <= seen.embedding_threshold
+                        and _between(shown, i, down) >= seen.least_logit
+                    )
+                if own and len(owners):
+                    own = owners[column, row] == person
+                if own != inside:
+                    _add_edge(edges, start + row)
+                    inside = own
+        if inside:
+            _add_edge(edges, start + seen.first_rows[top + height])
+    return edges
+
+
+@compiled
+def _add_edge(edges: list[int], position: int) -> None:
     """Appends an edge. A run that ends at the foot of one column and continues at the head of the
     next is one run.
     """
-    if len(edges) > first and edges[-1] == position:
+    if len(edges) and edges[-1] == position:
         edges.pop()
     else:
         edges.append(position)
 
 
 @compiled
-def _verdicts(near: np.ndarray, logits: np.ndarray, thresholds: tuple[float, float]) -> np.ndarray:
-    """(h', w') uint8: whether all pixels between a cell and the next ones down and right are in the
-    mask (_IN), none are (_OUT), or each has to be looked at (_MIXED).
+def _window(seen: _Seen, j: int) -> tuple[tuple[int, int], np.ndarray, np.ndarray]:
+    """Distances and logits (w', h') of a person's cells from one before to one behind those within
+    the threshold, and the column and row of the first; (0, 0) where there are none.
+
+    In this window lies every pixel that is interpolated from one of the cells within.
     """
-    height, width = near.shape
-    verdict = np.empty(near.shape, np.uint8)
-    for row in range(height):
-        for column in range(width):
-            agree = refuse_near = refuse_logit = 0
-            below, beside = min(row + 1, height - 1), min(column + 1, width - 1)
-            for y, x in ((row, column), (row, beside), (below, column), (below, beside)):
-                close, shown = near[y, x] <= thresholds[0], logits[y, x] >= thresholds[1]
-                agree += close and shown
-                refuse_near += not close
-                refuse_logit += not shown
-            if agree == 4:
-                verdict[row, column] = _IN
-            elif refuse_near == 4 or refuse_logit == 4:
-                verdict[row, column] = _OUT
-            else:
-                verdict[row, column] = _MIXED
-    return verdict
+    own = slice(seen.near.starts[j], seen.near.starts[j + 1])
+    cells, distances = seen.near.cells[own], seen.near.distances[own]
+    left, top = seen.logits.shape
+    right = bottom = -1
+    for i in range(len(cells)):
+        if distances[i] <= seen.embedding_threshold:
+            row, column = cells[i]
+            top, bottom = min(top, row), max(bottom, row)
+            left, right = min(left, column), max(right, column)
+    if bottom < 0:
+        left = top = 0
+        right = bottom = -2
+    left, top = max(left - 1, 0), max(top - 1, 0)
+    right, bottom = min(right + 2, seen.logits.shape[0]), min(bottom + 2, seen.logits.shape[1])
+    near = np.full((right - left, bottom - top), seen.largest)
+    for i in range(len(cells)):
+        row, column = cells[i]
+        if top <= row < bottom and left <= column < right:
+            near[column - left, row - top] = distances[i]
+    return (left, top), near, seen.logits[left:right, top:bottom]
 
 
 @compiled
-def _claim(
-    corner: tuple[int, int],
-    near: np.ndarray,
-    logits: np.ndarray,
-    places: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
-    thresholds: tuple[float, float],
-    person: int,
-    owners: np.ndarray,
-    nearest: np.ndarray,
-) -> None:
-    """Gives a person those pixels (H, W) of `owners` that are nearer to it than to all before, and
-    records how near in `nearest`. A pixel that this size does not show is left to the others.
+def _interpolate(values: np.ndarray, across: float, column: np.ndarray) -> None:
+    """Fills in the values (h',) of a map (w', h') down a column of pixels."""
+    j = int(across)
+    beside, across = min(j + 1, len(values) - 1), across - j
+    for i in range(len(column)):
+        column[i] = values[j, i] * (1 - across) + values[beside, i] * across
+
+
+@compiled
+def _between(column: np.ndarray, i: int, down: float) -> float:
+    """The value (h',) between a cell of a column and the next one."""
+    return column[i] * (1 - down) + column[min(i + 1, len(column) - 1)] * down
+
+
+@compiled
+def _verdict(distances: np.ndarray, logits: np.ndarray, i: int, seen: _Seen) -> int:
+    """Whether all pixels of a column between a cell and the next one are in the mask (_IN), none
+    are (_OUT), or each has to be looked at (_MIXED).
     """
-    verdicts = _verdicts(near, logits, thresholds)
-    rows, columns, first_rows, first_columns = places
-    for i in range(near.shape[0]):
-        for row in range(first_rows[corner[0] + i], first_rows[corner[0] + i + 1]):
-            down = rows[row] - (corner[0] + i)
-            for j in range(near.shape[1]):
-                if verdicts[i, j] == _OUT:
-                    continue
-                for column in range(first_columns[corner[1] + j], first_columns[corner[1] + j + 1]):
-                    across = columns[column] - (corner[1] + j)
-                    distance = np.float32(between(near, i, j, down, across))
-                    shown = (
-                        verdicts[i, j] == _IN
-                        or between(logits, i, j, down, across) >= thresholds[1]
-                    )
-                    if shown and distance <= thresholds[0] and distance < nearest[row, column]:
-                        nearest[row, column] = distance
-                        owners[row, column] = person
+    below = min(i + 1, len(distances) - 1)
+    # As float32, so that what lies between two values at the threshold is at the threshold too.
+    close = np.float32(distances[i]) <= seen.embedding_threshold
+    next_close = np.float32(distances[below]) <= seen.embedding_threshold
+    shown = np.float32(logits[i]) >= seen.least_logit
+    next_shown = np.float32(logits[below]) >= seen.least_logit
+    if not (close or next_close) or not (shown or next_shown):
+        return _OUT
+    return _IN if close and next_close and shown and next_shown else _MIXED
+
+
+@compiled
+def _compress(edges: list[int], pixels: int, text: np.ndarray, n: int) -> int:
+    """Writes run lengths to a text from its n-th byte on, as pycocotools does, and returns where
+    they end: from the fourth on the difference to the one before the last, in groups of five bits,
+    the lowest first; the sixth bit is set where more follow.
+
+    Args:
+        edges: where runs begin and end, ascending.
+        pixels: of the image. The run at its end is left out where it is empty.
+        text: (N,) uint8, with room for `_GROUPS` bytes of each run.
+    """
+    position = length = before = earlier = 0
+    for i in range(len(edges) + 1):
+        end = edges[i] if i < len(edges) else pixels
+        if i == len(edges) and i and end == position:
+            break
+        length, before, earlier = end - position, length, before
+        position = end
+        rest = length - earlier if i > 2 else length
+        more = True
+        while more:
+            group = rest & 31
+            rest >>= 5
+            more = rest != -1 if group & 16 else rest != 0
+            text[n] = 48 + group + (32 if more else 0)
+            n += 1
+    return n

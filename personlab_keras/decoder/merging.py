@@ -18,6 +18,9 @@ from personlab_keras.decoder.compilation import compiled
 from personlab_keras.decoder.fusion import FramedMaps
 from personlab_keras.decoder.reading import Readings
 
+_LARGEST_EXPONENT = 40.0
+"""Beyond it exp(-x) is lost beside any agreement that counts. In a crowd most pairs are as far."""
+
 
 def pool_readings(
     readings: Sequence[Readings],
@@ -96,7 +99,8 @@ def _agreement(
     """How well readings a and b agree on keypoint k, from 0 to 1; NaN where either has none."""
     x, y = keypoints[a, k, 0] - keypoints[b, k, 0], keypoints[a, k, 1] - keypoints[b, k, 1]
     spread = min(scales[a], scales[b]) * kappas[k]
-    return np.exp(-(x * x + y * y) / (2 * spread * spread))
+    exponent = (x * x + y * y) / (2 * spread * spread)
+    return 0.0 if exponent > _LARGEST_EXPONENT else np.exp(-exponent)
 
 
 @compiled

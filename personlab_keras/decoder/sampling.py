@@ -119,33 +119,106 @@ def step_among_votes(
 
 
 @compiled
-def step_each(field: np.ndarray, channels: np.ndarray, points: np.ndarray, stride: int) -> None:
-    """Moves points (2, N), x and y of each, along its own of the channels (N,) of an offset field
-    (h, w, C, 2), in place; as `step_along`.
+def step_each(
+    field: np.ndarray,
+    channels: np.ndarray,
+    points: np.ndarray,
+    stride: int,
+    room: tuple[np.ndarray, np.ndarray, np.ndarray],
+) -> None:
+    """Moves points (2, N), x and y of each, along its own of the channels (N,) int32 of an offset
+    field (h, w, C, 2), C-contiguous float32, in place; as `step_along`.
 
-    The points do not depend on each other, so the processor moves several of them at once."""
-    bottom, right, cells = field.shape[0] - 1.0, field.shape[1] - 1.0, 1.0 / stride
+    The points do not depend on each other. So their places are found first, then the offsets around
+    them fetched, then mixed: all but the fetching is done for several points at once.
+
+    Args:
+        room: as of `step_room` for N points; overwritten.
+    """
+    floats, cells, offsets = room
+    height, width, count = field.shape[:3]
+    for axis, side in ((0, width), (1, height)):
+        _find_places(points[axis], stride, side - 1.0, floats[axis], cells[axis], floats[2 + axis])
+    pairs = field.reshape(-1).view(np.uint64)  # x and y at once
+    _fetch(pairs, width, count, channels, cells, floats[2:], offsets)
+    _mix(floats, offsets.view(np.float32), points)
+
+
+@compiled
+def step_room(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What `step_each` writes its intermediate results to, for `count` points: in x and y the place
+    in pixels and the fraction of the way to the next cell; the cell; the offsets around.
+    """
+    return (
+        np.empty((4, count)),
+        np.empty((2, count), np.int32),
+        np.empty((4, count), np.uint64),
+    )
+
+
+@compiled
+def _find_places(
+    points: np.ndarray,
+    stride: int,
+    largest: float,
+    places: np.ndarray,
+    cells: np.ndarray,
+    fractions: np.ndarray,
+) -> None:
+    scale = 1.0 / stride
+    for i in range(len(points)):
+        place = points[i] * scale
+        place = 0.0 if place < 0.0 else place  # which NaN is not
+        place = largest if place > largest else place
+        places[i] = place * stride
+        known = place if place > 0.0 else 0.0
+        cells[i] = np.int32(known)
+        fractions[i] = known - cells[i]
+
+
+@compiled
+def _fetch(
+    pairs: np.ndarray,
+    width: int,
+    count: int,
+    channels: np.ndarray,
+    cells: np.ndarray,
+    fractions: np.ndarray,
+    offsets: np.ndarray,
+) -> None:
+    """Fills in the offsets (4, N) at the cell of each point, beside, below, and below beside it;
+    where a fraction is zero, those of the cell itself.
+    """
+    right, down = np.uint32(count), np.uint32(count * width)
     for i in range(len(channels)):
-        k = channels[i]
-        column, row = points[0, i] * cells, points[1, i] * cells
-        lost = np.isnan(column) or np.isnan(row)
-        column = column if column > 0.0 else 0.0  # which NaN is not
-        row = row if row > 0.0 else 0.0
-        column = column if column < right else right
-        row = row if row < bottom else bottom
-        left, top = int(column), int(row)
-        across, down = column - left, row - top
-        beside, below = left + (across > 0), top + (down > 0)
-        shares = (1 - down) * (1 - across), (1 - down) * across, down * (1 - across), down * across
-        for axis, place in ((0, column), (1, row)):
-            reached = (
-                place * stride
-                + shares[0] * field[top, left, k, axis]
-                + shares[1] * field[top, beside, k, axis]
-                + shares[2] * field[below, left, k, axis]
-                + shares[3] * field[below, beside, k, axis]
-            )
-            points[axis, i] = np.nan if lost else reached
+        at = np.uint32((cells[1, i] * width + cells[0, i]) * count + channels[i])
+        beside = right if fractions[0, i] > 0 else np.uint32(0)
+        below = down if fractions[1, i] > 0 else np.uint32(0)
+        offsets[0, i], offsets[1, i] = pairs[at], pairs[at + beside]
+        offsets[2, i], offsets[3, i] = pairs[at + below], pairs[at + below + beside]
+
+
+@compiled
+def _mix(floats: np.ndarray, offsets: np.ndarray, points: np.ndarray) -> None:
+    for i in range(points.shape[1]):
+        across, down = floats[2, i], floats[3, i]
+        a, b = (1 - down) * (1 - across), (1 - down) * across
+        c, d = down * (1 - across), down * across
+        x, y = 2 * i, 2 * i + 1
+        points[0, i] = (
+            floats[0, i]
+            + a * offsets[0, x]
+            + b * offsets[1, x]
+            + c * offsets[2, x]
+            + d * offsets[3, x]
+        )
+        points[1, i] = (
+            floats[1, i]
+            + a * offsets[0, y]
+            + b * offsets[1, y]
+            + c * offsets[2, y]
+            + d * offsets[3, y]
+        )
 
 
 def sample(field: np.ndarray, channels: np.ndarray, points: np.ndarray, stride: int) -> np.ndarray:

@@ -160,29 +160,7 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
     >>> encode_mask(np.array([[False, True], [False, True]]))
     {'size': [2, 2], 'counts': '22'}
     """
-    return _as_json(rle.encode(np.asfortranarray(mask, dtype=np.uint8)))
-
-
-def encode_runs(edges: np.ndarray, height: int, width: int) -> dict[str, Any]:
-    """As `encode_mask`, for a mask given by the pixels at which its runs begin and end.
-
-    >>> encode_runs(np.array([2, 4]), 2, 2) == encode_mask(np.array([[False, True], [False, True]]))
-    True
-
-    Args:
-        edges: (2 * N,) int, ascending: the mask holds the pixels edges[0] to edges[1] - 1, edges[2]
-            to edges[3] - 1, ...; pixels are counted down the columns, from left to right.
-        height, width: of the mask.
-    """
-    counts = np.diff(edges, prepend=0, append=height * width)
-    if not counts[-1]:  # the mask holds the last pixel
-        counts = counts[:-1]
-    return _as_json(
-        rle.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
-    )
-
-
-def _as_json(encoded: dict[str, Any]) -> dict[str, Any]:
+    encoded = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {
         "size": [int(side) for side in encoded["size"]],
         "counts": encoded["counts"].decode("ascii"),

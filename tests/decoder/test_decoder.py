@@ -49,7 +49,7 @@ from personlab_keras.decoder.voting import (
 )
 from personlab_keras.method.coordinates import flip_points
 from personlab_keras.method.maps import Maps
-from personlab_keras.method.person import Person, decode_mask
+from personlab_keras.method.person import Person, decode_mask, encode_mask
 from personlab_keras.method.skeleton import COCO_PERSON, Skeleton
 
 NOSE, LEFT_EYE = COCO_PERSON.index("nose"), COCO_PERSON.index("left_eye")
@@ -714,6 +714,25 @@ def test_pixels_of_a_person_with_hidden_keypoints_stay_with_it():
         assert first[:, :33].all()
         assert second[:, 40:].all()
         assert not first[:, 40:].any()
+
+
+@pytest.mark.parametrize("size", [(73, 73), (1, 1), (40, 73), (300, 20)])
+def test_masks_are_written_as_pycocotools_writes_them(size):
+    point = np.array([36.0, 36.0])
+    maps = blank_maps(10, 10, skeleton=PAIR)
+    y, x = np.mgrid[0:10, 0:10] * 8.0
+    maps.long_offsets[...] = (point - np.stack([x, y], axis=-1))[:, :, None]
+    people, weights, scales = np.full((2, 2, 2), point), np.ones((2, 2)), np.full(2, 40.0)
+    people[1] += 1000  # nobody near
+    for share in (0.0, 0.3, 0.7, 1.0):
+        maps.segmentation[...] = np.random.default_rng(2).random((10, 10)) < share
+        read = Readings(people, people, weights, weights, scales, np.zeros(2, np.int64))
+        for exclusive in (False, True):
+            options = DecodeConfig(exclusive_masks=exclusive)
+            found = find_masks(read, [FramedMaps(maps, Frame(*size))], [maps], options)
+            assert found == [encode_mask(decode_mask(mask)) for mask in found]
+            assert not decode_mask(found[1]).any()
+    assert decode_mask(found[0]).all()
 
 
 def test_upsampling_is_bilinear_at_every_pixel():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as rle
 
-from personlab_keras.method.person import Person, decode_mask, encode_mask, encode_runs
+from personlab_keras.method.person import Person, decode_mask, encode_mask
 
 
 def someone(mask=True):
@@ -75,15 +75,6 @@ def test_transformed_moves_points_and_keeps_nan():
     assert moved.keypoints[0].tolist() == [9.0, 4.0]
     assert not moved.found[1]
     assert moved.mask is None
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (13, 7), (5, 1), (1, 6)])
-def test_runs_are_the_same_mask(shape):
-    for share in (0.0, 0.3, 0.7, 1.0):
-        mask = np.random.default_rng(2).random(shape) < share
-        pixels = mask.T.reshape(-1).astype(int)
-        edges = np.flatnonzero(np.diff(pixels, prepend=0, append=0))
-        assert encode_runs(edges, *shape) == encode_mask(mask)
 
 
 def test_mask_round_trip():
