@@ -28,7 +28,7 @@ import numpy as np
 from personlab_keras.config import LONGEST_SIDE
 from personlab_keras.errors import InputError
 from personlab_keras.io.files import SMALL, check_regular
-from personlab_keras.io.limits import check_onnx, check_size
+from personlab_keras.io.limits import check_onnx, check_openvino, check_size, check_zip
 from personlab_keras.io.processes import import_tensorflow_quietly, silent_standard_error
 from personlab_keras.model_directory import DESCRIPTION_FILE, Description, parse_description
 
@@ -42,6 +42,10 @@ faster one comes first (docs/runtimes.md).
 
 PACKAGES = {LITERT: "ai_edge_litert", ONNX: "onnxruntime", OPENVINO: "openvino"}
 """The package that runs each kind of file."""
+
+_LARGEST_OPENVINO = 1 << 31
+"""Bytes of an OpenVINO file once it is inflated, and of what its graph computes from its constants.
+"""
 
 _LARGEST_TENSOR = 1 << 31
 """Numbers in the largest tensor of a LiteRT file."""
@@ -385,12 +389,15 @@ OPENVINO_PARTS = ("model.xml", "model.bin")
 def _openvino_model(path: Path) -> tuple[Any, Any, bytes | None]:
     openvino = _runtime(OPENVINO, path)
     try:
+        check_zip(path, _LARGEST_OPENVINO)
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             graph, weights = (archive.read(name) for name in OPENVINO_PARTS)
             text = archive.read(DESCRIPTION_FILE) if DESCRIPTION_FILE in names else None
         core = openvino.Core()
-        return core, core.read_model(model=graph, weights=weights), text
+        model = core.read_model(model=graph, weights=weights)
+        check_openvino(path, model, _LARGEST_OPENVINO)
+        return core, model, text
     except (zipfile.BadZipFile, KeyError, RuntimeError, ValueError) as error:
         raise _damaged(path, "OpenVINO", error) from None
 

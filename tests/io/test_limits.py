@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from personlab_keras.errors import InputError
+from personlab_keras.inference.runtimes import read_network_file
 from personlab_keras.io.files import SMALL_YAML, check_regular, parse_yaml, read_small
 from personlab_keras.io.image_headers import image_size, is_whole
 from personlab_keras.io.images import decode_image
@@ -96,6 +97,92 @@ def test_what_depends_on_the_input_is_no_constant(tmp_path):
     check_onnx(onnx_file(tmp_path / "a.onnx", *nodes, n=np.int64([1 << 40])), 100)
     (tmp_path / "b.onnx").write_bytes(b"damaged")
     check_onnx(tmp_path / "b.onnx", 100)
+
+
+@pytest.mark.parametrize("kind", ["If", "Loop", "Scan", "sparse", "function", "unknown"])
+def test_what_cannot_be_counted_is_refused(kind, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    helper = onnx.helper
+    branch = helper.make_graph(
+        [helper.make_node("ConstantOfShape", ["n"], ["c"])],
+        "branch",
+        [],
+        [helper.make_tensor_value_info("c", 1, None)],
+    )
+    sparse = helper.make_sparse_tensor(
+        helper.make_tensor("s", 1, [1], [1.0]), helper.make_tensor("i", 7, [1], [5]), [1 << 30]
+    )
+    nodes = {
+        "If": [("If", ["yes"], ["c"], {"then_branch": branch, "else_branch": branch})],
+        "Loop": [("Loop", ["n", "yes"], ["c"], {"body": branch})],
+        "Scan": [("Scan", ["x"], ["c"], {"body": branch, "num_scan_inputs": 1})],
+        "sparse": [("Constant", [], ["c"], {"sparse_value": sparse})],
+        "function": [("Mine", ["x"], ["c"], {"domain": "own"})],
+        # The sum of two constants is computed before its shape is looked at.
+        "unknown": [("Add", ["n", "n"], ["m"], {}), ("ConstantOfShape", ["m"], ["c"], {})],
+    }[kind]
+    path = onnx_file(
+        tmp_path / "a.onnx",
+        *nodes,
+        ("Add", ["x", "c"], ["y"], {}),
+        n=np.int64([1 << 30]),
+        yes=np.array(True),
+    )
+    if kind == "function":
+        model = onnx.load_model(path)
+        make = helper.make_node("ConstantOfShape", ["x"], ["c"])
+        imports = [helper.make_opsetid("", 20)]
+        model.functions.append(helper.make_function("own", "Mine", ["x"], ["c"], [make], imports))
+        onnx.save(model, path)
+    words = {
+        "sparse": "a sparse constant",
+        "function": r"a function \(Mine\)",
+        "unknown": "unknown",
+    }
+    with pytest.raises(InputError, match=words.get(kind, rf"a branch or a loop \({kind}\)")):
+        check_onnx(path, 1 << 40)
+
+
+def openvino_file(path, make):
+    """A zip archive as `personlab export --format openvino` writes it, of a small graph."""
+    openvino = pytest.importorskip("openvino")
+    from openvino import opset13 as ops
+
+    image = ops.parameter([-1, -1, -1, 3], np.float32, name="image")
+    model = openvino.Model([ops.add(image, make(ops))], [image], "g")
+    openvino.save_model(model, path.with_suffix(".xml"), compress_to_fp16=False)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for suffix in (".xml", ".bin"):
+            archive.write(path.with_suffix(suffix), f"model{suffix}")
+    return path
+
+
+def many(ops):
+    """4 GB of one number."""
+    shape = ops.constant(np.int64([1, 1 << 15, 1 << 15, 1]))
+    return ops.broadcast(ops.constant(np.float32(1)), shape)
+
+
+def test_an_openvino_graph_that_makes_much(tmp_path):
+    path = openvino_file(tmp_path / "a.openvino", many)
+    assert path.stat().st_size < 5000
+    with pytest.raises(
+        InputError, match=r"at most 2147483648 bytes. Received: 4294967\d+ announced"
+    ):
+        read_network_file(path)
+    path = openvino_file(tmp_path / "b.openvino", lambda ops: ops.constant(np.float32(1)))
+    with pytest.raises(InputError, match="holds no personlab.json"):
+        read_network_file(path)
+
+
+def test_an_openvino_file_that_inflates(tmp_path, monkeypatch):
+    pytest.importorskip("openvino")
+    monkeypatch.setattr("personlab_keras.inference.runtimes._LARGEST_OPENVINO", 1 << 20)
+    with zipfile.ZipFile(tmp_path / "a.openvino", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model.bin", bytes(2 << 20))
+    assert (tmp_path / "a.openvino").stat().st_size < 10_000
+    with pytest.raises(InputError, match="must hold at most 1048576 bytes. Received: 2097152"):
+        read_network_file(tmp_path / "a.openvino")
 
 
 def test_yaml_that_stands_for_much(tmp_path):
