@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 for success, or if training was asked to stop and has saved its state; 2
         for a wrong command line or bad input, if a file cannot be read or written, or if some files
-        failed; 130 if interrupted; 141 if the reader of a pipe went away.
+        failed; 130 if interrupted, 143 if by SIGTERM; 141 if the reader of a pipe went away.
     """
     name = "personlab"
     try:
@@ -56,9 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with end_on_interrupt(name):
             return _run(options, name)
     except KeyboardInterrupt as interrupt:
+        from personlab_keras.io.interrupts import interrupted_status
+
         reason = interrupt.args[0] if interrupt.args else "interrupted"
         print(f"{name}: {reason}", file=sys.stderr)
-        return 130
+        return interrupted_status()
 
 
 def _run(options: argparse.Namespace, name: str) -> int:
@@ -97,7 +99,7 @@ def _run(options: argparse.Namespace, name: str) -> int:
     except Exception as error:
         # The one place for what the file system refuses, whoever met it.
         line = failure(error, getattr(options, "out", None) or getattr(options, "workdir", None))
-        if interrupted():  # on its way through a library, Ctrl-C became this error
+        if interrupted():  # on its way through a library, a signal became this error
             raise KeyboardInterrupt from None
         if line is None:
             raise

@@ -260,7 +260,7 @@ import os, signal, sys
 if __name__ == "__main__":
     from data_prep import build, engines
     def press():
-        os.killpg(0, signal.SIGINT)  # as a terminal does: to every process of the command
+        {press}
     def first_done(futures, original=engines.as_completed):
         for future in original(futures):
             press()
@@ -276,14 +276,20 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "place", ["engines.as_completed = first_done", "build._summed_up = all_done"]
+    ("place", "press", "status"),
+    [
+        # A terminal sends Ctrl-C to every process of the command.
+        ("engines.as_completed = first_done", "os.killpg(0, signal.SIGINT)", 130),
+        ("build._summed_up = all_done", "os.killpg(0, signal.SIGINT)", 130),
+        ("engines.as_completed = first_done", "os.kill(os.getpid(), signal.SIGTERM)", 143),
+    ],
 )
-def test_ctrl_c_of_a_terminal_is_one_line(scenes, tmp_path, place):
+def test_a_signal_is_one_line(scenes, tmp_path, place, press, status):
     """While the workers work, and after the last of them: the command interrupts itself, so that
     the state of the machine does not matter.
     """
     script = tmp_path / "press.py"
-    script.write_text(PRESS_AT.format(place=place))
+    script.write_text(PRESS_AT.format(place=place, press=press))
     out = tmp_path / "records"
     done = subprocess.run(
         [
@@ -295,7 +301,7 @@ def test_ctrl_c_of_a_terminal_is_one_line(scenes, tmp_path, place):
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         start_new_session=True,
     )
-    assert done.returncode == 130
+    assert done.returncode == status
     assert "shards finished; the same command resumes from there" in done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
     assert not list(out.glob(".*.part"))
