@@ -16,6 +16,6 @@ python3 -m venv --without-pip "$work/installed"
 python3 -m venv "$work/tool"
 "$work/tool/bin/pip" --python "$work/installed/bin/python" install --quiet \
   --constraint requirements.txt ".$extras"
-"$work/tool/bin/pip" install --quiet 'cyclonedx-bom>=7,<8'
+"$work/tool/bin/pip" install --quiet --require-hashes --requirement .github/sbom-hashes.txt
 "$work/tool/bin/cyclonedx-py" environment --output-reproducible --output-format JSON \
   --output-file "$out" "$work/installed/bin/python"

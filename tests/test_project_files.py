@@ -35,6 +35,30 @@ def test_a_release_uses_no_cache_and_no_password():
     assert yaml.safe_load(text)["jobs"]["publish"]["permissions"] == {"id-token": "write"}
 
 
+def test_workflows_install_by_hash_alone():
+    """Each step of pip checks hashes, or looks into a folder of files that were checked; `latest`
+    tests what nobody has pinned.
+    """
+    steps = [
+        (path.stem, name, step)
+        for path in WORKFLOWS
+        for name, job in yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"].items()
+        for step in job["steps"]
+        if re.search(r"\bpip (install|download)|sbom\.sh|\.ci/run", step.get("run", ""))
+    ]
+    assert len(steps) >= 8
+    unchecked = {
+        (workflow, job)
+        for workflow, job, step in steps
+        if "--require-hashes" not in step["run"]
+        and "--no-index" not in step["run"]
+        and step.get("env", {}).get("PIP_NO_INDEX") != "1"
+    }
+    assert unchecked == {("tests", "latest")}
+    text = (ROOT / "scripts" / "sbom.sh").read_text(encoding="utf-8")
+    assert re.findall(r"--requirement (\S+)", text) == [".github/sbom-hashes.txt"]
+
+
 def test_every_pinned_version_has_hashes():
     def pinned(name):
         text = (ROOT / name).read_text(encoding="utf-8")
