@@ -4,15 +4,17 @@ directory, and the real samples.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from _pytest.doctest import DoctestItem
 from hypothesis import settings
-from tiny import TINY
+from tiny import TINY, saved_model_left_out
 
 # The suite is a function of the code: an example that fails does so every time.
 # HYPOTHESIS_PROFILE=random looks for new ones.
@@ -46,6 +48,21 @@ def _names_in(item: DoctestItem) -> set[str]:
     return {word for example in item.dtest.examples for word in example.source.split('"')[1::2]}
 
 
+def _made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that the first of pytest-xdist's workers to need it makes, for all of them."""
+    session = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        session = session.parent
+    folder, done = session / f"shared-{name}" / name, session / f"shared-{name}" / "done"
+    folder.parent.mkdir(exist_ok=True)
+    with open(folder.parent / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            make(folder)
+            done.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real samples and weights, named by PERSONLAB_SHARED."""
@@ -67,9 +84,11 @@ def scenes(tmp_path_factory) -> Path:
     """A folder with `annotations.json` and `images/` of ten synthetic scenes of 97 pixels."""
     from personlab_keras.synthetic import write_dataset
 
-    folder = tmp_path_factory.mktemp("scenes")
-    write_dataset(folder, 10, 97, seed=5, workers=1)
-    return folder
+    return _made_once(
+        tmp_path_factory,
+        "scenes",
+        lambda folder: write_dataset(folder, 10, 97, seed=5, workers=1),
+    )
 
 
 @pytest.fixture(scope="session")
@@ -77,9 +96,11 @@ def records(scenes, tiny_config, tmp_path_factory) -> Path:
     """Records of the scenes, one view each."""
     from data_prep.build import prepare
 
-    folder = tmp_path_factory.mktemp("data") / "records"
-    prepare(scenes / "annotations.json", scenes / "images", folder, tiny_config)
-    return folder
+    return _made_once(
+        tmp_path_factory,
+        "records",
+        lambda folder: prepare(scenes / "annotations.json", scenes / "images", folder, tiny_config),
+    )
 
 
 @pytest.fixture(scope="session")
@@ -87,9 +108,7 @@ def workdir(records, tiny_config, tmp_path_factory) -> Path:
     """A finished training run of four steps."""
     from personlab_keras.training.train import train
 
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    train(records, folder, tiny_config)
-    return folder
+    return _made_once(tmp_path_factory, "run", lambda folder: train(records, folder, tiny_config))
 
 
 @pytest.fixture(scope="session")
@@ -97,7 +116,14 @@ def model_directory(workdir, tmp_path_factory) -> Path:
     """The run exported."""
     from personlab_keras.export.export import export_source
 
-    return export_source(workdir, tmp_path_factory.mktemp("models") / "exported")
+    return _made_once(tmp_path_factory, "exported", lambda folder: export_source(workdir, folder))
+
+
+@pytest.fixture
+def no_saved_model():
+    """Exports leave out the SavedModel."""
+    with saved_model_left_out():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -216,7 +216,7 @@ def test_the_main_path(scenes, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_the_demo_in_small(tmp_path, capsys):
+def test_the_demo_in_small(tmp_path, capsys, no_saved_model):
     settings = [
         *SETTINGS,
         "--set",

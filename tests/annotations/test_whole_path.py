@@ -36,7 +36,7 @@ def sources(scenes, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["crowdpose", "yolo"])  # the others differ in reading alone
-def test_from_the_published_file_to_metrics(sources, tmp_path, form):
+def test_from_the_published_file_to_metrics(sources, tmp_path, no_saved_model, form):
     source, skeleton = sources[form]
     records, run, model = tmp_path / "records", tmp_path / "run", tmp_path / "model"
     baked = flags("data", "targets")

@@ -190,7 +190,9 @@ def released(cache, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_predict_without_a_model_fetches_it_once(released, cache, tmp_path, monkeypatch, capsys):
+def test_predict_without_a_model_fetches_it_once(
+    released, cache, tmp_path, monkeypatch, capsys, no_saved_model
+):
     monkeypatch.chdir(tmp_path)
     photo = tmp_path / "photo.png"
     cv2.imwrite(str(photo), np.random.default_rng(0).integers(0, 255, (90, 120, 3), np.uint8))

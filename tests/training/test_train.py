@@ -472,7 +472,7 @@ def test_tensorboard_shows_views_with_people(records, tiny_config, tmp_path):
     assert raw != averaged
 
 
-def test_the_best_checkpoint_is_kept(records, tiny_config, tmp_path, monkeypatch):
+def test_the_best_checkpoint_is_kept(records, tiny_config, tmp_path, monkeypatch, no_saved_model):
     config = replace(
         tiny_config,
         train=replace(
@@ -597,7 +597,9 @@ def test_a_model_directory_says_what_it_is(model_directory):
     assert directory.config.predict.longer_side == 97
 
 
-def test_exporting_a_model_again_at_another_stride_keeps_its_weights(tiny_config, tmp_path):
+def test_exporting_a_model_again_at_another_stride_keeps_its_weights(
+    tiny_config, tmp_path, no_saved_model
+):
     config = replace(
         tiny_config, model=replace(tiny_config.model, backbone="mobilenet", output_stride=16)
     )
@@ -619,7 +621,7 @@ def test_a_network_whose_weights_depend_on_the_stride_says_so(model_directory, t
     assert not list(tmp_path.iterdir())
 
 
-def test_exports_replace_exports_and_nothing_else(workdir, tmp_path):
+def test_exports_replace_exports_and_nothing_else(workdir, tmp_path, no_saved_model):
     export_source(workdir, tmp_path / "model")
     export_source(workdir, tmp_path / "model")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
