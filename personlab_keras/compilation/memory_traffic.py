@@ -148,10 +148,12 @@ def _parts_read(computations: Computations, name: str) -> dict[int, list[Array] 
             users.setdefault(operand, []).append((instruction, position))
 
     def parts_of(value: str) -> list[Array] | None:
+        if computation[value].root:
+            return None
         found: list[Array] = []
         for user, position in users.get(value, []):
             part: list[Array] | None = None
-            if user.operation == "bitcast":
+            if user.operation == "bitcast" or _only_renames(computations, user):
                 part = parts_of(user.name)
             elif user.operation in _SLICES and position == 0:
                 part = list(user.arrays)
@@ -169,6 +171,14 @@ def _parts_read(computations: Computations, name: str) -> dict[int, list[Array] 
         for instruction in computation.values()
         if instruction.operation == "parameter"
     }
+
+
+def _only_renames(computations: Computations, instruction: Instruction) -> bool:
+    """Whether an instruction is a fusion that gives its operand another shape and nothing else."""
+    if instruction.operation != "fusion":
+        return False
+    inside = computations.by_name[str(instruction.called())].values()
+    return all(each.operation in ("parameter", "bitcast") for each in inside)
 
 
 def _parts_written(computations: Computations, name: str) -> Iterator[Array | None]:

@@ -75,10 +75,16 @@ MEMORY = """HloModule step
   ROOT %p = pred[]{:T(512)S(6)} parameter(0)
 }
 
+%renaming (i: bf16[8,16,16,64]) -> bf16[8,16,16,64] {
+  %i = bf16[8,16,16,64]{3,0,2,1:T(8,128)(2,1)} parameter(0)
+  ROOT %r = bf16[8,16,16,64]{3,0,2,1:T(8,128)(2,1)} bitcast(%i)
+}
+
 %convolved (i: bf16[8,16,16,64], w: bf16[3,3,64,64]) -> bf16[8,16,16,64] {
   %i = bf16[8,16,16,64]{3,0,2,1:T(8,128)(2,1)} parameter(0)
+  %renamed = bf16[8,16,16,64]{3,0,2,1:T(8,128)(2,1)} fusion(%i), kind=kLoop, calls=%renaming
   %w = bf16[3,3,64,64]{3,2,1,0:T(8,128)(2,1)S(1)} parameter(1)
-  ROOT %c = bf16[8,16,16,64]{3,0,2,1:T(8,128)(2,1)} convolution(%i, %w), window={size=3x3}
+  ROOT %c = bf16[8,16,16,64]{3,0,2,1:T(8,128)(2,1)} convolution(%renamed, %w), window={size=3x3}
 }
 
 ENTRY %main (image: bf16[8,16,16,64], w: bf16[3,3,64,64], x: f32[64,1024], y: f32[16,1024]) -> f32[] {
