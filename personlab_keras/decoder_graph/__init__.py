@@ -2,7 +2,7 @@
 
 `decoder` is the reference. Each module here repeats one of its modules under the same name, and the
 functions of the same names give the same results, in float32. `fields` holds the maps and the
-frames, `poses` runs the steps in order, `loops` runs a step for every person.
+frames, `poses` runs the steps in order.
 
 On one core an operation costs half a microsecond, a gathered or added number 3 nanoseconds, a
 sorted one 60, and a map that is transposed some hundred microseconds. So a step is few operations

@@ -43,7 +43,7 @@ class Frame:
         return tf.cast(tf.cast(points, tf.float64) * self.scale + self.offset, tf.float32)
 
     def cells(self, shape: tuple[tf.Tensor, tf.Tensor], stride: int) -> tuple[tf.Tensor, tf.Tensor]:
-        """Row and column (float32) in a map of shape (h, w) of every row and column of the image;
+        """Row and column (float64) in a map of shape (h, w) of every row and column of the image;
         pixels beyond the map's frame are moved to its border.
         """
 
@@ -53,14 +53,14 @@ class Frame:
                 + self.offset[axis]
             )
             last = tf.cast(shape[1 - axis] - 1, tf.float64)
-            return tf.cast(tf.clip_by_value(pixels / stride, tf.zeros_like(last), last), tf.float32)
+            return tf.clip_by_value(pixels / stride, tf.zeros_like(last), last)
 
         return along(1), along(0)
 
     def cells_of(
         self, other: Frame, other_shape: tuple[tf.Tensor, tf.Tensor], shape: tuple, stride: int
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Row and column (float32) in a map of shape (h, w) in this input of every row and column
+        """Row and column (float64) in a map of shape (h, w) in this input of every row and column
         of a map of `other_shape` in another input with the same image.
         """
 
@@ -69,7 +69,7 @@ class Frame:
             pixels = (cells - other.offset[axis]) / other.scale[axis]
             moved = pixels * self.scale[axis] + self.offset[axis]
             last = tf.cast(shape[1 - axis] - 1, tf.float64)
-            return tf.cast(tf.clip_by_value(moved / stride, tf.zeros_like(last), last), tf.float32)
+            return tf.clip_by_value(moved / stride, tf.zeros_like(last), last)
 
         return along(1), along(0)
 
@@ -111,7 +111,11 @@ def fields_of(outputs: Mapping[str, tf.Tensor], stride: int) -> Fields:
 
     def probabilities(name: str) -> tf.Tensor:
         values = tf.cast(outputs[name], tf.float32)
-        values = tf.where(tf.math.is_finite(values), values, 0.0)
+        values = tf.cond(
+            tf.math.is_finite(tf.reduce_sum(values)),
+            lambda: values,
+            lambda: tf.where(tf.math.is_finite(values), values, 0.0),
+        )
         return tf.clip_by_value(values, 0.0, 1.0)
 
     def offsets(name: str) -> tf.Tensor:

@@ -141,48 +141,45 @@ def follow_all(field: tf.Tensor, points: tf.Tensor, grid: Grid, steps: int) -> t
     shape, count = tf.shape(field), field.shape[2]
     pairs = tf.reshape(tf.bitcast(field, tf.complex64), [-1])
     channels = tf.tile(tf.range(count), tf.shape(points)[:1])
-    flat = tf.bitcast(tf.reshape(points, [-1, 2]), tf.complex64)
-    x, y = tf.math.real(flat), tf.math.imag(flat)
-    unread = tf.zeros_like(x)
-
-    def cells(coordinate: tf.Tensor, axis: int) -> tuple[tf.Tensor, ...]:
-        inside = tf.clip_by_value(coordinate, 0.0, grid.last[axis])
-        place = tf.where(tf.equal(inside, inside), inside, unread) / grid.stride
-        near = tf.floor(place)
-        share = place - near
-        return inside, tf.cast(near, tf.int32), share, tf.cast(share > 0, tf.int32)
-
+    reached = tf.bitcast(tf.reshape(points, [-1, 2]), tf.complex64)
     for _ in range(steps):
-        (x, column, across, right), (y, row, down, below) = cells(x, 0), cells(y, 1)
+        x = tf.clip_by_value(tf.math.real(reached), 0.0, grid.last[0])
+        y = tf.clip_by_value(tf.math.imag(reached), 0.0, grid.last[1])
+        column, across, right = _cells(x, grid.stride)
+        row, down, below = _cells(y, grid.stride)
         first = (row * shape[1] + column) * count + channels
         second = first + below * (shape[1] * count)
         right *= count
-        corners = [tf.gather(pairs, each) for each in (first, first + right)]
-        corners += [tf.gather(pairs, each) for each in (second, second + right)]
+        # A pair of which one half is unknown or infinite makes both halves unknown.
+        corners = [tf.gather(pairs, at) for at in (first, first + right, second, second + right)]
+        upper = corners[0] + (corners[1] - corners[0]) * across
+        lower = corners[2] + (corners[3] - corners[2]) * across
+        reached = tf.complex(x, y) + upper + (lower - upper) * down
+    reached += reached - reached  # no half stays that is infinite
+    return tf.reshape(tf.bitcast(reached, tf.float32), tf.shape(points))
 
-        def between(values: list[tf.Tensor], across: tf.Tensor, down: tf.Tensor) -> tf.Tensor:
-            upper = values[0] + (values[1] - values[0]) * across
-            lower = values[2] + (values[3] - values[2]) * across
-            return upper + (lower - upper) * down
 
-        x += between([tf.math.real(each) for each in corners], across, down)
-        y += between([tf.math.imag(each) for each in corners], across, down)
-        lost = (x - x) + (y - y)  # an infinite coordinate, or one that is unknown, loses both
-        x, y = x + lost, y + lost
-    return tf.reshape(tf.bitcast(tf.complex(x, y), tf.float32), tf.shape(points))
+def _cells(coordinates: tf.Tensor, stride: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The cells (int32) before coordinates inside the frame, the shares (complex64) of the way to
+    the next, and 1 where that is more than nothing; the first cell where unknown.
+    """
+    places = coordinates * (1.0 / stride)
+    near = tf.cast(tf.where(tf.equal(places, places), places, 0.0), tf.int32)
+    share = places - tf.cast(near, tf.float32)
+    return near, tf.cast(share, tf.complex64), tf.cast(share > 0, tf.int32)
 
 
 def upsample(values: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
-    """A map (h, w) bilinearly at every pair of a fractional row and column; as
+    """Maps (..., h, w) bilinearly at every pair of a fractional row and column (float64); as
     `decoder.sampling.upsample`.
     """
-    for axis, places in ((1, columns), (0, rows)):
+    for axis, places in ((-1, columns), (-2, rows)):
         low = tf.floor(places)
-        share = places - low
+        share = tf.cast(places - low, tf.float32)
         near = tf.cast(low, tf.int32)
         first = tf.gather(values, near, axis=axis)
         second = tf.gather(values, near + tf.cast(share > 0, tf.int32), axis=axis)
-        share = share if axis else share[:, None]
+        share = share if axis == -1 else share[:, None]
         values = first * (1 - share) + second * share
     return values
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import tensorflow as tf
 
 from personlab_keras.config import AGREEING_VOTES, FAINT_VOTE
@@ -60,22 +59,23 @@ def pool_votes(passes: Sequence[Fields]) -> Votes:
 
 def votes_agree(fields: Fields) -> tf.Tensor:
     """() bool: whether votes tell neighbours apart, as `decoder.voting.vote_spread` finds it."""
-    shown = fields.heatmaps >= 0.5
+    _, columns = fields.shape
+    count = fields.heatmaps.shape[2]
+    heat = tf.reshape(fields.heatmaps, [-1])
+    short = tf.reshape(tf.bitcast(fields.short_offsets, tf.complex64), [-1])
+    shown = tf.cast(tf.where(heat >= 0.5)[:, 0], tf.int32)
+    own = tf.gather(short, shown)
     pairs = agreeing = tf.constant(0)
-    for one, other, step in (
-        (np.s_[:, :-1], np.s_[:, 1:], (fields.stride, 0)),
-        (np.s_[:-1], np.s_[1:], (0, fields.stride)),
+    for shift, step, has_next in (
+        (count, complex(fields.stride, 0), shown // count % columns < columns - 1),
+        (count * columns, complex(0, fields.stride), shown < tf.size(heat) - count * columns),
     ):
-        both = tf.where(shown[one] & shown[other])
-        short = fields.short_offsets
-        apart = (
-            tf.gather_nd(short[other], both)
-            - tf.gather_nd(short[one], both)
-            + tf.constant(step, tf.float32)
-        )
-        near = tf.reduce_sum(apart * apart, axis=1) <= AGREEING_VOTES**2
-        pairs += tf.size(near)
-        agreeing += tf.reduce_sum(tf.cast(near, tf.int32))
+        other = tf.where(has_next, shown + shift, 0)
+        both = has_next & (tf.gather(heat, other) >= 0.5)
+        apart = tf.gather(short, other) - own + tf.constant(step, tf.complex64)
+        near = tf.math.real(apart) ** 2 + tf.math.imag(apart) ** 2 <= AGREEING_VOTES**2
+        pairs += tf.math.count_nonzero(both, dtype=tf.int32)
+        agreeing += tf.math.count_nonzero(both & near, dtype=tf.int32)
     return 2 * agreeing > pairs
 
 
@@ -98,14 +98,13 @@ def hough_scores(votes: Votes, fields: Fields, radius: float) -> tf.Tensor:
     cells = (votes.keypoints * rows + row) * columns + column
     mass = votes.mass * (fields.stride**2 / (math.pi * radius**2))
     upper, lower = mass * (1.0 - down), mass * down
-    size = count * rows * columns
-    scores = tf.add_n(
-        [
-            tf.math.unsorted_segment_sum(part * share, cells + shift, size)
-            for part, below in ((upper, 0), (lower, columns))
-            for share, shift in ((1.0 - across, below), (across, below + 1))
-        ]
-    )
+    corners = [
+        (part * share, cells + shift)
+        for part, below in ((upper, 0), (lower, columns))
+        for share, shift in ((1.0 - across, below), (across, below + 1))
+    ]
+    shares, cells = (tf.concat(each, axis=0) for each in zip(*corners, strict=True))
+    scores = tf.math.unsorted_segment_sum(shares, cells, count * rows * columns)
     return tf.reshape(scores, [count, rows, columns])[:, 2:-2, 2:-2]
 
 
@@ -150,15 +149,15 @@ class BinnedVotes:
         starts = tf.reshape(self.starts, [-1])
         first = tf.gather(starts, line + low[:, :1])
         last = tf.where(touched, tf.gather(starts, line + high[:, :1] + 1), first)
-        # The votes of all ranges, one range after the other; a keypoint and a vote in one number.
+        # The votes of all ranges, one range after the other; a vote and its keypoint are the halves
+        # of one number.
         flag = tf.range(tf.cast(number, tf.int64))[:, None] * _ABOVE_VOTES
         pairs = tf.raw_ops.RaggedRange(
             starts=tf.reshape(flag + tf.cast(first, tf.int64), [-1]),
             limits=tf.reshape(flag + tf.cast(last, tf.int64), [-1]),
             deltas=tf.constant(1, tf.int64),
         ).rt_dense_values
-        vote = tf.cast(tf.bitwise.bitwise_and(pairs, _ABOVE_VOTES - 1), tf.int32)
-        owner = tf.cast(tf.bitwise.right_shift(pairs, _VOTE_BITS), tf.int32)
+        vote, owner = tf.unstack(tf.bitcast(pairs, tf.int32), axis=1)
         centre = tf.bitcast(flat, tf.complex64)
         away = tf.gather(self.points, vote) - tf.gather(centre, owner)
         weighed = weigh(tf.math.real(away), tf.math.imag(away), tf.gather(self.mass, vote), owner)
@@ -168,8 +167,7 @@ class BinnedVotes:
         ]
 
 
-_VOTE_BITS = 32
-_ABOVE_VOTES = 1 << _VOTE_BITS
+_ABOVE_VOTES = 1 << 32
 
 
 def bin_votes(votes: Votes, fields: Fields, people: tf.Tensor, margin: float) -> BinnedVotes:
@@ -211,13 +209,22 @@ def bin_votes(votes: Votes, fields: Fields, people: tf.Tensor, margin: float) ->
     bin_of = tf.gather(bin_of, kept)
     order = tf.argsort(bin_of, stable=True)
     kept = tf.gather(kept, order)
-    sizes = tf.math.unsorted_segment_sum(tf.ones_like(bin_of), bin_of, count * rows * columns)
-    starts = tf.reshape(tf.cumsum(sizes, exclusive=True), [count, rows, columns])
-    ends = starts[:, :, -1:] + tf.reshape(sizes, [count, rows, columns])[:, :, -1:]
+    # Starts within a row of bins by one product, exact below 2^24 votes: a running sum over all
+    # bins takes four times as long.
+    sizes = tf.reshape(
+        tf.math.unsorted_segment_sum(
+            tf.ones_like(bin_of, tf.float32), bin_of, count * rows * columns
+        ),
+        [count * rows, columns],
+    )
+    earlier = tf.linalg.band_part(tf.ones([columns, columns + 1]), 0, -1)
+    earlier -= tf.eye(columns, columns + 1)
+    within = tf.cast(tf.matmul(sizes, earlier), tf.int32)
+    starts = within + tf.cumsum(within[:, -1:], exclusive=True)
     return BinnedVotes(
         tf.gather(votes.points, kept),
         tf.gather(votes.mass, kept),
-        tf.concat([starts, ends], axis=2),
+        tf.reshape(starts, [count, rows, columns + 1]),
     )
 
 
