@@ -59,13 +59,13 @@ def merge_readings(readings: Readings, kappas: np.ndarray) -> tuple[tf.Tensor, t
         next_guess(everybody, ~everybody),
     )
     nearest = tf.where(joins & leads[None, :], similarities(people, agreement), -1.0)
-    leaders = tf.where(leads, own, tf.argmax(nearest, axis=1, output_type=tf.int32))
+    leaders = tf.where(leads, own, _largest(nearest))
     together = tf.cast(leaders[:, None] == leaders[None, :], tf.float32)
 
     weights = readings.keypoint_scores**2
     support = tf.einsum("abk,ab,bk->ak", agreement, together, weights)
     rivals = tf.where(leaders[None, :, None] == own[:, None, None], support[None], -1.0)
-    best = tf.argmax(rivals, axis=1, output_type=tf.int32)  # (P, K), for every leader
+    best = _largest(rivals)  # (P, K), for every leader
     channels = tf.broadcast_to(tf.range(keypoints), [places, keypoints])
     shares = tf.gather_nd(tf.transpose(agreement, [0, 2, 1]), tf.stack([best, channels], axis=-1))
     shares *= together[:, None, :] * tf.transpose(weights)[None]  # (leaders, K, readings)
@@ -76,6 +76,14 @@ def merge_readings(readings: Readings, kappas: np.ndarray) -> tuple[tf.Tensor, t
     merged = tf.where(kept, people, merged / total)
     agrees = tf.gather(known & (agreement >= DIFFERENT_PLACE), leaders, batch_dims=1)
     return merged, ~leads[:, None] & agrees
+
+
+def _largest(values: tf.Tensor) -> tf.Tensor:
+    """Where values (P, P, ...), none below -1, are largest along the second axis; of nobody, too,
+    which `tf.argmax` alone refuses.
+    """
+    one_more = [[0, 0], [0, 1], *[[0, 0]] * (values.shape.rank - 2)]
+    return tf.argmax(tf.pad(values, one_more, constant_values=-2.0), axis=1, output_type=tf.int32)
 
 
 def agreements(

@@ -316,6 +316,15 @@ def test_every_setting_is_heeded_at_two_sizes(changes):
 
 
 @pytest.mark.usefixtures("eagerly")
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_nobody_is_found_at_two_sizes(exclusive):
+    maps, frames = two_sizes()
+    sizes = [[replace(each, heatmaps=np.zeros_like(each.heatmaps))] for each in maps]
+    options = replace(AT_TWO_SIZES, exclusive_masks=exclusive)
+    assert people_in_graph(sizes, COCO_PERSON, options, frames, RADIUS) == []
+
+
+@pytest.mark.usefixtures("eagerly")
 def test_mirrored_passes_are_fused_in_the_graph():
     maps, frames = two_sizes()
     others = [unsure([standing(150, 180, 1.4)], 401, 7), unsure([standing(75, 90, 0.7)], 201, 8)]
