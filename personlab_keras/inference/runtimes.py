@@ -68,6 +68,9 @@ PROVIDERS = {
 }
 """Values of `predict.providers` -> names in ONNX Runtime."""
 
+_INTERPRETERS = 2
+_UNPREPARED = ()
+
 INPUT_NAME = "image"
 SIGNATURE = "serving_default"
 
@@ -145,17 +148,36 @@ class OnnxNetwork:
 
 
 class LiteRtNetwork:
-    """A `Network` in LiteRT."""
+    """A `Network` in LiteRT.
+
+    An interpreter that gets inputs of another shape prepares itself anew, which takes as long as a
+    small image. So there are two of them: images of one size, which the network sees at two scales,
+    find theirs prepared.
+    """
 
     def __init__(self, file: NetworkFile, threads: int) -> None:
-        self._call = _litert_interpreter(file.path, threads).get_signature_runner(SIGNATURE)
+        self._path, self._threads = file.path, threads
+        # By the shape that each is prepared for, the one used last at the end.
+        self._runners: dict[tuple[int, ...], Any] = {_UNPREPARED: self._runner()}
         self._batch_size = file.batch_size
         self._lock = threading.Lock()
 
     def predict_on_batch(self, inputs: np.ndarray) -> dict[str, np.ndarray]:
-        with self._lock:  # the interpreter has one buffer for the input and one for the result
-            runs = [self._call(**{INPUT_NAME: part}) for part in _parts(inputs, self._batch_size)]
+        with self._lock:  # an interpreter has one buffer for the input and one for the result
+            runs = [self._run(part) for part in _parts(inputs, self._batch_size)]
         return {name: _joined([run[name] for run in runs]) for name in runs[0]}
+
+    def _run(self, inputs: np.ndarray) -> dict[str, np.ndarray]:
+        runners = self._runners
+        runner = runners.pop(inputs.shape, None) or runners.pop(_UNPREPARED, None)
+        if runner is None:
+            full = len(runners) == _INTERPRETERS
+            runner = runners.pop(next(iter(runners))) if full else self._runner()
+        runners[inputs.shape] = runner
+        return runner(**{INPUT_NAME: inputs})
+
+    def _runner(self) -> Any:
+        return _litert_interpreter(self._path, self._threads).get_signature_runner(SIGNATURE)
 
 
 class OpenVinoNetwork:

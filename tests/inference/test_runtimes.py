@@ -22,6 +22,7 @@ from personlab_keras.errors import InputError
 from personlab_keras.export.export import export_model, import_weights
 from personlab_keras.export.file_options import FileOptions
 from personlab_keras.export.formats import export_formats
+from personlab_keras.inference import runtimes
 from personlab_keras.inference.predict import Predictor, load
 from personlab_keras.inference.runtimes import may_have_accelerator, read_network_file
 from personlab_keras.io.images import read_image
@@ -124,6 +125,28 @@ def assert_close(
         assert found[name].dtype == np.float32
         assert found[name].shape == values.shape
         assert np.sqrt(np.mean((found[name] - values) ** 2)) <= share * values.std(), name
+
+
+def test_litert_has_an_interpreter_for_each_of_two_shapes(directory, monkeypatch):
+    file = read_network_file(directory / "model.tflite")
+    rng = np.random.default_rng(0)
+    small, large, turned = (
+        rng.uniform(0, 255, (1, height, width, 3)).astype(np.float32)
+        for height, width in ((33, 49), (65, 97), (97, 65))
+    )
+    images = [large, small, large, small, turned, large]
+    alone = [file.open(threads=1).predict_on_batch(image) for image in images]
+    opened = []
+    open_one = runtimes._litert_interpreter
+    monkeypatch.setattr(
+        runtimes, "_litert_interpreter", lambda *args: opened.append(args) or open_one(*args)
+    )
+    network = file.open(threads=1)
+    for image, expected in zip(images, alone, strict=True):
+        found = network.predict_on_batch(image)
+        for name, values in expected.items():
+            np.testing.assert_array_equal(found[name], values)
+    assert len(opened) == 2
 
 
 @pytest.mark.parametrize("file", ALL_FILES)
