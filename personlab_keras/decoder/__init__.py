@@ -16,7 +16,7 @@ from personlab_keras.decoder.fusion import FramedMaps, by_size, finest_first, fu
 from personlab_keras.decoder.masks import find_masks
 from personlab_keras.decoder.merging import pool_readings
 from personlab_keras.decoder.reading import CANDIDATES_PER_PERSON, read_people
-from personlab_keras.decoder.sampling import all_finite
+from personlab_keras.decoder.sampling import all_finite, all_fractions
 from personlab_keras.decoder.scoring import score_people
 from personlab_keras.method.frame import Frame
 from personlab_keras.method.maps import Maps
@@ -121,7 +121,8 @@ def _cleaned(maps: Maps) -> Maps:
     unknown = 0
 
     def probabilities(values: np.ndarray) -> np.ndarray:
-        return np.clip(finite_or(0, values), 0, 1)
+        values = finite_or(0, values)
+        return values if all_fractions(values.reshape(-1).view(np.int32)) else np.clip(values, 0, 1)
 
     def finite_or(substitute: float, values: np.ndarray) -> np.ndarray:
         nonlocal unknown

@@ -60,8 +60,10 @@ def embedding_distances(
     (places,), (shares,) = _anchors(keypoints[None], weights[None], np.array([scale], np.float64))
     if not shares.any():
         return np.full(len(embedding), largest, np.float32)
-    guesses = np.ascontiguousarray(embedding.transpose(0, 2, 3, 1), np.float32)
-    return np.minimum(_distances(guesses, places, shares), np.float32(largest))
+    guesses = np.ascontiguousarray(embedding.transpose(2, 3, 1, 0), np.float32)
+    distances = np.empty(len(embedding))
+    _measure(guesses, places, shares, distances)
+    return np.minimum(distances, largest).astype(np.float32)
 
 
 class NearCells(NamedTuple):
@@ -90,10 +92,10 @@ def near_cells(
 ) -> NearCells:
     """The cells whose distance D_ij from a person, as of `embedding_distances`, is below a limit.
 
-    Every cell is embedded once. All its guesses lie in a box, and their mean distance from a
-    person's keypoints is at least the gap between this box and the box around the keypoints. So the
-    cell is compared only with those whose box is near enough: in a crowd, its own person and the
-    neighbours.
+    Every cell is embedded once, together with those beside it. All their guesses lie in a box, and
+    the mean distance from a person's keypoints is at least the gap between this box and the box
+    around the keypoints. So cells are compared only with those whose box is near enough: in a
+    crowd, their own people and the neighbours.
 
     Args:
         maps: with long offsets.
@@ -152,14 +154,14 @@ def _embed(
 ) -> np.ndarray:
     count = long_offsets.shape[2]
     channels, reached, room = _walkers(len(points), count)
-    for a in range(len(points)):
-        reached[0, a * count : (a + 1) * count] = points[a, 0]
-        reached[1, a * count : (a + 1) * count] = points[a, 1]
+    for k in range(count):
+        for a in range(len(points)):
+            reached[0, k, a], reached[1, k, a] = points[a]
     embedding = np.empty((len(points), count, 2, 2), np.float32)
-    step_each(long_offsets, channels, reached, stride, room)
-    embedding[:, :, 0] = reached.T.copy().reshape(len(points), count, 2)
+    step_each(long_offsets, channels, reached.reshape(2, -1), stride, room)
+    embedding[:, :, 0] = reached.T
     _refine(reached, channels, long_offsets, short_offsets, stride, refinements, room)
-    embedding[:, :, 1] = reached.T.copy().reshape(len(points), count, 2)
+    embedding[:, :, 1] = reached.T
     return embedding
 
 
@@ -167,11 +169,11 @@ def _embed(
 def _walkers(
     points: int, count: int
 ) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """For `count` channels at each of so many points: the channels, zeros as points, and room for
-    `step_each`.
+    """For `count` channels at each of A points: the channel (K * A,), the place (2, K, A), zeros,
+    and room for `step_each`.
     """
-    channels = (np.arange(points * count) % count).astype(np.int32)
-    return channels, np.zeros((2, points * count)), step_room(points * count)
+    channels = np.repeat(np.arange(count), points).astype(np.int32)
+    return channels, np.zeros((2, count, points)), step_room(points * count)
 
 
 @compiled
@@ -184,39 +186,31 @@ def _refine(
     refinements: int,
     room: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> None:
-    """Makes second guesses of the first, in place."""
+    """Makes second guesses (2, K, A) of the first, in place."""
+    points = reached.reshape(2, -1)
     for _ in range(refinements):
-        step_each(long_offsets, channels, reached, stride, room)
+        step_each(long_offsets, channels, points, stride, room)
     for _ in range(refinements):
-        step_each(short_offsets, channels, reached, stride, room)
+        step_each(short_offsets, channels, points, stride, room)
 
 
 @compiled
-def _distance(
-    guesses: np.ndarray, places: np.ndarray, shares: np.ndarray, terms: np.ndarray
-) -> float:
-    """D_ij of one point with guesses (2, 2, K) to a person with places (2, K); `terms` (K,) is
-    overwritten.
-    """
+def _measure(
+    guesses: np.ndarray, places: np.ndarray, shares: np.ndarray, distances: np.ndarray
+) -> None:
+    """Fills in D_ij (A,) of points with guesses (2, 2, K, A) to a person with places (2, K)."""
+    distances[:] = 0
     for k in range(len(shares)):
-        x, y = guesses[0, 0, k] - places[0, k], guesses[0, 1, k] - places[1, k]
-        other_x, other_y = guesses[1, 0, k] - places[0, k], guesses[1, 1, k] - places[1, k]
-        square, other = x * x + y * y, other_x * other_x + other_y * other_y
-        nearer = square if square < np.inf else np.inf  # which an unknown guess is not
-        nearer = other if other < nearer else nearer
-        terms[k] = shares[k] * np.sqrt(nearer) if shares[k] > 0 else 0.0
-    total = 0.0
-    for k in range(len(terms)):
-        total += terms[k]
-    return total
-
-
-@compiled
-def _distances(guesses: np.ndarray, places: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    distances, terms = np.empty(len(guesses), np.float32), np.empty(len(shares))
-    for a in range(len(guesses)):
-        distances[a] = _distance(guesses[a], places, shares, terms)
-    return distances
+        if shares[k] <= 0:
+            continue
+        for a in range(len(distances)):
+            x, y = guesses[0, 0, k, a] - places[0, k], guesses[0, 1, k, a] - places[1, k]
+            other_x = guesses[1, 0, k, a] - places[0, k]
+            other_y = guesses[1, 1, k, a] - places[1, k]
+            square, other = x * x + y * y, other_x * other_x + other_y * other_y
+            nearer = square if square < np.inf else np.inf  # which an unknown guess is not
+            nearer = other if other < nearer else nearer
+            distances[a] += shares[k] * np.sqrt(nearer)
 
 
 @compiled
@@ -237,8 +231,7 @@ def _near(
     """
     count = long_offsets.shape[2]
     channels, reached, room = _walkers(_BLOCK, count)
-    guesses = np.empty((_BLOCK, 2, 2, count), np.float32)
-    terms = np.empty(count)
+    guesses, measured = np.empty((2, *reached.shape), np.float32), np.empty(_BLOCK)
     candidates = np.empty(len(shares), np.int64)
     owners, indices, distances = (
         np.empty(2 * len(cells), np.int64),
@@ -252,15 +245,16 @@ def _near(
             row, column = block[a]
             for k in range(count):  # a cell itself needs no interpolation
                 offsets = long_offsets[row, column, k]
-                reached[0, a * count + k] = column * stride + np.float64(offsets[0])
-                reached[1, a * count + k] = row * stride + np.float64(offsets[1])
-        _write_guesses(reached, guesses[:, 0])
+                reached[0, k, a] = column * stride + np.float64(offsets[0])
+                reached[1, k, a] = row * stride + np.float64(offsets[1])
+        guesses[0] = reached
         _refine(reached, channels, long_offsets, short_offsets, stride, refinements, room)
-        _write_guesses(reached, guesses[:, 1])
-        for a in range(len(block)):
-            for i in range(_select(guesses[a], reach, candidates)):
-                j = candidates[i]
-                distance = np.float32(_distance(guesses[a], places[j], shares[j], terms))
+        guesses[1] = reached
+        for i in range(_select(guesses, reach, candidates)):
+            j = candidates[i]
+            _measure(guesses, places[j], shares[j], measured)
+            for a in range(len(block)):
+                distance = np.float32(measured[a])
                 if distance < largest:
                     if n == len(owners):
                         owners, indices, distances = (
@@ -274,29 +268,19 @@ def _near(
 
 
 @compiled
-def _write_guesses(reached: np.ndarray, guesses: np.ndarray) -> None:
-    """Copies points (2, A * K) to guesses (A, 2, K)."""
-    count = guesses.shape[2]
-    for a in range(len(guesses)):
-        for axis in range(2):
-            for k in range(count):
-                guesses[a, axis, k] = reached[axis, a * count + k]
-
-
-@compiled
 def _select(guesses: np.ndarray, reach: np.ndarray, candidates: np.ndarray) -> int:
-    """Writes down the people whose reach (4, P) the box around the guesses (2, 2, K) touches, and
-    returns how many there are.
+    """Writes down the people whose reach (4, P) the box around all guesses (2, 2, K, A) touches,
+    and returns how many there are.
     """
-    left = top = np.float32(np.inf)
-    right = bottom = np.float32(-np.inf)
+    low, high = np.full((2, _BLOCK), np.float32(np.inf)), np.full((2, _BLOCK), np.float32(-np.inf))
     for guess in range(2):
-        for k in range(guesses.shape[2]):
-            x, y = guesses[guess, 0, k], guesses[guess, 1, k]
-            left = x if x < left else left  # which NaN is not
-            right = x if x > right else right
-            top = y if y < top else top
-            bottom = y if y > bottom else bottom
+        for axis in range(2):
+            for k in range(guesses.shape[2]):
+                for a in range(_BLOCK):
+                    value = guesses[guess, axis, k, a]
+                    low[axis, a] = value if value < low[axis, a] else low[axis, a]  # NaN is not
+                    high[axis, a] = value if value > high[axis, a] else high[axis, a]
+    left, top, right, bottom = low[0].min(), low[1].min(), high[0].max(), high[1].max()
     n = 0
     for j in range(reach.shape[1]):
         candidates[n] = j

@@ -12,6 +12,9 @@ from personlab_keras.config import VOTE_FADE
 from personlab_keras.decoder.compilation import compiled
 from personlab_keras.decoder.voting import BinnedVotes
 
+_LARGEST_EXPONENT = 40.0
+"""Beyond it exp(-x) is lost beside the weight of any vote that counts."""
+
 
 def person_scales(people: np.ndarray, smallest_side: float) -> np.ndarray:
     """lambda_j, the square root of the area of the tight box around a person's keypoints, in input
@@ -52,8 +55,34 @@ def expected_oks(
         (P, K) float64 in [0, 1]; 0 where the keypoint was not found or no vote lands near.
     """
     spreads = 2.0 * (scales[:, None] * kappas) ** 2
-    mass, agreement, _, _ = _around(people, spreads, votes, radius)
-    return np.divide(agreement, mass, out=np.zeros_like(mass), where=mass > 0)
+    return _agreements(people, spreads, *_arrays(votes), radius)
+
+
+def _arrays(votes: BinnedVotes) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, float]:
+    return votes.points, votes.mass, votes.starts, votes.origin, votes.side
+
+
+@compiled
+def _agreements(
+    people: np.ndarray,
+    spreads: np.ndarray,
+    points: np.ndarray,
+    mass: np.ndarray,
+    starts: np.ndarray,
+    origin: float,
+    side: float,
+    radius: float,
+) -> np.ndarray:
+    agreements = np.zeros(people.shape[:2])
+    for j in range(people.shape[0]):
+        for k in range(people.shape[1]):
+            x, y = people[j, k]
+            total, agreeing, _, _ = _around(
+                x, y, spreads[j, k], points, mass, starts[k], origin, side, radius
+            )
+            if total > 0:
+                agreements[j, k] = agreeing / total
+    return agreements
 
 
 def mean_shift(people: np.ndarray, votes: BinnedVotes, steps: int, reach: float) -> np.ndarray:
@@ -64,77 +93,72 @@ def mean_shift(people: np.ndarray, votes: BinnedVotes, steps: int, reach: float)
     step moves a keypoint to the mean of the votes within `reach` input pixels, each weighted by its
     probability and a Gaussian with a standard deviation of half the reach. Where no vote lands, the
     keypoint stays."""
-    shifted = people.copy()
-    spreads = np.full(people.shape[:2], reach**2 / 2.0)
-    for _ in range(steps):
-        _, weight, *pull = _around(shifted, spreads, votes, reach)
-        shifted += np.stack(
-            [np.divide(each, weight, out=np.zeros_like(weight), where=weight > 0) for each in pull],
-            axis=-1,
-        )
-    return shifted
-
-
-def _around(
-    people: np.ndarray, spreads: np.ndarray, votes: BinnedVotes, radius: float
-) -> np.ndarray:
-    """(4, P, K): of the votes within a radius of every keypoint (P, K, 2), fading over the last
-    `VOTE_FADE` pixels, the mass; the mass
-    weighted by exp(-d^2 / spread), d the distance; and, weighted so, the sums of their distances in
-    x and in y. Zeros where the keypoint is NaN."""
-    return _sums(
-        people,
-        spreads,
-        votes.points,
-        votes.mass,
-        votes.starts,
-        votes.origin,
-        votes.side,
-        radius,
-    )
+    return _shift(people, steps, *_arrays(votes), float(reach))
 
 
 @compiled
-def _sums(
+def _shift(
     people: np.ndarray,
-    spreads: np.ndarray,
+    steps: int,
+    points: np.ndarray,
+    mass: np.ndarray,
+    starts: np.ndarray,
+    origin: float,
+    side: float,
+    reach: float,
+) -> np.ndarray:
+    shifted = people.copy()
+    for j in range(people.shape[0]):
+        for k in range(people.shape[1]):
+            for _ in range(steps):
+                x, y = shifted[j, k]
+                _, weight, across, down = _around(
+                    x, y, reach**2 / 2.0, points, mass, starts[k], origin, side, reach
+                )
+                if weight > 0:
+                    shifted[j, k, 0] += across / weight
+                    shifted[j, k, 1] += down / weight
+    return shifted
+
+
+@compiled
+def _around(
+    x: float,
+    y: float,
+    spread: float,
     points: np.ndarray,
     mass: np.ndarray,
     starts: np.ndarray,
     origin: float,
     side: float,
     radius: float,
-) -> np.ndarray:
-    sums = np.zeros((4, *people.shape[:2]))
+) -> tuple[float, float, float, float]:
+    """Of the votes for one keypoint within a radius of a point, fading over the last `VOTE_FADE`
+    pixels: the mass; the mass weighted by exp(-d^2 / spread), d the distance; and, weighted so, the
+    sums of their distances in x and in y. Zeros where the point is NaN.
+    """
+    total = weighted = across = down = 0.0
+    if np.isnan(x) or np.isnan(y):
+        return total, weighted, across, down
     fading = max(radius - VOTE_FADE, 0.0) ** 2
-    for j in range(people.shape[0]):
-        for k in range(people.shape[1]):
-            x, y = people[j, k]
-            if np.isnan(x) or np.isnan(y):
-                continue
-            total = weighted = across = down = 0.0
-            top, bottom = _bins(y, radius, origin, side, starts.shape[1])
-            left, right = _bins(x, radius, origin, side, starts.shape[2] - 1)
-            for row in range(top, bottom):
-                for i in range(starts[k, row, left], starts[k, row, right]):
-                    away_x, away_y = points[i, 0] - x, points[i, 1] - y
-                    squared = away_x**2 + away_y**2
-                    if squared < radius**2:
-                        vote = np.float64(mass[i])
-                        if squared > fading:
-                            vote *= min(1.0, (radius - np.sqrt(squared)) / VOTE_FADE)
-                        weight = vote * np.exp(-squared / spreads[j, k])
-                        total += vote
-                        weighted += weight
-                        across += weight * away_x
-                        down += weight * away_y
-            sums[0, j, k], sums[1, j, k], sums[2, j, k], sums[3, j, k] = (
-                total,
-                weighted,
-                across,
-                down,
-            )
-    return sums
+    top, bottom = _bins(y, radius, origin, side, starts.shape[0])
+    left, right = _bins(x, radius, origin, side, starts.shape[1] - 1)
+    for row in range(top, bottom):
+        for i in range(starts[row, left], starts[row, right]):
+            away_x, away_y = points[i, 0] - x, points[i, 1] - y
+            squared = away_x**2 + away_y**2
+            if squared < radius**2:
+                vote = np.float64(mass[i])
+                if squared > fading:
+                    vote *= min(1.0, (radius - np.sqrt(squared)) / VOTE_FADE)
+                total += vote
+                exponent = squared / spread
+                if exponent < _LARGEST_EXPONENT:
+                    weight = vote * np.exp(-exponent)
+                    weighted += weight
+                    across += weight * away_x
+                    down += weight * away_y
+    return total, weighted, across, down
 
 
 @compiled

@@ -39,6 +39,8 @@ def pool_readings(
         scale_range: least and largest lambda in input pixels of a person that the network reads
             well.
     """
+    if len(readings) == 1:
+        return readings[0]
     pooled = [
         each[suits(each.scales, i, len(sizes), scale_range)].moved(passes[0], sizes[0][0])
         for i, (each, passes) in enumerate(zip(readings, sizes, strict=True))

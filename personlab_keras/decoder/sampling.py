@@ -28,6 +28,21 @@ def all_finite(bits: np.ndarray) -> bool:
 
 
 @compiled
+def all_fractions(bits: np.ndarray) -> bool:
+    """Whether all float32 numbers lie between 0 and 1 that have the bits (N,) int32.
+
+    >>> all_fractions(np.array([0.0, 1.0], np.float32).view(np.int32))
+    True
+    >>> all_fractions(np.array([-0.1, 0.5, 1.1], np.float32).view(np.int32))
+    False
+    """
+    beyond = False
+    for i in range(len(bits)):
+        beyond |= (bits[i] < 0) | (bits[i] > 0x3F800000)
+    return not beyond
+
+
+@compiled
 def place(
     x: float, y: float, height: int, width: int, stride: int
 ) -> tuple[int, int, float, float]:
