@@ -27,7 +27,7 @@ WORKDIR /home/personlab
 ENTRYPOINT ["personlab"]
 
 FROM base AS tpu
-RUN pip install --constraint requirements.txt '.[tpu]'
+RUN pip install --constraint requirements.txt '.[tpu,gcs,grain]'
 ENV KERAS_BACKEND=jax
 USER 1000
 WORKDIR /home/personlab

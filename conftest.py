@@ -8,6 +8,8 @@ import fcntl
 import os
 import shutil
 import signal
+import socket
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +17,8 @@ import pytest
 from _pytest.doctest import DoctestItem
 from hypothesis import settings
 from tiny import TINY, saved_model_left_out
+
+from personlab_keras.io.buckets import BucketPath
 
 # The suite is a function of the code: an example that fails does so every time.
 # HYPOTHESIS_PROFILE=random looks for new ones.
@@ -142,3 +146,39 @@ def _example_files(request, tmp_path_factory, monkeypatch):
         scenes = request.getfixturevalue("scenes")
         shutil.copytree(scenes, folder, dirs_exist_ok=True)
         shutil.copy(min((scenes / "images").iterdir()), folder / "photo.jpg")
+
+
+@pytest.fixture(scope="session")
+def bucket_servers():
+    """An S3 and a Cloud Storage server in this process, with a bucket named `bucket` each. The
+    environment leads to them, that of child processes too.
+    """
+    boto3 = pytest.importorskip("boto3", reason="moto is not installed")
+    from gcp_storage_emulator.server import create_server
+    from moto.server import ThreadedMotoServer
+
+    s3 = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    s3.start()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    gs = create_server("127.0.0.1", port, in_memory=True, default_bucket="bucket")
+    gs.start()
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in {
+            "AWS_ENDPOINT_URL": "http://{}:{}".format(*s3.get_host_and_port()),
+            "AWS_ACCESS_KEY_ID": "known",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}",
+        }.items():
+            environment.setenv(name, value)
+        boto3.client("s3").create_bucket(Bucket="bucket")
+        yield
+    gs.stop()
+    s3.stop()
+
+
+@pytest.fixture(params=["s3", "gs"])
+def bucket(request, bucket_servers) -> BucketPath:
+    """A folder of its own in a bucket of either kind."""
+    return BucketPath(f"{request.param}://bucket/{uuid.uuid4().hex}")

@@ -21,6 +21,11 @@ TEST = [
     "ipykernel>=6",
     "matplotlib>=3.8",
     "kubernetes-validate>=1.30",
+    # Servers of buckets. moto's own extra for its server brings all of AWS.
+    "moto[s3]>=5",
+    "flask>=3",
+    "flask-cors>=4",
+    "gcp-storage-emulator>=2026.7",
 ]
 ONNX = ["onnx>=1.17", "onnxruntime>=1.18", "tf2onnx>=1.16"]
 OPENVINO = ["openvino>=2025.1"]
@@ -40,6 +45,8 @@ TRACK = ["trackers>=2.6,<3", "supervision>=0.31"]
 HUB = ["huggingface_hub>=1.0", "kagglehub>=0.3.12"]
 DOCS = ["mkdocs-material>=9.5,<10", "mkdocstrings[python]>=1,<2"]
 BEAM = ["apache-beam>=2.60,<3"]
+GCS = ["gcsfs>=2025.3"]
+S3 = ["s3fs>=2025.3"]
 GRAIN = ["grain>=0.2.14,<0.3", "array-record>=0.8.2,<1"]
 
 ROOT = Path(__file__).parent
@@ -97,6 +104,8 @@ setup(
             *SERVE,
             *BEAM,
             *GRAIN,
+            *GCS,
+            *S3,
             *PANDAS,
             *TRACK,
             *HUB,
@@ -108,6 +117,8 @@ setup(
         "serve": SERVE,
         "beam": BEAM,
         "grain": GRAIN,
+        "gcs": GCS,
+        "s3": S3,
         "pandas": PANDAS,
         "track": TRACK,
         "hub": HUB,

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,7 +27,13 @@ from personlab_keras.config import Config, config_to_dict
 from personlab_keras.data.records import META_FILE, Meta, check_trainable, parse_meta, write_meta
 from personlab_keras.data.shard_files import ENDINGS
 from personlab_keras.errors import InputError
-from personlab_keras.io.files import sole_writer, write_atomically
+from personlab_keras.io.files import (
+    Place,
+    as_place,
+    remove_tree,
+    sole_writer,
+    write_atomically,
+)
 from personlab_keras.method.skeleton import COCO_PERSON, Skeleton
 
 __all__ = ["prepare", "write_shard"]
@@ -54,7 +59,7 @@ _BAKED = (
 def prepare(
     annotations: str | Path,
     images: str | Path | None,
-    out: str | Path,
+    out: str | Place,
     config: Config,
     skeleton: Skeleton = COCO_PERSON,
     progress: Callable[[int, int], None] | None = None,
@@ -91,7 +96,7 @@ def prepare(
             `strict`, for the first fault.
         KeyboardInterrupt: with a message that gives the progress and says how to resume.
     """
-    target = Path(out)
+    target = as_place(out)
     dataset = read_annotations(
         annotations, skeleton, categories, strict, split, config.data.annotation_frame
     )
@@ -173,7 +178,7 @@ def prepare(
                     write_meta(target, meta)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(site.how_far()) from None
-        shutil.rmtree(target / STATE, ignore_errors=True)
+        remove_tree(target / STATE)
     if not meta.records:
         raise none_usable(folder, len(chosen), tally)
     return meta
@@ -184,7 +189,7 @@ class _Site:
 
     def __init__(
         self,
-        target: Path,
+        target: Place,
         tasks: Sequence[Task],
         engine: Engine,
         progress: Callable[[int, int], None] | None,
@@ -269,7 +274,7 @@ def _listing(images: Sequence[AnnotatedImage], folder: Path) -> dict[str, Any]:
     return {"listed": len(images), "names_and_sizes_sha256": digest.hexdigest()}
 
 
-def _claim(target: Path, plan: Mapping[str, Any], overwrite: bool) -> None:
+def _claim(target: Place, plan: Mapping[str, Any], overwrite: bool) -> None:
     """Removes everything from the folder that does not belong to this plan.
 
     Raises:
@@ -290,7 +295,7 @@ def _claim(target: Path, plan: Mapping[str, Any], overwrite: bool) -> None:
     if before is None:
         # First: its presence marks a folder as complete.
         (target / META_FILE).unlink(missing_ok=True)
-        shutil.rmtree(target / STATE, ignore_errors=True)
+        remove_tree(target / STATE)
         for ending in ENDINGS.values():
             for shard in target.glob(f"views-*-of-*{ending}"):
                 shard.unlink()
@@ -298,7 +303,7 @@ def _claim(target: Path, plan: Mapping[str, Any], overwrite: bool) -> None:
         write_atomically(note, to_json(plan))
 
 
-def _plan_of(folder: Path) -> Any:
+def _plan_of(folder: Place) -> Any:
     """The plan of a finished folder, whatever the version of its format."""
     path = folder / META_FILE
     try:

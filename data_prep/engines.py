@@ -11,12 +11,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 
 from data_prep.shards import STATE, Task, Written, finished, write_shard
 from personlab_keras.beam_options import beam_options
 from personlab_keras.errors import InputError
-from personlab_keras.io.files import write_atomically
+from personlab_keras.io.files import as_place, write_atomically
 from personlab_keras.io.processes import workers_ignore_interrupts
 
 Engine = Callable[[Sequence[Task]], Iterator[Written]]
@@ -114,7 +113,7 @@ def _write_noting_failure(task: Task, failure: str) -> None:
     """Writes a shard, and an `InputError` into the file `failure`: Beam would retry the element in
     vain and bury the message in its own.
     """
-    if Path(failure).exists():
+    if as_place(failure).is_file():
         return
     try:
         write_shard(task)

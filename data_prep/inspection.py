@@ -17,12 +17,12 @@ from data_prep.statistics import sound_records, summary
 from personlab_keras.data.pipeline import expand
 from personlab_keras.data.records import Meta, Record, read_meta, view_image
 from personlab_keras.drawing import draw_targets
-from personlab_keras.io.files import write_atomically
+from personlab_keras.io.files import Place, as_place, write_atomically
 from personlab_keras.method.maps import OUTPUTS, Maps, unpack
 
 
 def inspect(
-    records: str | Path,
+    records: str | Place,
     out: str | Path,
     count: int,
     sheet: int,
@@ -49,13 +49,13 @@ def inspect(
     views = list(_chosen(records, meta, sheet, seed, skip_corrupt))
     write_atomically(
         Path(out) / "index.html",
-        page(f"Records: {Path(records)}", counts, views, meta, drawings).encode(),
+        page(f"Records: {as_place(records)}", counts, views, meta, drawings).encode(),
     )
     return counts
 
 
 def _chosen(
-    records: str | Path, meta: Meta, count: int, seed: int, skip_corrupt: int
+    records: str | Place, meta: Meta, count: int, seed: int, skip_corrupt: int
 ) -> Iterator[Record]:
     wanted = set(random.Random(seed).sample(range(meta.records), min(count, meta.records)))
     for number, record in enumerate(sound_records(records, meta, skip_corrupt, [])):
@@ -64,7 +64,7 @@ def _chosen(
 
 
 def draw_records(
-    records: str | Path, out: str | Path, count: int, seed: int = 0, skip_corrupt: int = 0
+    records: str | Place, out: str | Path, count: int, seed: int = 0, skip_corrupt: int = 0
 ) -> list[Path]:
     """Draws the targets of `count` views, selected by the seed, as `<image id>-<view>.png` in
     `out`; returns the files.

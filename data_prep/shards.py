@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -25,7 +24,7 @@ from personlab_keras.config import Config, DataConfig
 from personlab_keras.data.records import Shard, write_example
 from personlab_keras.data.shard_files import ENDINGS, writing_shard
 from personlab_keras.errors import InputError
-from personlab_keras.io.files import write_atomically
+from personlab_keras.io.files import Place, draft, local_copy, publish, write_atomically
 from personlab_keras.method.skeleton import Skeleton
 
 STATE = ".unfinished"
@@ -49,7 +48,7 @@ class Task:
     """
 
     name: str
-    out: Path
+    out: Place
     plan: str
     images: tuple[AnnotatedImage, ...]
     folder: Path
@@ -115,23 +114,21 @@ def write_shard(task: Task) -> Written:
     tally = Tally(task.strict, str(task.folder))
     max_persons, size, digest = 0, 0, ""
     path = task.out / task.name
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with writing_shard(beside, task.config.data.record_format) as append:
-            for image in task.images:
-                for record in image_records(
-                    image, task.folder, task.config, task.skeleton, counts, tally
-                ):
-                    append(write_example(record))
-                    max_persons = max(max_persons, len(record.person_ids))
-                    counts["image bytes"] += len(record.image)
-        if counts["views"]:
-            size, digest = beside.stat().st_size, _sha256(beside)
-            os.replace(beside, path)
+        with draft(path) as drafted:
+            with writing_shard(drafted, task.config.data.record_format) as append:
+                for image in task.images:
+                    for record in image_records(
+                        image, task.folder, task.config, task.skeleton, counts, tally
+                    ):
+                        append(write_example(record))
+                        max_persons = max(max_persons, len(record.person_ids))
+                        counts["image bytes"] += len(record.image)
+            if counts["views"]:
+                size, digest = drafted.stat().st_size, _sha256(drafted)
+                publish(drafted, path)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
-    finally:
-        beside.unlink(missing_ok=True)
     counts["bytes"] = size
     shard = Shard(task.name, counts["views"], size, digest)
     written = Written(
@@ -146,7 +143,7 @@ def write_shard(task: Task) -> Written:
     return written
 
 
-def _note(task: Task) -> Path:
+def _note(task: Task) -> Place:
     return task.out / STATE / f"{task.name}.json"
 
 
@@ -157,20 +154,21 @@ def finished(task: Task) -> Written | None:
     try:
         noted = json.loads(_note(task).read_bytes())
         written = Written(**{**noted, "shard": Shard(**noted["shard"])})
+    except InputError:  # a bucket that cannot be read
+        raise
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return written if written.plan == task.plan and is_intact(task.out, written.shard) else None
 
 
-def is_intact(folder: Path, shard: Shard) -> bool:
+def is_intact(folder: Place, shard: Shard) -> bool:
     """Whether the length and the SHA-256 of a shard match."""
     path = folder / shard.name
     if not shard.records:
         return True
     try:
-        if path.stat().st_size != shard.bytes:
-            return False
-        return _sha256(path) == shard.sha256
+        with local_copy(path) as file:
+            return file.stat().st_size == shard.bytes and _sha256(file) == shard.sha256
     except OSError:
         return False
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from personlab_keras.data.records import Meta, Record, check_damage, read_folder, read_meta
 from personlab_keras.data.tfrecords import Damage
+from personlab_keras.io.files import Place, as_place, file_sizes
 from personlab_keras.method.maps import OUTPUTS
 from personlab_keras.method.targets import (
     IGNORE_CROWD,
@@ -28,7 +28,7 @@ side.
 """
 
 
-def summary(records: str | Path, skip_corrupt: int = 0) -> dict[str, Any]:
+def summary(records: str | Place, skip_corrupt: int = 0) -> dict[str, Any]:
     """Statistics of a records folder.
 
     Returns:
@@ -68,7 +68,8 @@ def summary(records: str | Path, skip_corrupt: int = 0) -> dict[str, Any]:
             "person without mask": targets.ignore & IGNORE_MASKLESS,
         }.items():
             cells[name] += int(np.count_nonzero(found))
-    size = sum((Path(records) / shard.name).stat().st_size for shard in meta.shards)
+    lengths = file_sizes(as_place(records))
+    size = sum(lengths[shard.name] for shard in meta.shards)
     views, dense = (
         max(1, counts["views"]),
         sum(channels(meta.skeleton) for channels in OUTPUTS.values()),
@@ -112,7 +113,7 @@ def _size_names() -> list[str]:
 
 
 def sound_records(
-    records: str | Path, meta: Meta, skip_corrupt: int, damaged: list[Damage]
+    records: str | Place, meta: Meta, skip_corrupt: int, damaged: list[Damage]
 ) -> Iterator[Record]:
     """The intact records of a folder, in order; the others are added to `damaged`.
 

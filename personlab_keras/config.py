@@ -28,7 +28,7 @@ from personlab_keras.config_values import (
     updated,
 )
 from personlab_keras.errors import InputError
-from personlab_keras.io.files import parse_yaml, read_yaml
+from personlab_keras.io.files import Place, parse_yaml, read_yaml
 from personlab_keras.io.images import BACKGROUND
 from personlab_keras.method.coordinates import nearest_side
 from personlab_keras.method.maps import ALL_OUTPUTS, OUTPUTS, REQUIRED_OUTPUTS
@@ -553,7 +553,7 @@ def remaining_decoding(config: Config) -> DecodeConfig:
 
 
 def load_config(
-    path: str | Path | None = None, overrides: Iterable[str] = (), base: Config | None = None
+    path: str | Place | None = None, overrides: Iterable[str] = (), base: Config | None = None
 ) -> Config:
     """Reads a configuration: the defaults, then a YAML file, then overrides.
 
@@ -665,7 +665,7 @@ def _comment(text: str, indent: str) -> str:
     )
 
 
-def _read_yaml(path: str | Path) -> dict[str, Any]:
+def _read_yaml(path: str | Place) -> dict[str, Any]:
     values = read_yaml(path, Path(__file__).parent / "configs", "configuration")
     if values is None:
         return {}

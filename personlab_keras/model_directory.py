@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from personlab_keras.config import Config, config_from_dict, config_to_dict
 from personlab_keras.errors import InputError
-from personlab_keras.io.files import read_small
+from personlab_keras.io.buckets import BucketPath
+from personlab_keras.io.files import local_copy, read_small
 from personlab_keras.io.limits import check_hdf5
 from personlab_keras.method.maps import MASK_OUTPUTS
 from personlab_keras.method.skeleton import Skeleton
@@ -242,3 +243,22 @@ def read_model_directory(folder: str | Path) -> ModelDirectory:
     return ModelDirectory(
         description.skeleton, description.config, description.provenance, path.parent
     )
+
+
+def fetch_model_directory(folder: BucketPath) -> ModelDirectory:
+    """A model directory in a bucket, with its weights loaded.
+
+    Raises:
+        InputError: as `read_model_directory` and `ModelDirectory.network`; the bucket cannot be
+            read.
+    """
+    try:
+        with local_copy(folder / DESCRIPTION_FILE, folder / WEIGHTS_FILE) as copy:
+            directory = read_model_directory(copy.parent)
+            _ = directory.network
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{error.filename}: missing; a model directory contains {DESCRIPTION_FILE} and "
+            f"{WEIGHTS_FILE}"
+        ) from None
+    return directory

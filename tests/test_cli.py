@@ -76,14 +76,11 @@ def test_another_backend_is_refused_in_python():
 @pytest.mark.parametrize(
     "command",
     [
-        ["train", "--records", "gs://bucket/x", "--workdir", "w"],
-        ["train", "--records", "r", "--workdir", "gs://bucket/x"],
         ["prepare", "--annotations", "gs://bucket/x", "--out", "o"],
         ["prepare", "--annotations", "a", "--images", "gs://bucket/x", "--out", "o"],
-        ["prepare", "--annotations", "a", "--images", "i", "--out", "gs://bucket/x"],
-        ["inspect", "gs://bucket/x"],
+        ["inspect", "r", "--out", "gs://bucket/x"],
         ["serve", "--model", "gs://bucket/x"],
-        ["export", "gs://bucket/x", "--out", "o"],
+        ["export", "w", "--out", "gs://bucket/x"],
         [
             "evaluate",
             "--model",
@@ -103,6 +100,29 @@ def test_buckets_are_refused_in_one_line(command, tmp_path, monkeypatch, capsys)
     assert main(command) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.endswith("gs://bucket/x: must be a local path; mount the bucket")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "--records", "gs://bucket/x", "--workdir", "w"],
+        ["train", "--records", "gs://bucket/x", "--workdir", "gs://bucket/y"],
+        ["inspect", "gs://bucket/x"],
+    ],
+    ids=" ".join,
+)
+def test_a_bucket_needs_its_package(command, tmp_path, monkeypatch, capsys):
+    from personlab_keras.io import buckets
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "gcsfs.core", None)
+    buckets._system.cache_clear()
+    assert main(command) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        f"personlab {command[0]}: gs:// needs the package gcsfs: pip install 'personlab-keras[gcs]'"
+    )
     assert not list(tmp_path.iterdir())
 
 

@@ -13,15 +13,20 @@ import signal
 import sys
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from personlab_keras.cli.console import counted, progress_bars, say, waiting
 from personlab_keras.cli.given import named_model, overrides_of, pipeline_arguments
 from personlab_keras.config import Config, config_to_described_yaml, load_config
 from personlab_keras.errors import InputError
+from personlab_keras.io.buckets import BucketPath, is_bucket
 from personlab_keras.io.files import check_apart, check_there
 from personlab_keras.io.interrupts import interrupts_raise
 from personlab_keras.io.processes import import_tensorflow_quietly
+
+if TYPE_CHECKING:
+    from personlab_keras.model_directory import ModelDirectory
 
 
 def run_demo(options: argparse.Namespace, config: Config) -> int:
@@ -149,7 +154,6 @@ def run_train(options: argparse.Namespace, config: Config) -> int:
         if getattr(options, name) is None:
             raise InputError(f"--{name} is required, except with --compile-for")
     from personlab_keras.data.records import check_meta, read_meta
-    from personlab_keras.model_directory import read_model_directory
     from personlab_keras.training.devices import join
     from personlab_keras.training.run_log import read_log, verdict
     from personlab_keras.training.train import starting_config, train
@@ -158,7 +162,7 @@ def run_train(options: argparse.Namespace, config: Config) -> int:
     join(config.train.strategy)
     meta = read_meta(options.records)
     val_meta = None if options.val_records is None else read_meta(options.val_records)
-    directory = None if options.init is None else read_model_directory(named_model(options.init))
+    directory = None if options.init is None else _initial(options.init)
     skip = [] if options.skip_corrupt is None else [f"data.skip_corrupt={options.skip_corrupt}"]
     config = load_config(
         options.config, [*skip, *options.set], base=starting_config(meta, directory)
@@ -170,6 +174,8 @@ def run_train(options: argparse.Namespace, config: Config) -> int:
         if remark is not None:
             say(f"{options.val_records}: {remark}")
     init = None if directory is None else directory.network
+    if is_bucket(options.workdir):
+        say(f"{options.workdir}: no tensorboard/ in a bucket; log.jsonl has the same figures")
     with progress_bars() as progress:
         advance = progress("steps")
         total = config.train.steps
@@ -207,6 +213,14 @@ def run_train(options: argparse.Namespace, config: Config) -> int:
     return 0
 
 
+def _initial(model: str | Path) -> ModelDirectory:
+    from personlab_keras.model_directory import fetch_model_directory, read_model_directory
+
+    if is_bucket(model):
+        return fetch_model_directory(BucketPath(model))
+    return read_model_directory(named_model(model))
+
+
 def _end_at_second_interrupt() -> None:
     """Runs in the handler of a signal, where a buffered stream may be busy."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -222,11 +236,10 @@ def _compile_step(options: argparse.Namespace, config: Config) -> int:
     import_tensorflow_quietly()
     from personlab_keras.compilation.ahead import compile_for, largest_batch, meta_of
     from personlab_keras.data.records import read_meta
-    from personlab_keras.model_directory import read_model_directory
     from personlab_keras.training.train import starting_config
 
     meta = meta_of(config) if options.records is None else read_meta(options.records)
-    directory = None if options.init is None else read_model_directory(options.init)
+    directory = None if options.init is None else _initial(options.init)
     config = load_config(options.config, options.set, base=starting_config(meta, directory))
     report = (
         largest_batch(target, config, meta, say=lambda line: print(line, file=sys.stderr))
@@ -251,7 +264,9 @@ def run_export(options: argparse.Namespace, config: Config) -> int:
     formats, settings = options.format.split(","), overrides_of(options)
     check_export(options.source, options.out, formats, files, settings)
     with waiting("exporting"):
-        source = named_model(options.source)
+        source = (
+            BucketPath(options.source) if is_bucket(options.source) else named_model(options.source)
+        )
         paths = export_formats(source, options.out, formats, files, settings, best=options.best)
     for path in paths:
         content = (

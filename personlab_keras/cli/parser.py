@@ -11,6 +11,8 @@ from personlab_keras import __version__
 from personlab_keras.cli import commands, predicting
 from personlab_keras.config import Config
 from personlab_keras.inference.beam import is_address
+from personlab_keras.io.buckets import BucketPath, is_bucket
+from personlab_keras.io.files import Place
 from personlab_keras.model.pretrained.catalogue import DEFAULT_MODEL
 
 _MODEL = (
@@ -104,7 +106,7 @@ def _add_prepare(add: Add) -> None:
     _add_annotations(command)
     command.add_argument(
         "--out",
-        type=Path,
+        type=_place,
         required=True,
         metavar="DIR",
         help="folder for the records; repeat the command to resume an interrupted run",
@@ -185,7 +187,7 @@ def _add_inspect(add: Add) -> None:
         "inspect", commands.run_inspect, "show what records contain: counts, histograms, images"
     )
     command.add_argument(
-        "records", type=Path, metavar="RECORDS", help="folder that `personlab prepare` wrote"
+        "records", type=_place, metavar="RECORDS", help="folder that `personlab prepare` wrote"
     )
     command.add_argument(
         "--out",
@@ -212,14 +214,14 @@ def _add_inspect(add: Add) -> None:
 
 def _add_train(add: Add) -> None:
     command = add("train", commands.run_train, "train a network, or resume a run")
-    command.add_argument("--records", type=Path, metavar="DIR", help="records to train on")
+    command.add_argument("--records", type=_place, metavar="DIR", help="records to train on")
     command.add_argument(
         "--workdir",
-        type=Path,
+        type=_place,
         metavar="DIR",
         help="folder for checkpoints, logs and all settings; repeat the command to resume the run",
     )
-    command.add_argument("--val-records", type=Path, metavar="DIR", help="records to validate on")
+    command.add_argument("--val-records", type=_place, metavar="DIR", help="records to validate on")
     _add_skip_corrupt(command, "the setting data.skip_corrupt")
     command.add_argument(
         "--init",
@@ -574,6 +576,10 @@ def _add_test_time_views(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--flip", action="store_true", help="run the network on the mirror image of each image, too"
     )
+
+
+def _place(text: str) -> Place:
+    return BucketPath(text) if is_bucket(text) else Path(text)
 
 
 def _path_or_address(text: str) -> str | Path:

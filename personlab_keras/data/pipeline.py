@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import tensorflow as tf
 
@@ -29,6 +29,8 @@ from personlab_keras.data.records import (
 from personlab_keras.data.shard_files import read_shard
 from personlab_keras.data.stream import EVERYTHING, Part, Stream, check_lengths
 from personlab_keras.data.tfrecords import Damage
+from personlab_keras.errors import InputError
+from personlab_keras.io.files import Place, as_place
 from personlab_keras.method.coordinates import grid
 from personlab_keras.method.maps import mask_name
 from personlab_keras.method.targets import IGNORE_CROWD, IGNORE_MASKLESS, OVERLAP
@@ -37,7 +39,7 @@ WAIT = "wait"
 
 
 def make_dataset(
-    records: str | Path,
+    records: str | Place,
     batch_size: int,
     *,
     training: bool,
@@ -121,7 +123,7 @@ def _batches(
     )
 
 
-def stored_examples(records: str | Path, meta: Meta, skip_corrupt: int = 0) -> tf.data.Dataset:
+def stored_examples(records: str | Place, meta: Meta, skip_corrupt: int = 0) -> tf.data.Dataset:
     """Parsed examples with decoded image (side, side, 3) uint8, in the order of the shards, once.
     At most `skip_corrupt` damaged records are skipped."""
     if skip_corrupt:
@@ -138,7 +140,7 @@ def stored_examples(records: str | Path, meta: Meta, skip_corrupt: int = 0) -> t
 
     def sound() -> Iterator[bytes]:
         for shard in meta.shards:
-            for number, content in enumerate(read_shard(Path(records) / shard.name)):
+            for number, content in enumerate(read_shard(as_place(records) / shard.name)):
                 if (shard.name, number) in skipped:
                     continue
                 if isinstance(content, Damage):
@@ -151,9 +153,9 @@ def stored_examples(records: str | Path, meta: Meta, skip_corrupt: int = 0) -> t
 
 
 @contextmanager
-def damage_named(records: str | Path, *more: str | Path, skip_corrupt: int = 0) -> Iterator[None]:
+def damage_named(records: str | Place, *more: str | Place, skip_corrupt: int = 0) -> Iterator[None]:
     """Inside this context, the error for a damaged record that ends a stream of one of these
-    folders names its file, number and offset.
+    folders names its file, number and offset, and that for a file that cannot be read its reason.
 
     Args:
         skip_corrupt: how many damaged records of the first folder are skipped.
@@ -163,14 +165,18 @@ def damage_named(records: str | Path, *more: str | Path, skip_corrupt: int = 0) 
     """
     try:
         yield
-    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError):
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
+        # What a disk or a bucket does not give is no damage, for which all would be read.
+        refused = re.search(r"InputError: (.*: cannot be read: .*)", str(error))
+        if refused is not None:
+            raise InputError(refused[1]) from None
         for folder, allowed in ((records, skip_corrupt), *((each, 0) for each in more)):
             check_damage(find_damage(folder, read_meta(folder)), allowed, folder)
         raise
 
 
 def training_examples(
-    records: str | Path, meta: Meta, settings: DataConfig, seed: int, part: Part = EVERYTHING
+    records: str | Place, meta: Meta, settings: DataConfig, seed: int, part: Part = EVERYTHING
 ) -> tf.data.Dataset:
     """Endless augmented examples in compact form: those of a part of the stream of this seed, read
     by the engine of the settings. No other records are read.

@@ -23,7 +23,7 @@ from personlab_keras.data.photos import Photo, photo_features, read_photo
 from personlab_keras.data.shard_files import open_shard
 from personlab_keras.data.tfrecords import Damage
 from personlab_keras.errors import InputError
-from personlab_keras.io.files import check_local, read_small, write_atomically
+from personlab_keras.io.files import Place, as_place, file_sizes, read_small, write_atomically
 from personlab_keras.io.images import BACKGROUND, decode_image
 from personlab_keras.method.coordinates import map_side
 from personlab_keras.method.skeleton import COCO_PERSON, Skeleton, checked_skeleton
@@ -243,7 +243,7 @@ def _judging(features: Any, persons: int) -> dict[str, Any]:
 
 
 def read_judging(
-    folder: str | Path, meta: Meta
+    folder: str | Place, meta: Meta
 ) -> dict[tuple[int, int], tuple[np.ndarray, float, np.ndarray]]:
     """(image id, view) -> `regions`, `scale` and `order` of every sound record."""
     return {
@@ -292,14 +292,14 @@ def _example_class() -> Any:
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("tensorflow.Example"))
 
 
-def read_folder(folder: str | Path, meta: Meta) -> Iterator[Record | Damage]:
+def read_folder(folder: str | Place, meta: Meta) -> Iterator[Record | Damage]:
     """The records of a folder in the order of its shards; a `Damage` in place of each damaged one.
 
     Raises:
         InputError: a shard cannot be opened.
     """
     for shard in meta.shards:
-        path = Path(folder) / shard.name
+        path = as_place(folder) / shard.name
         file = open_shard(path)
         for number in range(max(len(file), shard.records)):
             content = file.read(number)
@@ -313,12 +313,12 @@ def read_folder(folder: str | Path, meta: Meta) -> Iterator[Record | Damage]:
             yield record
 
 
-def find_damage(records: str | Path, meta: Meta) -> list[Damage]:
+def find_damage(records: str | Place, meta: Meta) -> list[Damage]:
     """The damaged records of a folder, all of which is read."""
     return [each for each in read_folder(records, meta) if isinstance(each, Damage)]
 
 
-def check_damage(damaged: list[Damage], allowed: int, records: str | Path) -> None:
+def check_damage(damaged: list[Damage], allowed: int, records: str | Place) -> None:
     """Refuses more damage than is allowed.
 
     Raises:
@@ -331,7 +331,7 @@ def check_damage(damaged: list[Damage], allowed: int, records: str | Path) -> No
         )
 
 
-def write_meta(folder: Path, meta: Meta) -> None:
+def write_meta(folder: Place, meta: Meta) -> None:
     """Writes `meta.json`; it appears complete or not at all, and after the shards that it lists."""
     values = {
         "format_version": FORMAT_VERSION,
@@ -341,7 +341,7 @@ def write_meta(folder: Path, meta: Meta) -> None:
     write_atomically(folder / META_FILE, (json.dumps(values, indent=1) + "\n").encode())
 
 
-def read_meta(folder: str | Path) -> Meta:
+def read_meta(folder: str | Place) -> Meta:
     """The meta data of a records folder.
 
     Raises:
@@ -349,23 +349,23 @@ def read_meta(folder: str | Path) -> Meta:
             missing.
     """
     meta = parse_meta(folder)
-    missing = [shard.name for shard in meta.shards if not (Path(folder) / shard.name).is_file()]
+    there = file_sizes(as_place(folder))
+    missing = [shard.name for shard in meta.shards if shard.name not in there]
     if missing:
-        path = Path(folder) / META_FILE
+        path = as_place(folder) / META_FILE
         raise InputError(
             f"{path}: lists {len(meta.shards)} shards of which {len(missing)} are missing, first {missing[0]}"
         )
     return meta
 
 
-def parse_meta(folder: str | Path) -> Meta:
+def parse_meta(folder: str | Place) -> Meta:
     """As `read_meta`, without checking that the shards exist.
 
     Raises:
         InputError: the file is missing, damaged or of another version.
     """
-    check_local(folder)
-    path = Path(folder) / META_FILE
+    path = as_place(folder) / META_FILE
     if not path.is_file():
         raise InputError(
             f"{folder}: no {META_FILE} there; a records folder is what `personlab prepare --out` wrote"
@@ -451,7 +451,7 @@ def _check_meta_fields(values: Mapping[str, Any]) -> None:
     )
 
 
-def check_trainable(meta: Meta, folder: str | Path) -> None:
+def check_trainable(meta: Meta, folder: str | Place) -> None:
     """Refuses records from which no keypoint can be learned.
 
     Raises:
@@ -467,7 +467,7 @@ def check_trainable(meta: Meta, folder: str | Path) -> None:
 
 def check_meta(
     meta: Meta,
-    folder: str | Path,
+    folder: str | Place,
     *,
     skeleton: Skeleton = COCO_PERSON,
     radius: float | None = None,

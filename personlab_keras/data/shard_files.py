@@ -7,26 +7,33 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from personlab_keras.data.array_records import ArrayRecordFile, ArrayRecordWriter
+from personlab_keras.data.array_records import (
+    ArrayRecordFile,
+    ArrayRecordWriter,
+    BucketArrayRecordFile,
+)
 from personlab_keras.data.tfrecords import Damage, TfrecordFile, frame
+from personlab_keras.io.buckets import BucketPath
+from personlab_keras.io.files import Place, as_place
 
 ENDINGS = {"tfrecord": ".tfrecord", "array_record": ".array_record"}
 """Endings of the files by format."""
-ShardFile = TfrecordFile | ArrayRecordFile
+ShardFile = TfrecordFile | ArrayRecordFile | BucketArrayRecordFile
 
 
-def open_shard(path: str | Path) -> ShardFile:
+def open_shard(path: str | Place) -> ShardFile:
     """A shard whose records can be read in any order, of the format that its ending names.
 
     Raises:
         InputError: it cannot be opened.
     """
-    if Path(path).suffix == ENDINGS["array_record"]:
-        return ArrayRecordFile(path)
-    return TfrecordFile(path)
+    file = as_place(path)
+    if file.suffix != ENDINGS["array_record"]:
+        return TfrecordFile(file)
+    return BucketArrayRecordFile(file) if isinstance(file, BucketPath) else ArrayRecordFile(file)
 
 
-def read_shard(path: str | Path) -> Iterator[bytes | Damage]:
+def read_shard(path: str | Place) -> Iterator[bytes | Damage]:
     """The contents of the records of a shard in order; a `Damage` in place of each damaged one.
 
     Raises:

@@ -7,9 +7,9 @@ from __future__ import annotations
 import functools
 import logging
 import threading
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from personlab_keras.data.records import Meta, check_damage, read_example
 from personlab_keras.data.shard_files import open_shard
 from personlab_keras.data.tfrecords import Damage
 from personlab_keras.errors import InputError
+from personlab_keras.io.files import Place, as_place, file_sizes
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,13 @@ class Stream:
         InputError: a shard is not of the length that meta.json says.
     """
 
-    def __init__(self, folder: str | Path, meta: Meta, settings: DataConfig, seed: int) -> None:
-        self._folder, self._meta, self._settings, self._seed = Path(folder), meta, settings, seed
+    def __init__(self, folder: str | Place, meta: Meta, settings: DataConfig, seed: int) -> None:
+        self._folder, self._meta, self._settings, self._seed = (
+            as_place(folder),
+            meta,
+            settings,
+            seed,
+        )
         self._starts = np.cumsum([0, *(shard.records for shard in meta.shards)])
         self._damaged: dict[int, Damage] = {}
         self._prepare()
@@ -118,7 +124,9 @@ class Stream:
     def _content(self, number: int) -> bytes | Damage:
         shard = int(np.searchsorted(self._starts, number, side="right")) - 1
         within = number - int(self._starts[shard])
-        content = self._open(shard).read(within)
+        with self._opening[shard]:  # once: in a bucket it takes many requests
+            opened = self._open(shard)
+        content = opened.read(within)
         if self._settings.skip_corrupt and not isinstance(content, Damage):
             # A sound sum over something else than a record: found before it would end the stream.
             try:
@@ -139,6 +147,7 @@ class Stream:
 
     def _prepare(self) -> None:
         self._lock = threading.Lock()
+        self._opening: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
         # A window touches a handful of shards, and prefetching two epochs at most.
         self._open = functools.lru_cache(maxsize=16)(
             lambda shard: open_shard(self._folder / self._meta.shards[shard].name)
@@ -157,7 +166,7 @@ class Stream:
         return {
             name: value
             for name, value in vars(self).items()
-            if name not in ("_lock", "_open", "_order")
+            if name not in ("_lock", "_opening", "_open", "_order")
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -165,14 +174,14 @@ class Stream:
         self._prepare()
 
 
-def check_lengths(folder: str | Path, meta: Meta) -> None:
+def check_lengths(folder: str | Place, meta: Meta) -> None:
     """Raises:
     InputError: a shard is not of the length that meta.json says.
     """
+    sizes = file_sizes(as_place(folder))
     for shard in meta.shards:
-        path = Path(folder) / shard.name
-        size = path.stat().st_size
+        size = sizes[shard.name]
         if size != shard.bytes:
             raise InputError(
-                f"{path}: must be {shard.bytes} bytes long, as meta.json says. Received: {size}"
+                f"{as_place(folder) / shard.name}: must be {shard.bytes} bytes long, as meta.json says. Received: {size}"
             )

@@ -7,15 +7,15 @@ own writer would cost each worker seconds of start and 400 MB."""
 from __future__ import annotations
 
 import mmap
-import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import google_crc32c
 
 from personlab_keras.errors import InputError
+from personlab_keras.io.files import Place, as_place
+from personlab_keras.io.ranges import open_ranges
 
 _LENGTH = struct.Struct("<Q")
 _SUM = struct.Struct("<I")
@@ -34,7 +34,7 @@ class Damage:
         what: the kind of damage.
     """
 
-    path: Path
+    path: Place
     record: int
     offset: int
     what: str
@@ -63,8 +63,9 @@ def _masked_sum(content: bytes) -> int:
 class TfrecordFile:
     """A file whose records are read in any order, also by several threads.
 
-    Opening reads the length of every record, 12 bytes each, and nothing else. After a damaged
-    length, the next record begins where both checksums confirm one.
+    Opening reads the length of every record, 12 bytes each, and nothing else: in a bucket, by a
+    request for each. After a damaged length, the next record begins where both checksums confirm
+    one.
 
     Args:
         path: the file.
@@ -73,11 +74,11 @@ class TfrecordFile:
         InputError: the file cannot be opened.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self._path = Path(path)
+    def __init__(self, path: str | Place) -> None:
+        self._path = as_place(path)
         try:
-            self._descriptor = os.open(path, os.O_RDONLY)
-            self._size = os.fstat(self._descriptor).st_size
+            self._file = open_ranges(self._path)
+            self._size = self._file.size
             self._places = list(self._find_places())
         except OSError as error:
             raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
@@ -98,7 +99,7 @@ class TfrecordFile:
             return place
         at, length = place
         try:
-            content = os.pread(self._descriptor, length + _SUM.size, at + _HEADER)
+            content = self._file.read(length + _SUM.size, at + _HEADER)
         except OSError as error:
             raise InputError(f"{self._path}: cannot be read: {error.strerror or error}") from None
         if len(content) < length + _SUM.size:
@@ -107,22 +108,18 @@ class TfrecordFile:
             return Damage(self._path, number, at, "its content does not match its checksum")
         return content[:length]
 
-    def __del__(self) -> None:
-        if hasattr(self, "_descriptor"):
-            os.close(self._descriptor)
-
     def _find_places(self) -> Iterator[tuple[int, int] | Damage]:
         """(where it begins, length of its content) of every record."""
         at, number, size = 0, 0, self._size
         while at < size:
-            header = os.pread(self._descriptor, _HEADER, at)
+            header = self._file.read(_HEADER, at)
             length = _length_at(header, 0, len(header))
             end = None if length is None else at + _HEADER + length + _SUM.size
             if length is None or end is None or end > size:
                 cut = length is not None or len(header) < _HEADER
                 what = "the file ends within it" if cut else "its length is damaged"
                 yield Damage(self._path, number, at, what)
-                with mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ) as data:
+                with self._file.whole() as data:
                     at = _next_record(data, at + 1, size)
             else:
                 yield at, length
@@ -141,7 +138,7 @@ def _length_at(data: mmap.mmap | bytes, at: int, size: int) -> int | None:
     return _LENGTH.unpack(packed)[0] if confirmed else None
 
 
-def _next_record(data: mmap.mmap, start: int, size: int) -> int:
+def _next_record(data: mmap.mmap | bytes, start: int, size: int) -> int:
     """Where the next whole record begins; `size` where there is none."""
     # The upper half of a length is zero: four zero bytes are rare in what is compressed.
     zeros = data.find(b"\0\0\0\0", start + 4)

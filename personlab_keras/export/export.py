@@ -18,8 +18,9 @@ from personlab_keras.errors import InputError
 from personlab_keras.export.file_options import FileOptions
 from personlab_keras.export.litert import litert_files
 from personlab_keras.inference.runtimes import FILES, LITERT
+from personlab_keras.io.buckets import BucketPath
 from personlab_keras.io.failures import failure
-from personlab_keras.io.files import make_folder, write_atomically
+from personlab_keras.io.files import Place, as_place, make_folder, write_atomically
 from personlab_keras.io.interrupts import unfinished
 from personlab_keras.method.skeleton import COCO_PERSON, Skeleton
 from personlab_keras.model.network import build_model, copy_weights, inference_model
@@ -117,11 +118,12 @@ class Source:
     provenance: Mapping[str, Any]
 
 
-def read_source(source: str | Path, overrides: Iterable[str] = (), best: bool = False) -> Source:
+def read_source(source: str | Place, overrides: Iterable[str] = (), best: bool = False) -> Source:
     """Reads a network to export from a training run or a model directory.
 
     Args:
-        source: the workdir of a run, of which the latest checkpoint is read, or a model directory.
+        source: the workdir of a run, of which the latest checkpoint is read, or a model directory
+            on a disk.
         overrides: settings `section.key=value` to change. The same weights serve any
             `model.output_stride`: 8 gives finer maps from a network trained at 16.
         best: whether to read the checkpoint of the best validation instead of the latest.
@@ -130,8 +132,9 @@ def read_source(source: str | Path, overrides: Iterable[str] = (), best: bool = 
         InputError: the source is neither, or a changed setting needs other weights, or masks that
             the network cannot give.
     """
-    folder = latest_version(source)
-    if (folder / DESCRIPTION_FILE).is_file():
+    place = as_place(source)
+    folder = place if isinstance(place, BucketPath) else latest_version(place)
+    if isinstance(folder, Path) and (folder / DESCRIPTION_FILE).is_file():
         if best:
             raise InputError(
                 f"{folder}: a model directory has one set of weights; only a workdir has a best checkpoint"
@@ -157,7 +160,7 @@ def read_source(source: str | Path, overrides: Iterable[str] = (), best: bool = 
 
 
 def export_source(
-    source: str | Path, out: str | Path, overrides: Iterable[str] = (), best: bool = False
+    source: str | Place, out: str | Path, overrides: Iterable[str] = (), best: bool = False
 ) -> Path:
     """Exports a run or a model directory to a model directory.
 

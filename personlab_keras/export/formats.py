@@ -19,7 +19,7 @@ from personlab_keras.export.onnx import onnx_files
 from personlab_keras.export.openvino import openvino_files
 from personlab_keras.inference.input_fit import fit_for
 from personlab_keras.inference.runtimes import FILES, LITERT, ONNX, OPENVINO, missing_extra
-from personlab_keras.io.files import write_atomically
+from personlab_keras.io.files import Place, write_atomically
 from personlab_keras.io.images import list_images, read_image
 from personlab_keras.method.coordinates import map_side
 from personlab_keras.model.network import inference_model
@@ -33,7 +33,7 @@ CALIBRATION_IMAGES = 64
 
 
 def export_formats(
-    source: str | Path,
+    source: str | Place,
     out: str | Path,
     formats: Sequence[str],
     options: FileOptions | None = None,
@@ -87,7 +87,7 @@ def export_formats(
 
 
 def check_export(
-    source: str | Path,
+    source: str | Place,
     out: str | Path,
     formats: Sequence[str],
     options: FileOptions | None,
@@ -115,7 +115,7 @@ def check_export(
         )
     folder = Path(out)
     if SAVED_MODEL not in formats:
-        _check_folder(folder, Path(source), overrides)
+        _check_folder(folder, Path(str(source)), overrides)
     for name in files:
         _check_packages(name, chosen)
     if chosen.calibration:

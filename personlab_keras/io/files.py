@@ -11,7 +11,9 @@ import itertools
 import json
 import os
 import re
+import shutil
 import stat
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +21,8 @@ from typing import IO, Any
 import yaml
 
 from personlab_keras.errors import InputError
+from personlab_keras.io.bucket_lock import lock_folder
+from personlab_keras.io.buckets import BucketPath, is_bucket
 from personlab_keras.io.interrupts import unfinished
 
 _UNFINISHED = ".part"
@@ -35,11 +39,31 @@ SMALL_YAML = 1 << 20
 """Bytes of the largest YAML file: the parser takes a second for it."""
 
 
+Place = Path | BucketPath
+"""A file or folder on a disk or in a bucket."""
+
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/")  # one letter alone is a drive of Windows
 
 
+def as_place(path: str | Place) -> Place:
+    """The file or folder that a path or an address names.
+
+    Raises:
+        InputError: it is an address of neither gs:// nor s3://.
+
+    >>> as_place("records"), as_place("s3://bucket/records")
+    (PosixPath('records'), s3://bucket/records)
+    """
+    if isinstance(path, BucketPath):
+        return path
+    if is_bucket(path):
+        return BucketPath(path)
+    check_local(path)
+    return Path(path)
+
+
 def check_local(path: str | Path) -> None:
-    """Checks that a path is no address of a bucket: as a path it would name a folder here.
+    """Checks that a path is no address: as a path it would name a folder here.
 
     Raises:
         InputError: it is an address.
@@ -55,9 +79,9 @@ def check_local(path: str | Path) -> None:
         raise InputError(f"{address}: must be a local path; mount the bucket")
 
 
-def write_atomically(path: str | Path, content: bytes) -> None:
+def write_atomically(path: str | Place, content: bytes) -> None:
     """Writes a temporary file, flushes it to the disk and renames it, so that a reader sees either
-    the old file or the complete new one, even after a crash.
+    the old file or the complete new one, even after a crash. In a bucket, every file is so.
 
     Args:
         path: the file; missing parent folders are created.
@@ -73,8 +97,10 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     ...     (Path(folder) / "new" / "a.txt").read_bytes()
     b'text'
     """
-    check_local(path)
-    target = Path(path)
+    target = as_place(path)
+    if isinstance(target, BucketPath):
+        target.write_bytes(content)
+        return
     temporary = target.with_name(f".{target.name}.{os.getpid()}{_UNFINISHED}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -85,6 +111,72 @@ def write_atomically(path: str | Path, content: bytes) -> None:
             os.replace(temporary, target)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+@contextlib.contextmanager
+def draft(target: Place) -> Iterator[Path]:
+    """Context manager for a local file to write, which `publish` then puts in the place of
+    `target`: beside it, or in the temporary folder of the system where `target` is in a bucket.
+    """
+    if isinstance(target, BucketPath):
+        with unfinished(Path(tempfile.mkdtemp(prefix="personlab-"))) as folder:
+            yield folder / target.name
+        return
+    beside = target.with_name(f".{target.name}.{os.getpid()}{_UNFINISHED}")
+    try:
+        yield beside
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def publish(drafted: Path, target: Place) -> None:
+    """Makes a finished draft the content of `target`, as a whole.
+
+    Raises:
+        OSError, InputError: it cannot be written.
+    """
+    if isinstance(target, BucketPath):
+        target.upload(drafted)
+    else:
+        os.replace(drafted, target)
+
+
+@contextlib.contextmanager
+def local_copy(file: Place, *beside: BucketPath) -> Iterator[Path]:
+    """Context manager that gives a local file with the same content: a temporary copy, or the file
+    itself if it is local. Copies of other files of its folder lie beside that of a file in a
+    bucket.
+
+    Raises:
+        FileNotFoundError, InputError: a file in a bucket cannot be read.
+    """
+    if not isinstance(file, BucketPath):
+        yield file
+        return
+    with unfinished(Path(tempfile.mkdtemp(prefix="personlab-"))) as folder:
+        for each in (file, *beside):
+            each.download(folder / each.name)
+        yield folder / file.name
+
+
+def file_sizes(folder: Place) -> dict[str, int]:
+    """Bytes of the files directly in a folder, by name.
+
+    Raises:
+        OSError, InputError: it cannot be listed.
+    """
+    if isinstance(folder, BucketPath):
+        return folder.sizes()
+    with os.scandir(folder) as entries:
+        return {each.name: each.stat().st_size for each in entries if each.is_file()}
+
+
+def remove_tree(folder: Place) -> None:
+    """Deletes a folder with all that is in it, as far as possible."""
+    if isinstance(folder, BucketPath):
+        folder.remove_tree()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def make_folder(folder: str | Path) -> Path:
@@ -118,7 +210,7 @@ def check_there(*paths: str | Path | None) -> None:
             raise InputError(f"{path}: {kind}")
 
 
-def check_apart(out: str | Path, sources: Iterable[str | Path]) -> None:
+def check_apart(out: str | Place, sources: Iterable[str | Path]) -> None:
     """Checks that results do not go where they would be sources of the next run.
 
     Args:
@@ -129,7 +221,9 @@ def check_apart(out: str | Path, sources: Iterable[str | Path]) -> None:
         InputError: `out` is one of the folders, or lies below the part of a pattern before its
             first wildcard.
     """
-    target = Path(os.path.realpath(out))
+    if is_bucket(out):  # which is no source of those who call this
+        return
+    target = Path(os.path.realpath(str(out)))
     for source in sources:
         path = Path(source)
         if path.is_dir():
@@ -147,9 +241,9 @@ def check_apart(out: str | Path, sources: Iterable[str | Path]) -> None:
 
 
 @contextlib.contextmanager
-def sole_writer(folder: Path) -> Iterator[None]:
+def sole_writer(folder: Place) -> Iterator[None]:
     """Context manager that makes this process the only writer of a folder. Unfinished files of a
-    killed process are removed first.
+    killed process are removed first. `bucket_lock` says what that means in a bucket.
 
     Args:
         folder: created if missing.
@@ -157,6 +251,10 @@ def sole_writer(folder: Path) -> Iterator[None]:
     Raises:
         InputError: another process is writing to the folder.
     """
+    if isinstance(folder, BucketPath):
+        with lock_folder(folder, folder / LOCK_FILE):
+            yield
+        return
     make_folder(folder)
     with open(folder / LOCK_FILE, "w", encoding="ascii") as lock:
         lock_file(lock, folder)
@@ -204,17 +302,20 @@ def check_regular(path: str | Path) -> None:
         raise InputError(f"{path}: must be a file. Received: {kind}")
 
 
-def read_small(path: str | Path, most: int = SMALL) -> bytes:
+def read_small(path: str | Place, most: int = SMALL) -> bytes:
     """The content of a file that describes others, or sets something.
 
     Raises:
         InputError: it is missing, unreadable, no regular file, or larger than `most` bytes.
     """
-    check_local(path)
+    file = as_place(path)
     try:
-        check_regular(path)
-        with open(path, "rb") as file:
-            content = file.read(most + 1)
+        if isinstance(file, BucketPath):
+            content = file.read_bytes() if file.size() <= most else bytes(most + 1)
+        else:
+            check_regular(file)
+            with open(file, "rb") as opened:
+                content = opened.read(most + 1)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     if len(content) > most:
@@ -222,7 +323,7 @@ def read_small(path: str | Path, most: int = SMALL) -> bytes:
     return content
 
 
-def read_json(path: str | Path) -> dict[str, Any]:
+def read_json(path: str | Place) -> dict[str, Any]:
     """Reads a JSON object from a file.
 
     Raises:
@@ -241,7 +342,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def read_yaml(path: str | Path, shipped: Path, what: str) -> Any:
+def read_yaml(path: str | Place, shipped: Path, what: str) -> Any:
     """Reads a YAML file of the user, or one that comes with the package.
 
     Args:
@@ -252,10 +353,10 @@ def read_yaml(path: str | Path, shipped: Path, what: str) -> Any:
     Raises:
         InputError: the file does not exist, is unreadable, or is not YAML.
     """
-    file = Path(path)
+    file = as_place(path)
     if not file.is_file():
-        file = shipped / f"{file.name.removesuffix('.yaml')}.yaml"
-        if Path(path).parent != Path(".") or not file.is_file():
+        named, file = file, shipped / f"{file.name.removesuffix('.yaml')}.yaml"
+        if named.parent != Path(".") or not file.is_file():
             names = ", ".join(sorted(known.stem for known in shipped.glob("*.yaml")))
             raise InputError(
                 f"{path}: no such {what} file, and none shipped of that name. Shipped: {names}"

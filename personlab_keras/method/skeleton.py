@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 
 from personlab_keras.errors import InputError
-from personlab_keras.io.files import read_yaml
+from personlab_keras.io.files import Place, read_yaml
 
 
 @dataclass(frozen=True, repr=False)
@@ -160,7 +160,7 @@ _FIELDS = ("name", "keypoints", "edges", "sigmas", "flip_pairs")
 SHIPPED = Path(__file__).parents[1] / "skeletons"
 
 
-def load_skeleton(path: str | Path) -> Skeleton:
+def load_skeleton(path: str | Place) -> Skeleton:
     """A skeleton from a YAML file of name, keypoints, edges, sigmas and flip_pairs; or the name of
     a file in `personlab_keras/skeletons`.
 

@@ -146,9 +146,10 @@ class RunCallback(keras.callbacks.Callback):
         share that one: all processes then hand over their weights and one of them validates.
         """
         run = self._run
+        assert run.val_records is not None
         with averaged_weights(self.model) if averaged else contextlib.nullcontext():
             if self._devices.keep_network_whole:
-                return validate(self.model.network, str(run.val_records), run.config, shown)
+                return validate(self.model.network, run.val_records, run.config, shown)
             weights = copies(self.model.network.variables)
         if self._log is None:
             return None
@@ -157,7 +158,7 @@ class RunCallback(keras.callbacks.Callback):
                 skeleton = run.meta.skeleton
                 self._copy = build_training_model(run.config, skeleton, pretrained=False).network
             assign(self._copy.variables, weights)
-            return validate(self._copy, str(run.val_records), run.config, shown)
+            return validate(self._copy, run.val_records, run.config, shown)
 
     def take_back_averaging(self) -> None:
         """Puts the current weights back. Whenever `fit` ends, also in the middle of a run, the

@@ -6,14 +6,13 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
 from personlab_keras.errors import InputError
-from personlab_keras.io.files import write_atomically
+from personlab_keras.io.files import Place, local_copy, write_atomically
 from personlab_keras.io.limits import check_zip
 
 CHECKPOINTS = "checkpoints"
@@ -37,7 +36,7 @@ State = Mapping[str, Any]
 """Variables by name, in a stable order."""
 
 
-def save(state: State, folder: Path, position: Position, keep: int) -> Path:
+def save(state: State, folder: Place, position: Position, keep: int) -> Place:
     """Writes a checkpoint and then removes those older than the latest `keep`.
 
     Raises:
@@ -50,12 +49,12 @@ def save(state: State, folder: Path, position: Position, keep: int) -> Path:
     return path
 
 
-def save_best(state: State, folder: Path, position: Position) -> None:
+def save_best(state: State, folder: Place, position: Position) -> None:
     """Writes the checkpoint of the best validation, in place of the one before."""
     write_atomically(folder / CHECKPOINTS / BEST, _content(state, position))
 
 
-def restore(state: State, path: Path) -> Position:
+def restore(state: State, path: Place) -> Position:
     """Sets the variables to what a checkpoint holds; returns where the run stood.
 
     Raises:
@@ -63,9 +62,10 @@ def restore(state: State, path: Path) -> Position:
     """
     held = sum(int(np.prod(each.shape)) * 8 for each in state.values())
     try:
-        check_zip(path, 2 * held + (1 << 20))
-        with np.load(path) as saved:
-            values = {name: saved[name] for name in saved.files}
+        with local_copy(path) as file:
+            check_zip(file, 2 * held + (1 << 20))
+            with np.load(file) as saved:
+                values = {name: saved[name] for name in saved.files}
         position = Position(int(values.pop(_STEP)), int(values.pop(_EXAMPLE)))
         values.pop(_VERSIONS)
     except InputError:
@@ -91,12 +91,12 @@ def restore(state: State, path: Path) -> Position:
     return position
 
 
-def latest_checkpoint(folder: Path) -> Path | None:
+def latest_checkpoint(folder: Place) -> Place | None:
     """The newest checkpoint of a workdir."""
     return next(reversed(_checkpoints(folder)), None)
 
 
-def best_checkpoint(folder: Path) -> Path | None:
+def best_checkpoint(folder: Place) -> Place | None:
     """The checkpoint of a workdir with the best validation AP; None where nothing was validated."""
     path = folder / CHECKPOINTS / BEST
     return path if path.is_file() else None
@@ -122,5 +122,5 @@ def _content(state: State, position: Position) -> bytes:
     return buffer.getvalue()
 
 
-def _checkpoints(folder: Path) -> list[Path]:
-    return sorted((folder / CHECKPOINTS).glob("step-*.npz"))
+def _checkpoints(folder: Place) -> list[Place]:
+    return sorted((folder / CHECKPOINTS).glob("step-*.npz"), key=lambda path: path.name)

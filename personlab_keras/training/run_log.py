@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from personlab_keras.io.files import write_atomically
+from personlab_keras.io.buckets import BucketPath
+from personlab_keras.io.files import Place, as_place, write_atomically
 
 LOG_FILE = "log.jsonl"
 
@@ -20,7 +20,8 @@ Log = dict[str, float]
 
 
 class RunLog:
-    """Lines of the log: to `log.jsonl`, to TensorBoard, and to whoever watches.
+    """Lines of the log: to `log.jsonl`, to TensorBoard, and to whoever watches. In a bucket, where
+    nothing can be appended to, `log.jsonl` is written anew for each, and there is no TensorBoard.
 
     Args:
         folder: of the run.
@@ -28,43 +29,54 @@ class RunLog:
         report: called with each line.
     """
 
-    def __init__(self, folder: Path, step: int, report: Callable[[Log], None]) -> None:
+    def __init__(self, folder: Place, step: int, report: Callable[[Log], None]) -> None:
         self._path = folder / LOG_FILE
         self._report = report
         self.lines = [line for line in read_log(folder) if line["step"] <= step]
-        write_atomically(
-            self._path, "".join(json.dumps(line) + "\n" for line in self.lines).encode()
+        self._write_anew()
+        self._board = (
+            None
+            if isinstance(folder, BucketPath)
+            else tf.summary.create_file_writer(str(folder / "tensorboard"))
         )
-        self._board = tf.summary.create_file_writer(str(folder / "tensorboard"))
 
     def write(self, log: Log) -> None:
         """Appends a line. It holds the step and figures by name."""
         self.lines.append(log)
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(log) + "\n")
-        with self._board.as_default(step=int(log["step"])):
-            for name, value in log.items():
-                if name != "step":
-                    tf.summary.scalar(name, value)
-        self._board.flush()
+        if isinstance(self._path, BucketPath):
+            self._write_anew()
+        else:
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(log) + "\n")
+        if self._board is not None:
+            with self._board.as_default(step=int(log["step"])):
+                for name, value in log.items():
+                    if name != "step":
+                        tf.summary.scalar(name, value)
+            self._board.flush()
         self._report(log)
 
     def show(self, name: str, step: int, images: Sequence[np.ndarray]) -> None:
         """Gives TensorBoard pictures: (H, W, 3) uint8 each, of one size."""
-        if len(images):
+        if len(images) and self._board is not None:
             with self._board.as_default(step=step):
                 tf.summary.image(name, np.stack(images), max_outputs=len(images))
             self._board.flush()
+
+    def _write_anew(self) -> None:
+        write_atomically(
+            self._path, "".join(json.dumps(line) + "\n" for line in self.lines).encode()
+        )
 
     def best(self, name: str) -> float:
         """The largest value of a figure so far; -inf where there is none."""
         return max((line[name] for line in self.lines if name in line), default=float("-inf"))
 
 
-def read_log(workdir: str | Path) -> list[Log]:
+def read_log(workdir: str | Place) -> list[Log]:
     """The lines of a run's log, in order; an unfinished last line is left out."""
-    path = Path(workdir) / LOG_FILE
-    lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+    path = as_place(workdir) / LOG_FILE
+    lines = path.read_bytes().decode().split("\n") if path.is_file() else []
     return [json.loads(line) for line in lines[:-1]]
 
 

@@ -10,7 +10,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import keras
 
@@ -18,6 +17,7 @@ from personlab_keras.config import Config, DataConfig
 from personlab_keras.data.pipeline import damage_named, make_dataset, small_images, watch_waits
 from personlab_keras.data.records import Meta, check_meta, check_trainable, read_meta
 from personlab_keras.errors import InputError, Stopped
+from personlab_keras.io.files import Place, as_place
 from personlab_keras.method.skeleton import Skeleton
 from personlab_keras.model.network import copy_weights, has_batch_norm
 from personlab_keras.model_directory import Description
@@ -34,11 +34,11 @@ from personlab_keras.training.workdir import Run, open_workdir, training_state
 
 
 def train(
-    records: str | Path,
-    workdir: str | Path,
+    records: str | Place,
+    workdir: str | Place,
     config: Config,
     *,
-    val_records: str | Path | None = None,
+    val_records: str | Place | None = None,
     init: keras.Model | None = None,
     skeleton: Skeleton | None = None,
     report: Callable[[Log], None] = lambda log: None,
@@ -72,7 +72,7 @@ def train(
             process trains there; a record is damaged; the loss is no longer finite; a checkpoint
             cannot be written.
     """
-    folder = Path(workdir)
+    folder = as_place(workdir)
     meta = read_meta(records)
     val_meta = read_meta(val_records) if val_records is not None else None
     skeleton = skeleton or meta.skeleton

@@ -19,6 +19,7 @@ from personlab_keras.data.records import Meta, read_judging, read_meta
 from personlab_keras.decoder import decode
 from personlab_keras.drawing import draw
 from personlab_keras.evaluation import Truth, judge
+from personlab_keras.io.files import Place
 from personlab_keras.method.maps import OUTPUTS, PROBABILITIES, unpack
 from personlab_keras.model.losses import personlab_losses, total_loss
 
@@ -32,7 +33,9 @@ class Validation(NamedTuple):
     """(side, side, 3) uint8 each: views with the people found in them."""
 
 
-def validate(network: keras.Model, records: str, config: Config, shown: int = 0) -> Validation:
+def validate(
+    network: keras.Model, records: str | Place, config: Config, shown: int = 0
+) -> Validation:
     """Measures a network on all views of the records and draws its people over the first `shown`.
 
     Keypoint AP is what `evaluate` gives for the same people in the same images: crowds and people

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -14,7 +12,14 @@ import keras
 from personlab_keras.config import Config, config_to_yaml, load_config
 from personlab_keras.data.records import Meta
 from personlab_keras.errors import InputError
-from personlab_keras.io.files import LOCK_FILE, sole_writer, write_atomically
+from personlab_keras.io.files import (
+    LOCK_FILE,
+    Place,
+    as_place,
+    remove_tree,
+    sole_writer,
+    write_atomically,
+)
 from personlab_keras.method.skeleton import COCO_PERSON, Skeleton, load_skeleton, skeleton_to_yaml
 from personlab_keras.training.checkpoints import (
     AVERAGES,
@@ -49,18 +54,18 @@ class Run:
         from_trained: whether the initial weights are those of a trained network (`--init`).
     """
 
-    folder: Path
+    folder: Place
     config: Config
-    records: str | Path
+    records: str | Place
     meta: Meta
-    val_records: str | Path | None
+    val_records: str | Place | None
     devices: Devices
     from_trained: bool = False
 
 
 @contextlib.contextmanager
 def open_workdir(
-    folder: Path, config: Config, skeleton: Skeleton, devices: Devices
+    folder: Place, config: Config, skeleton: Skeleton, devices: Devices
 ) -> Iterator[None]:
     """Reserves the workdir for this run and writes its configuration and skeleton there. Only one
     of several processes does so.
@@ -81,7 +86,7 @@ def open_workdir(
     except BaseException:
         # A run that fails before it starts, for want of weights say, leaves nothing behind.
         if new and {path.name for path in folder.glob("*")} <= _BEFORE_START:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_tree(folder)
         raise
 
 
@@ -101,17 +106,17 @@ def training_state(training_model: TrainingModel) -> dict[str, Any]:
     }
 
 
-def workdir_skeleton(workdir: str | Path) -> Skeleton:
+def workdir_skeleton(workdir: str | Place) -> Skeleton:
     """The skeleton of a run; COCO's if the run is older than `skeleton.yaml`.
 
     Raises:
         InputError: the file is damaged.
     """
-    path = Path(workdir) / SKELETON_FILE
+    path = as_place(workdir) / SKELETON_FILE
     return load_skeleton(path) if path.is_file() else COCO_PERSON
 
 
-def load_workdir(workdir: str | Path, best: bool = False) -> tuple[keras.Model, Config, int]:
+def load_workdir(workdir: str | Place, best: bool = False) -> tuple[keras.Model, Config, int]:
     """The network of a run (averaged weights if it keeps them), its configuration and its step.
 
     Args:
@@ -120,7 +125,7 @@ def load_workdir(workdir: str | Path, best: bool = False) -> tuple[keras.Model, 
     Raises:
         InputError: the folder holds no run or no such checkpoint.
     """
-    folder = Path(workdir)
+    folder = as_place(workdir)
     path = best_checkpoint(folder) if best else latest_checkpoint(folder)
     if not (folder / CONFIG_FILE).is_file() or path is None:
         wanted = "checkpoint of a validation (--val-records)" if best else f"{CHECKPOINTS}/"
@@ -136,7 +141,7 @@ def load_workdir(workdir: str | Path, best: bool = False) -> tuple[keras.Model, 
     return training_model.network, config, step
 
 
-def _check_same_network(folder: Path, config: Config, skeleton: Skeleton) -> None:
+def _check_same_network(folder: Place, config: Config, skeleton: Skeleton) -> None:
     path = folder / CONFIG_FILE
     if not path.is_file() or latest_checkpoint(folder) is None:
         return
