@@ -124,6 +124,7 @@ setup(
         "hub": HUB,
         "docs": DOCS,
         "jax": ["jax>=0.4.30"],
+        "torch": ["torch>=2.6"],
         # JAX computes; TensorFlow, which has no TPU support any more, only feeds.
         "tpu": ["jax[tpu]>=0.7"],
     },

@@ -8,7 +8,7 @@ import sys
 from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
 
-BACKENDS = ("tensorflow", "jax")
+BACKENDS = ("tensorflow", "jax", "torch")
 """Keras' backends on which the network computes."""
 _MODULES = ("personlab_keras.model.layers", "personlab_keras.model.refinement")
 """They register their layers when they are imported."""

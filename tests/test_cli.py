@@ -53,10 +53,18 @@ def personlab(*arguments):
     "command", [["config"], ["train"], ["predict", "x", "--model", "m", "--out", "o"]]
 )
 def test_another_backend_is_refused_in_one_line(command, monkeypatch, capsys):
-    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    monkeypatch.setenv("KERAS_BACKEND", "openvino")
     assert main(command) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.endswith("KERAS_BACKEND must be tensorflow or jax. Received: torch")
+    assert line.endswith("KERAS_BACKEND must be one of tensorflow, jax, torch. Received: openvino")
+
+
+def test_a_backend_that_is_not_installed_is_named(monkeypatch, capsys):
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["config"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("torch, which is not installed: pip install 'personlab-keras[torch]'")
 
 
 def test_another_backend_is_refused_in_python():
@@ -69,7 +77,7 @@ def test_another_backend_is_refused_in_python():
     )
     assert done.stdout == "imported\n"
     assert done.stderr.splitlines()[-1].endswith(
-        "InputError: KERAS_BACKEND must be tensorflow or jax. Received: numpy"
+        "InputError: KERAS_BACKEND must be one of tensorflow, jax, torch. Received: numpy"
     )
 
 

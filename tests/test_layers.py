@@ -38,7 +38,7 @@ ROWS = (
 
 # Rooms that import TensorFlow or Keras directly. All others import neither.
 HEAVY = {
-    "io": {TENSORFLOW},  # processes: importing it quietly
+    "io": {TENSORFLOW, KERAS},  # processes: importing them quietly
     "data": {TENSORFLOW},
     "model": {KERAS},
     "decoder_graph": {TENSORFLOW},

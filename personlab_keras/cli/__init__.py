@@ -109,12 +109,19 @@ def _run(options: argparse.Namespace, name: str) -> int:
 
 def _check_backend() -> None:
     """Keras itself would end in a traceback where a backend is not installed."""
+    from importlib.util import find_spec
+
     from personlab_keras.errors import InputError
     from personlab_keras.keras_objects import BACKENDS
 
     backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
     if backend not in BACKENDS:
-        raise InputError(f"KERAS_BACKEND must be {' or '.join(BACKENDS)}. Received: {backend}")
+        raise InputError(f"KERAS_BACKEND must be one of {', '.join(BACKENDS)}. Received: {backend}")
+    if find_spec(backend) is None:
+        raise InputError(
+            f"KERAS_BACKEND={backend}: needs the package {backend}, which is not installed: "
+            f"pip install 'personlab-keras[{backend}]'"
+        )
 
 
 def _needs_tensorflow(options: argparse.Namespace) -> bool:

@@ -14,6 +14,9 @@ def import_tensorflow_quietly() -> None:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with silent_standard_error():
+        if os.environ.get("KERAS_BACKEND") == "torch":
+            import keras  # noqa: F401  after TensorFlow, PyTorch's compiler would end the process
+
         import tensorflow
 
         # The first search for devices prints messages, too.

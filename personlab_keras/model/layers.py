@@ -16,7 +16,7 @@ from personlab_keras.method.coordinates import map_side
 
 if keras.backend.backend() not in BACKENDS:
     raise InputError(
-        f"KERAS_BACKEND must be {' or '.join(BACKENDS)}. Received: {keras.backend.backend()}"
+        f"KERAS_BACKEND must be one of {', '.join(BACKENDS)}. Received: {keras.backend.backend()}"
     )
 
 

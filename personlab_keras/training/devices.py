@@ -118,9 +118,17 @@ def join(name: str) -> bool:
 
     Raises:
         InputError: the processes cannot join; a TPU is asked for where there is none, or of
-            TensorFlow.
+            TensorFlow; several devices are asked for of PyTorch.
     """
-    jax = keras.backend.backend() == "jax"
+    backend = keras.backend.backend()
+    if backend == "torch":
+        if name not in ("auto", "single"):
+            raise InputError(
+                f"train.strategy={name}: PyTorch trains on one device here; "
+                "KERAS_BACKEND=tensorflow and jax train on several"
+            )
+        return False
+    jax = backend == "jax"
     if not jax and (name == "tpu" or (name == "auto" and "TPU_NAME" in os.environ)):
         cause = "tpu" if name == "tpu" else f"auto with TPU_NAME={os.environ['TPU_NAME']}"
         raise InputError(
@@ -151,6 +159,9 @@ def connect(name: str) -> Iterator[Devices]:
     joined = join(name)
     if keras.backend.backend() == "jax":
         yield from _jax_devices(name)
+        return
+    if keras.backend.backend() == "torch":
+        yield Devices()
         return
     if joined:
         strategy = _multi_worker_strategy()
@@ -264,6 +275,11 @@ def memory() -> dict[str, float]:
         import jax
 
         peak = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    elif keras.backend.backend() == "torch":
+        import torch
+
+        if torch.cuda.is_available():
+            peak = torch.cuda.max_memory_allocated()
     elif tf.config.list_physical_devices("GPU"):
         peak = tf.config.experimental.get_memory_info("GPU:0")["peak"]
     return found if peak is None else {**found, "device_MiB": peak / 2**20}

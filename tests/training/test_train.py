@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import keras
@@ -139,8 +140,10 @@ def test_validation_is_logged(records, tiny_config, tmp_path):
     assert 0.0 <= lines[-1]["validation/keypoint_AP"] <= 1.0
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
-def test_a_step_runs_on_each_backend_and_both_start_alike(backend, records, tmp_path):
+@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
+def test_a_step_runs_on_each_backend_and_all_start_alike(backend, records, tmp_path):
+    if find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
     script = (
         "import sys, json; from personlab_keras.config import load_config; from personlab_keras.training.train import train;"
         "c = load_config(None, json.loads(sys.argv[3])); train(sys.argv[1], sys.argv[2], c, val_records=sys.argv[1])"
@@ -161,8 +164,28 @@ def test_a_step_runs_on_each_backend_and_both_start_alike(backend, records, tmp_
     first, last = read_log(tmp_path)
     assert np.isfinite(list(first.values())).all()
     assert np.isfinite(last["validation/loss"])
-    # The same data and loss on both; only the random start differs.
+    # The same data and loss on all; only the random start differs.
     assert 1.0 < first["loss"] < 10.0
+
+
+def test_torch_finds_the_same_people(model_directory, scenes, tmp_path):
+    if find_spec("torch") is None:
+        pytest.skip("torch is not installed")
+    found = {}
+    for backend in ("tensorflow", "torch"):
+        command = [
+            *("-m", "personlab_keras.cli", "evaluate", "--model", model_directory, "--limit", "3"),
+            *("--annotations", scenes / "annotations.json", "--images", scenes / "images"),
+            *("--out", tmp_path / backend, "--set=decode.peak_threshold=0"),
+            "--set=decode.max_people=3",
+        ]
+        environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(ROOT)}
+        subprocess.run([sys.executable, *map(str, command)], check=True, env=environment)
+        found[backend] = json.loads((tmp_path / backend / "keypoints_results.json").read_text())
+    assert len(found["torch"]) == len(found["tensorflow"]) > 0
+    for ours, theirs in zip(found["tensorflow"], found["torch"], strict=True):
+        np.testing.assert_allclose(theirs["keypoints"], ours["keypoints"], atol=0.1)
+        assert theirs["score"] == pytest.approx(ours["score"], abs=1e-4)
 
 
 @pytest.mark.parametrize("compiled", [False, True])
