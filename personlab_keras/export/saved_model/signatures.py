@@ -57,13 +57,10 @@ class Served(tf.Module):
         )
         views = [[outputs] * self._passes for _ in self._scales]
         frames = [(frame, frame) for _ in self._scales]
+        # A graph, not a function: writing the SavedModel would trace a function again.
         self._decode_views = tf.function(
-            lambda views, size, frames: self._decode(
-                views, [Frame(size, scale, offset) for scale, offset in frames]
-            ),
-            input_signature=[views, size, frames],
-            autograph=False,
-        )
+            self._decode_all, input_signature=[views, size, frames], autograph=False
+        ).get_concrete_function()
 
     def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
         """The functions of the signatures by name."""
@@ -201,6 +198,15 @@ class Served(tf.Module):
         # Small operations; and a GPU may round products of matrices to ten bits.
         with tf.device("/CPU:0"):
             return self._decode([[outputs]], [Frame(size, scale, offset)])
+
+    def _decode_all(
+        self,
+        views: Sequence[Sequence[Mapping[str, tf.Tensor]]],
+        size: tf.Tensor,
+        frames: Sequence[tuple[tf.Tensor, tf.Tensor]],
+    ) -> dict[str, tf.Tensor]:
+        with tf.device("/CPU:0"):
+            return self._decode(views, [Frame(size, scale, offset) for scale, offset in frames])
 
     def _decode(
         self, views: Sequence[Sequence[Mapping[str, tf.Tensor]]], frames: Sequence[Frame]
