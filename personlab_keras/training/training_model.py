@@ -24,6 +24,7 @@ from personlab_keras.model.network import (
     freeze_untrained_heads,
 )
 from personlab_keras.model.refinement import Refinement
+from personlab_keras.model.training_graph import training_graph
 from personlab_keras.training.devices import has_tpu, mean_over_replicas, replica_count
 from personlab_keras.training.optimizers import build_optimizer
 
@@ -123,6 +124,9 @@ class TrainingModel(keras.Model):
     ) -> None:
         super().__init__(name="training_model")
         self.network = network
+        graph = training_graph(network)
+        # In a function, where Keras does not look for layers: they are those of the network.
+        self._compute = lambda image, training: graph(image, training=training)
         self.teacher = teacher
         if teacher is not None:
             teacher.trainable = False
@@ -146,7 +150,7 @@ class TrainingModel(keras.Model):
         self._wait = keras.metrics.Mean(name=WAIT)
 
     def call(self, image: Any, training: bool = False) -> dict[str, Any]:
-        return self.network(image, training=training)
+        return self._compute(image, training)
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
