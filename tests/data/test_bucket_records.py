@@ -7,6 +7,7 @@ import pytest
 from tiny import TINY
 
 from data_prep.build import prepare
+from data_prep.engines import beam, processes
 from personlab_keras.config import DataConfig, load_config
 from personlab_keras.data.array_records import ArrayRecordWriter, BucketArrayRecordFile
 from personlab_keras.data.pipeline import damage_named, make_dataset
@@ -98,18 +99,21 @@ def test_a_tfrecord_is_opened_by_its_lengths_alone(bucket, requests):
 
 
 @pytest.mark.parametrize(
-    ("record_format", "bucket"),
-    [("tfrecord", "s3"), ("array_record", "gs")],
+    ("record_format", "engine", "bucket"),
+    [("tfrecord", processes(1), "s3"), ("array_record", beam(), "gs")],
     indirect=["bucket"],
+    ids=["tfrecord-s3", "array_record-beam-gs"],
 )
-def test_prepare_writes_the_bytes_of_a_disk(record_format, scenes, bucket, tmp_path, requests):
+def test_prepare_writes_the_bytes_of_a_disk(
+    record_format, engine, scenes, bucket, tmp_path, requests
+):
     config = load_config(None, [*TINY, f"data.record_format={record_format}"])
 
-    def prepared(out):
-        return prepare(scenes / "annotations.json", scenes / "images", out, config)
+    def prepared(out, engine=None):
+        return prepare(scenes / "annotations.json", scenes / "images", out, config, engine=engine)
 
     meta = prepared(tmp_path)
-    assert prepared(bucket) == meta == read_meta(bucket)
+    assert prepared(bucket, engine) == meta == read_meta(bucket)
     assert file_sizes(bucket) == {
         name: size for name, size in file_sizes(tmp_path).items() if name != ".lock"
     }
