@@ -54,12 +54,17 @@ def grain_examples(
         grain.MapDataset.source(_Source(stream, part))
         .map(_Prepared(make))
         .to_iter_dataset(grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=2 * _THREADS))
-        .mp_prefetch(grain.MultiprocessingOptions(num_workers=processes), _ignore_interrupts)
+    )
+    # Examples come through a pipe, which takes no longer than shared memory, and of which nothing
+    # is left to complain about when a run ends early.
+    through_pipe = grain.experimental.DatasetOptions(min_shm_size=2**62)
+    dataset = grain.experimental.WithOptionsIterDataset(dataset, through_pipe).mp_prefetch(
+        grain.MultiprocessingOptions(num_workers=processes), _ignore_interrupts
     )
 
     def examples() -> Iterator[dict[str, np.ndarray]]:
         iterator = iter(dataset)
-        # The processes leave their shared memory to whoever closes them.
+        # Else the processes would be killed at the exit, in the middle of something.
         closing = atexit.register(iterator.close)
         try:
             yield from iterator
