@@ -47,6 +47,7 @@ DOCS = ["mkdocs-material>=9.5,<10", "mkdocstrings[python]>=1,<2"]
 BEAM = ["apache-beam>=2.60,<3"]
 GCS = ["gcsfs>=2025.3"]
 S3 = ["s3fs>=2025.3"]
+ORBAX = ["orbax-checkpoint>=0.11"]
 GRAIN = ["grain>=0.2.14,<0.3", "array-record>=0.8.2,<1"]
 
 ROOT = Path(__file__).parent
@@ -106,6 +107,7 @@ setup(
             *GRAIN,
             *GCS,
             *S3,
+            *ORBAX,
             *PANDAS,
             *TRACK,
             *HUB,
@@ -119,6 +121,7 @@ setup(
         "grain": GRAIN,
         "gcs": GCS,
         "s3": S3,
+        "orbax": ORBAX,
         "pandas": PANDAS,
         "track": TRACK,
         "hub": HUB,

@@ -252,6 +252,10 @@ class TrainConfig(Section):
     """Random seed of the initial weights, the order of the records and the augmentation."""
     checkpoint_every: _Many = 5_000
     """Steps between checkpoints."""
+    checkpoints: Annotated[str, Choices(("npz", "orbax"))] = "npz"
+    """Format of the checkpoints: 'npz', one file, for which the run waits while it is written, or
+    'orbax', a folder that is written while the run goes on (JAX backend, one process, workdir on a
+    disk, extra `orbax`). Either resumes the other."""
     keep_checkpoints: Annotated[int, Range(1, 100_000)] = 3
     """Number of latest checkpoints to keep."""
     validate_every: _Many = 5_000

@@ -14,7 +14,12 @@ from personlab_keras.data.pipeline import WAIT, training_examples
 from personlab_keras.data.stream import Part
 from personlab_keras.errors import InputError
 from personlab_keras.model.network import assign, copies
-from personlab_keras.training.checkpoints import Position, latest_checkpoint, save, save_best
+from personlab_keras.training.checkpoints import (
+    Position,
+    Saver,
+    latest_checkpoint,
+    save_best,
+)
 from personlab_keras.training.devices import memory
 from personlab_keras.training.loss_guard import BadStep, LossGuard
 from personlab_keras.training.run_log import SCORE, Log, RunLog, read_log
@@ -35,7 +40,7 @@ class RunCallback(keras.callbacks.Callback):
     Args:
         run: the run that this belongs to.
         start: position at which this call of `train` starts.
-        log: the log of the run; None in processes that do not write.
+        log, saver: the log and the checkpoints of the run; None in processes that do not write.
         stop: is set when the run has been told to stop.
 
     Attributes:
@@ -44,11 +49,16 @@ class RunCallback(keras.callbacks.Callback):
     """
 
     def __init__(
-        self, run: Run, start: Position, log: RunLog | None, stop: threading.Event
+        self,
+        run: Run,
+        start: Position,
+        log: RunLog | None,
+        saver: Saver | None,
+        stop: threading.Event,
     ) -> None:
         super().__init__()
         self._run, self._settings, self._devices = run, run.config.train, run.devices
-        self._start, self._log, self._stop = start, log, stop
+        self._start, self._log, self._saver, self._stop = start, log, saver, stop
         self.step = self._begin = start.step
         self.stopping = False
         self._began = 0.0
@@ -106,11 +116,12 @@ class RunCallback(keras.callbacks.Callback):
         validating = self._run.val_records is not None and whole and not self.stopping
         if validating and (last or self.step % settings.validate_every == 0):
             self._validate(averaged=True)
-        if self._log is not None and (
+        if self._saver is not None and (
             last or self.stopping or self.step % settings.checkpoint_every == 0
         ):
-            state = training_state(self.model)
-            save(state, self._run.folder, self.position, settings.keep_checkpoints)
+            self._saver.save(training_state(self.model), self.position)
+            if last or self.stopping:
+                self._saver.finish()
 
     def _line(self, losses: Log, wait: float) -> Log:
         steps, seconds = self.step - self._begin, time.perf_counter() - self._began

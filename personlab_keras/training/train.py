@@ -25,6 +25,7 @@ from personlab_keras.training.callback import RunCallback
 from personlab_keras.training.checkpoints import (
     Position,
     latest_checkpoint,
+    open_saver,
     restore,
 )
 from personlab_keras.training.devices import connect
@@ -97,6 +98,11 @@ def train(
         damage_named(*every_record, skip_corrupt=config.data.skip_corrupt),
     ):
         devices.check_batch(settings.batch_size)
+        if settings.checkpoints == "orbax" and devices.processes > 1:
+            raise InputError(
+                "train.checkpoints=orbax is for one process. Received: "
+                f"{devices.processes} processes; use npz"
+            )
         keras.utils.set_random_seed(settings.seed)
         latest = latest_checkpoint(folder)
         random = init is None and latest is None and config.model.weights is None
@@ -129,9 +135,14 @@ def train(
                 f"{folder}: all processes of a run need the same workdir; "
                 "these see different checkpoints"
             )
+        saver = (
+            open_saver(settings.checkpoints, folder, settings.keep_checkpoints)
+            if devices.writes
+            else None
+        )
         log = RunLog(folder, start.step, report) if devices.writes else None
         run = Run(folder, config, records, meta, val_records, devices, init is not None)
-        callback = RunCallback(run, start, log, stop.asked)
+        callback = RunCallback(run, start, log, saver, stop.asked)
         started(start.step, settings.steps)
         # A run that was stopped within a log interval first completes that interval.
         for steps in (-start.step % settings.log_every, settings.log_every):
