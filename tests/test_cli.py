@@ -15,6 +15,7 @@ from tiny import flags
 
 import personlab_keras
 from personlab_keras.cli import main
+from personlab_keras.cli.console import say
 from personlab_keras.config import load_config
 from personlab_keras.errors import InputError
 
@@ -308,6 +309,21 @@ def test_bad_input_is_one_line_and_status_two(tmp_path, monkeypatch, capsys, arg
     assert words in captured.err
     assert captured.err.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_names_may_hold_brackets_line_breaks_and_codes_for_terminals(tmp_path, monkeypatch, capsys):
+    """Found by fuzzing a network's names: a message of several lines."""
+    monkeypatch.chdir(tmp_path)
+    cv2.imwrite("photo.png", np.zeros((40, 60, 3), np.uint8))
+    name = "[/bold]a\n\x1b[31mb.jpg"
+    assert main(["predict", name, "--out", "found"]) == 2
+    assert "[/bold]a\\n\\x1b[31mb.jpg" in (told := capsys.readouterr().err)
+    assert told.count("\n") == 1
+    assert "\x1b" not in told
+    assert main(["predict", ".", "--model", "[/red]", "--out", "found"]) == 2
+    assert "[/red]" in "".join(capsys.readouterr())
+    say(f"reading {name}")
+    assert capsys.readouterr().out == "reading [/bold]a\\n\\x1b[31mb.jpg\n"
 
 
 @pytest.mark.parametrize("source", [".", "*.png", "**/*.png"])

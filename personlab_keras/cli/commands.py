@@ -84,7 +84,7 @@ def run_prepare(options: argparse.Namespace, config: Config) -> int:
         print(f"  {name}: {count}")
     print(f"  skipped or repaired: {sum(meta.skipped.values())}")
     for reason, count in meta.skipped.items():
-        print(f"    {reason}: {count}, for example {meta.examples[reason][0]}")
+        say(f"    {reason}: {count}, for example {meta.examples[reason][0]}")
     return 0
 
 
@@ -114,7 +114,7 @@ def run_convert(options: argparse.Namespace, config: Config) -> int:
         )
     print(f"  skipped or repaired: {sum(done.skipped.values())}")
     for reason, count in done.skipped.items():
-        print(f"    {reason}: {count}, for example {done.examples[reason][0]}")
+        say(f"    {reason}: {count}, for example {done.examples[reason][0]}")
     return 0
 
 

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from personlab_keras.errors import one_line
+
 
 def say(line: str) -> None:
-    """Prints a line at once, above a progress bar if there is one."""
-    _console().print(line, highlight=False, soft_wrap=True)
+    """Prints a line at once, above a progress bar if there is one. Names in it are no markup."""
+    _console().print(one_line(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def counted(number: int, noun: str, nouns: str | None = None) -> str:
@@ -45,7 +47,7 @@ def progress_bars() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
 
     console = _console()
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

@@ -13,7 +13,7 @@ from personlab_keras import __version__
 from personlab_keras.cli.console import counted, progress_bars, say
 from personlab_keras.cli.given import named_model, overrides_of, pipeline_arguments
 from personlab_keras.config import Config
-from personlab_keras.errors import InputError
+from personlab_keras.errors import InputError, one_line
 from personlab_keras.inference.beam import is_address
 from personlab_keras.io.files import check_apart
 from personlab_keras.io.interrupts import interrupts_raise
@@ -95,7 +95,7 @@ def run_predict(options: argparse.Namespace, config: Config) -> int:
             writer.finish()
         journal.finish()
     for reason in failed:
-        print(f"personlab predict: {reason}", file=sys.stderr)
+        print(f"personlab predict: {one_line(reason)}", file=sys.stderr)
     return 2 if failed else 0
 
 
@@ -147,7 +147,8 @@ def _predict_media(
             )
         failed += summary.failed
     if media.unread:
-        print(f"personlab predict: skipped {describe_unread(media.unread)}", file=sys.stderr)
+        skipped = one_line(describe_unread(media.unread))
+        print(f"personlab predict: skipped {skipped}", file=sys.stderr)
     if media.videos:
         failed += _predict_videos(predictor, media.videos, writers, journal, options)
     return failed
