@@ -20,6 +20,7 @@ from personlab_keras.config import Config, config_to_yaml
 from personlab_keras.errors import InputError, Stopped
 from personlab_keras.evaluation import evaluate
 from personlab_keras.export.export import export_model
+from personlab_keras.export.saved_model.signatures import check_backend
 from personlab_keras.inference.predict import load
 from personlab_keras.inference.predict_files import predict_files
 from personlab_keras.io.files import make_folder, write_atomically
@@ -54,8 +55,9 @@ def demo(
         `metrics.json`.
 
     Raises:
-        InputError: `out` contains something else.
+        InputError: `out` contains something else, or Keras does not run on TensorFlow.
     """
+    check_backend()
     folder = Path(out)
     _claim(folder, config)
     seconds: dict[str, float] = {}

@@ -68,6 +68,13 @@ def test_a_backend_that_is_not_installed_is_named(monkeypatch, capsys):
     assert line.endswith("torch, which is not installed: pip install 'personlab-keras[torch]'")
 
 
+def test_the_demo_exports_and_so_asks_for_its_backend_first(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("keras.backend.backend", lambda: "jax")
+    assert main(["demo", "--out", str(tmp_path / "demo")]) == 2
+    assert "set KERAS_BACKEND=tensorflow. Received: jax" in capsys.readouterr().err
+    assert not (tmp_path / "demo").exists()
+
+
 def test_another_backend_is_refused_in_python():
     network = "import keras, personlab_keras; print('imported'); personlab_keras.build_model"
     done = subprocess.run(

@@ -274,13 +274,20 @@ def save(network: keras.Model, config: Config, skeleton: Skeleton, folder: str) 
     Raises:
         InputError: Keras does not run on TensorFlow.
     """
+    check_backend()
+    served = Served(network, config, skeleton)
+    tf.saved_model.save(served, folder, signatures=served.signatures())
+
+
+def check_backend() -> None:
+    """Raises:
+    InputError: Keras does not run on TensorFlow, so that no SavedModel can be written.
+    """
     backend = keras.backend.backend()
     if backend != "tensorflow":
         raise InputError(
             f"a SavedModel needs Keras' TensorFlow backend: set KERAS_BACKEND=tensorflow. Received: {backend}"
         )
-    served = Served(network, config, skeleton)
-    tf.saved_model.save(served, folder, signatures=served.signatures())
 
 
 def _fields_of_frames(frames: Sequence[Frame]) -> tuple[tf.Tensor, list[tuple]]:
