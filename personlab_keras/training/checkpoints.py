@@ -100,13 +100,7 @@ class OrbaxSaver(Saver):
             )
         orbax = _orbax()
         self._path: Place | None = None
-        self._checkpointer = orbax.AsyncCheckpointer(
-            orbax.CompositeCheckpointHandler(),
-            # The others of several processes take no part.
-            multiprocessing_options=orbax.options.MultiprocessingOptions(
-                primary_host=0, active_processes={0}, barrier_sync_key_prefix="checkpoints"
-            ),
-        )
+        self._checkpointer = orbax.AsyncCheckpointer(orbax.CompositeCheckpointHandler())
         for unfinished in (folder / CHECKPOINTS).glob(f"step-*{_ORBAX}.orbax-checkpoint-tmp*"):
             remove_tree(unfinished)  # of a killed process
 
