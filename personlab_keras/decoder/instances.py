@@ -55,31 +55,18 @@ def expected_oks(
         (P, K) float64 in [0, 1]; 0 where the keypoint was not found or no vote lands near.
     """
     spreads = 2.0 * (scales[:, None] * kappas) ** 2
-    return _agreements(people, spreads, *_arrays(votes), radius)
-
-
-def _arrays(votes: BinnedVotes) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, float]:
-    return votes.points, votes.mass, votes.starts, votes.origin, votes.side
+    return _agreements(people, spreads, votes, radius)
 
 
 @compiled
 def _agreements(
-    people: np.ndarray,
-    spreads: np.ndarray,
-    points: np.ndarray,
-    mass: np.ndarray,
-    starts: np.ndarray,
-    origin: float,
-    side: float,
-    radius: float,
+    people: np.ndarray, spreads: np.ndarray, votes: BinnedVotes, radius: float
 ) -> np.ndarray:
     agreements = np.zeros(people.shape[:2])
     for j in range(people.shape[0]):
         for k in range(people.shape[1]):
             x, y = people[j, k]
-            total, agreeing, _, _ = _around(
-                x, y, spreads[j, k], points, mass, starts[k], origin, side, radius
-            )
+            total, agreeing, _, _ = _around(x, y, spreads[j, k], votes, k, radius)
             if total > 0:
                 agreements[j, k] = agreeing / total
     return agreements
@@ -93,28 +80,17 @@ def mean_shift(people: np.ndarray, votes: BinnedVotes, steps: int, reach: float)
     step moves a keypoint to the mean of the votes within `reach` input pixels, each weighted by its
     probability and a Gaussian with a standard deviation of half the reach. Where no vote lands, the
     keypoint stays."""
-    return _shift(people, steps, *_arrays(votes), float(reach))
+    return _shift(people, steps, votes, float(reach))
 
 
 @compiled
-def _shift(
-    people: np.ndarray,
-    steps: int,
-    points: np.ndarray,
-    mass: np.ndarray,
-    starts: np.ndarray,
-    origin: float,
-    side: float,
-    reach: float,
-) -> np.ndarray:
+def _shift(people: np.ndarray, steps: int, votes: BinnedVotes, reach: float) -> np.ndarray:
     shifted = people.copy()
     for j in range(people.shape[0]):
         for k in range(people.shape[1]):
             for _ in range(steps):
                 x, y = shifted[j, k]
-                _, weight, across, down = _around(
-                    x, y, reach**2 / 2.0, points, mass, starts[k], origin, side, reach
-                )
+                _, weight, across, down = _around(x, y, reach**2 / 2.0, votes, k, reach)
                 if weight > 0:
                     shifted[j, k, 0] += across / weight
                     shifted[j, k, 1] += down / weight
@@ -126,14 +102,11 @@ def _around(
     x: float,
     y: float,
     spread: float,
-    points: np.ndarray,
-    mass: np.ndarray,
-    starts: np.ndarray,
-    origin: float,
-    side: float,
+    votes: BinnedVotes,
+    keypoint: int,
     radius: float,
 ) -> tuple[float, float, float, float]:
-    """Of the votes for one keypoint within a radius of a point, fading over the last `VOTE_FADE`
+    """Of the votes for a keypoint within a radius of a point, fading over the last `VOTE_FADE`
     pixels: the mass; the mass weighted by exp(-d^2 / spread), d the distance; and, weighted so, the
     sums of their distances in x and in y. Zeros where the point is NaN.
     """
@@ -141,8 +114,9 @@ def _around(
     if np.isnan(x) or np.isnan(y):
         return total, weighted, across, down
     fading = max(radius - VOTE_FADE, 0.0) ** 2
-    top, bottom = _bins(y, radius, origin, side, starts.shape[0])
-    left, right = _bins(x, radius, origin, side, starts.shape[1] - 1)
+    points, mass, starts = votes.points, votes.mass, votes.starts[keypoint]
+    top, bottom = _bins(y, radius, votes.origin, votes.side, starts.shape[0])
+    left, right = _bins(x, radius, votes.origin, votes.side, starts.shape[1] - 1)
     for row in range(top, bottom):
         for i in range(starts[row, left], starts[row, right]):
             away_x, away_y = points[i, 0] - x, points[i, 1] - y

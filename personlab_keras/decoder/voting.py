@@ -6,6 +6,7 @@ the bilinear kernel."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,8 +35,7 @@ class Votes:
     keypoints: np.ndarray
 
 
-@dataclass(frozen=True)
-class BinnedVotes:
+class BinnedVotes(NamedTuple):
     """Votes sorted into square bins by where they land, so that the votes near a point are found
     without looking at the others.
 
